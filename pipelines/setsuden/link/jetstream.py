@@ -1,0 +1,157 @@
+"""JetStream calls beyond storing: requests, streams, direct reads, deliveries."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple
+
+from setsuden.schemas.errors import ForbiddenError, LinkError, UnavailableError
+
+from .link import Link
+from .messages import Incoming
+
+_NOT_FOUND = frozenset({10014, 10037, 10059})
+_UNCHANGEABLE = frozenset({"retention", "storage"})
+
+
+class Delivery(NamedTuple):
+    """What a pull consumer's reply subject tells about a message."""
+
+    attempt: int
+    """1 for the first delivery."""
+    stream_sequence: int
+    stored_at_ns: int
+    pending: int
+
+    @classmethod
+    def of(cls, reply: str) -> Delivery:
+        """Parse ``$JS.ACK.…`` in both of its forms; raises ValueError."""
+        parts = reply.split(".")
+        if len(parts) not in {9, 11, 12} or parts[:2] != ["$JS", "ACK"]:
+            raise ValueError(f"{reply!r} is no acknowledgement subject")
+        tail = parts[4:] if len(parts) == 9 else parts[6:]
+        attempt, sequence, _, stored, pending = (int(part) for part in tail[:5])
+        return cls(attempt, sequence, stored, pending)
+
+
+class JetStream:
+    """The JetStream API over one link."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._replies: dict[str, asyncio.Queue[Incoming]] = {}
+        self._next = 0
+
+    async def start(self) -> None:
+        """Listen for answers; call once, before the link starts or while it is up."""
+        await self._link.subscribe(f"{self._link.inbox}.api.*", self._on_reply)
+
+    def _on_reply(self, message: Incoming) -> None:
+        queue = self._replies.get(message.subject.rsplit(".", 1)[-1])
+        if queue is not None:
+            queue.put_nowait(message)
+
+    @asynccontextmanager
+    async def _conversation(self) -> AsyncIterator[tuple[str, asyncio.Queue[Incoming]]]:
+        self._next += 1
+        token = format(self._next, "x")
+        queue = self._replies[token] = asyncio.Queue()
+        try:
+            yield f"{self._link.inbox}.api.{token}", queue
+        finally:
+            del self._replies[token]
+
+    async def ask(self, subject: str, data: bytes, timeout_seconds: float = 5.0) -> Incoming:
+        """One request, one answer; raises UnavailableError."""
+        async with self._conversation() as (reply, queue):
+            await self._link.send(subject, data, reply=reply)
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    answer = await queue.get()
+            except TimeoutError as error:
+                raise UnavailableError(f"no answer on {subject}") from error
+        if answer.headers.get("Status") == "503":
+            raise UnavailableError(f"nobody answers {subject}", remedy="is JetStream enabled?")
+        return answer
+
+    async def api(self, name: str, body: dict[str, object] | None = None) -> dict[str, Any]:
+        """One ``$JS.API`` call; raises LinkError with the server's words."""
+        answer = await self.ask(f"$JS.API.{name}", json.dumps(body).encode() if body else b"")
+        reply: dict[str, Any] = json.loads(answer.data)
+        error = reply.get("error")
+        if error:
+            problem = ForbiddenError if error.get("code") == 403 else LinkError
+            raise problem(f"{name}: {error.get('description')} ({error.get('err_code')})")
+        return reply
+
+    async def find(self, name: str) -> dict[str, Any] | None:
+        """As :meth:`api`, with ``None`` for what does not exist."""
+        answer = await self.ask(f"$JS.API.{name}", b"")
+        reply: dict[str, Any] = json.loads(answer.data)
+        error = reply.get("error")
+        if error and error.get("err_code") in _NOT_FOUND:
+            return None
+        if error:
+            raise LinkError(f"{name}: {error.get('description')} ({error.get('err_code')})")
+        return reply
+
+    async def apply_stream(self, wanted: dict[str, object]) -> bool:
+        """Make the stream as declared; True when something changed.
+
+        Raises LinkError when an existing stream differs in what cannot be changed.
+        """
+        name = wanted["name"]
+        found = await self.find(f"STREAM.INFO.{name}")
+        if found is None:
+            await self.api(f"STREAM.CREATE.{name}", wanted)
+            return True
+        config = found["config"]
+        changed = {key for key, value in wanted.items() if config.get(key) != value}
+        for key in changed & _UNCHANGEABLE:
+            raise LinkError(
+                f"stream {name} has {key} {config.get(key)!r}, not {wanted[key]!r}",
+                remedy=f"move its messages and delete it with `nats stream rm {name}`",
+            )
+        if changed:
+            await self.api(f"STREAM.UPDATE.{name}", config | wanted)
+        return bool(changed)
+
+    async def apply_consumer(self, stream: str, wanted: dict[str, object]) -> bool:
+        """Make the durable consumer as declared; True when something changed."""
+        name = wanted["durable_name"]
+        found = await self.find(f"CONSUMER.INFO.{stream}.{name}")
+        config = found["config"] if found else {}
+        if found and all(config.get(key) == value for key, value in wanted.items()):
+            return False
+        body: dict[str, object] = {"stream_name": stream, "config": config | wanted}
+        await self.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body)
+        return True
+
+    async def last(self, stream: str, subject: str) -> Incoming | None:
+        """The newest stored message of exactly this subject, without any consumer."""
+        answer = await self.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
+        return None if answer.headers.get("Status") == "404" else answer
+
+    async def read(
+        self, stream: str, request: dict[str, object], timeout_seconds: float = 5.0
+    ) -> list[Incoming]:
+        """A batch of stored messages by direct get (ADR-31), without any consumer.
+
+        ``request`` is the API's own, e.g. ``{"next_by_subj": …, "seq": 7, "batch": 256}``.
+        """
+        found: list[Incoming] = []
+        async with self._conversation() as (reply, queue):
+            body = json.dumps(request).encode()
+            await self._link.send(f"$JS.API.DIRECT.GET.{stream}", body, reply=reply)
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    while (status := (message := await queue.get()).headers.get("Status")) is None:
+                        found.append(message)
+            except TimeoutError as error:
+                raise UnavailableError(f"no answer from stream {stream}") from error
+        if status not in {"204", "404"}:
+            raise UnavailableError(f"stream {stream} cannot be read now (status {status})")
+        return found

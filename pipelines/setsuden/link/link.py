@@ -1,0 +1,216 @@
+"""The supervised link: opens, proves, watches and reopens the connection.
+
+States: ``down`` (trying), ``refused`` (reached, but not durable or not allowed), ``up``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from enum import StrEnum
+
+from setsuden.schemas.errors import (
+    ForbiddenError,
+    LinkError,
+    NotDurableError,
+    UnavailableError,
+)
+
+from .connection import Connection
+from .durability import check_strict
+from .messages import Done, Handler, Incoming, Outcome, Stored
+from .options import LinkOptions
+from .window import Window, parse_ack
+
+log = logging.getLogger(__name__)
+_FIRST_PAUSE_SECONDS = 0.05
+_REFUSED_PAUSE_SECONDS = 5.0
+_SWEEP_SECONDS = 0.5
+
+
+class LinkState(StrEnum):
+    """What the link is good for now."""
+
+    DOWN = "down"
+    REFUSED = "refused"
+    UP = "up"
+
+
+class Link:
+    """One process's way to the broker. ``start`` never waits for the network."""
+
+    def __init__(self, options: LinkOptions, name: str) -> None:
+        self.options = options
+        self.name = name
+        self.state = LinkState.DOWN
+        self.problem: LinkError | None = None
+        self.connections = 0
+        self.bytes_sent = 0
+        self.messages_sent = 0
+        self.inbox = f"_INBOX.{name}.{random.getrandbits(64):016x}"  # noqa: S311  # a name, not a secret
+        self._window = Window(options.publish_timeout_seconds)
+        self._subscriptions: dict[str, Handler] = {f"{self.inbox}.ack.*": self._on_ack}
+        self._listeners: list[Callable[[LinkState], None]] = []
+        self._connection: Connection | None = None
+        self._changed = asyncio.Condition()
+        self._task: asyncio.Task[None] | None = None
+
+    # -- life -------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin to connect in the background."""
+        self._task = asyncio.get_running_loop().create_task(self._supervise())
+
+    async def close(self) -> None:
+        """Stop trying, fail what is in flight, drop the connection."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if self._connection is not None:
+            await self._lose(self._connection)
+
+    async def wait_up(self, timeout_seconds: float) -> None:
+        """Return once the link is up; raises the reason why not in time."""
+        try:
+            async with asyncio.timeout(timeout_seconds), self._changed:
+                await self._changed.wait_for(lambda: self.state is LinkState.UP)
+        except TimeoutError as error:
+            raise self.problem or UnavailableError("the link did not come up in time") from error
+
+    def listen(self, callback: Callable[[LinkState], None]) -> None:
+        """Call ``callback`` at every change of state."""
+        self._listeners.append(callback)
+
+    async def _supervise(self) -> None:
+        pause, turn = _FIRST_PAUSE_SECONDS, 0
+        while True:
+            url = self.options.urls[turn % len(self.options.urls)]
+            turn += 1
+            try:
+                connection = await self._open(url)
+            except LinkError as error:
+                refused = isinstance(error, NotDurableError | ForbiddenError)
+                await self._become(LinkState.REFUSED if refused else LinkState.DOWN, error)
+                longest = _REFUSED_PAUSE_SECONDS if refused else pause
+                await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
+                pause = min(pause * 2, self.options.reconnect_max_seconds)
+                continue
+            pause = _FIRST_PAUSE_SECONDS
+            await self._become(LinkState.UP, None)
+            await self._watch(connection)
+            await self._lose(connection)
+
+    async def _open(self, url: str) -> Connection:
+        connection = await Connection.open(self.options, url, self.name)
+        try:
+            if self.options.durability == "strict":
+                await asyncio.to_thread(
+                    check_strict,
+                    connection.server_version,
+                    self.options.monitor_url,
+                    self.options.connect_timeout_seconds,
+                )
+            for subject, handler in self._subscriptions.items():
+                await connection.subscribe(subject, handler)
+            if not await connection.flush(self.options.ping_timeout_seconds):
+                raise UnavailableError("the broker does not answer")
+        except LinkError:
+            await connection.discard()
+            raise
+        self._connection = connection
+        self.connections += 1
+        return connection
+
+    async def _watch(self, connection: Connection) -> None:
+        """Return when the connection is lost or no longer answers."""
+        loop = asyncio.get_running_loop()
+        next_ping = loop.time() + self.options.ping_interval_seconds
+        while not connection.lost.is_set():
+            pause = _SWEEP_SECONDS if len(self._window) else next_ping - loop.time()
+            try:
+                async with asyncio.timeout(max(pause, 0.0)):
+                    await connection.lost.wait()
+            except TimeoutError:
+                self._window.expire(loop.time())
+            if loop.time() >= next_ping:
+                if not await connection.flush(self.options.ping_timeout_seconds):
+                    return
+                next_ping = loop.time() + self.options.ping_interval_seconds
+
+    async def _lose(self, connection: Connection) -> None:
+        self._connection = None
+        error = UnavailableError("the link to the broker is down")
+        self._window.fail_all(error)
+        await self._become(LinkState.DOWN, error)
+        await connection.discard()
+
+    async def _become(self, state: LinkState, problem: LinkError | None) -> None:
+        changed = state is not self.state or str(problem) != str(self.problem)
+        self.state, self.problem = state, problem
+        if not changed:
+            return
+        level = logging.INFO if state is LinkState.UP else logging.WARNING
+        log.log(level, "link_%s", state.value, extra={"detail": str(problem or "")})
+        for callback in self._listeners:
+            callback(state)
+        async with self._changed:
+            self._changed.notify_all()
+
+    # -- work -------------------------------------------------------------------------------
+
+    async def subscribe(self, subject: str, handler: Handler) -> None:
+        """Deliver every message of ``subject`` now and after each reconnection."""
+        self._subscriptions[subject] = handler
+        if self._connection is not None:
+            await self._connection.subscribe(subject, handler)
+
+    async def send(self, subject: str, data: bytes, *, reply: str = "") -> None:
+        """Publish without acknowledgement; raises UnavailableError when the link is down."""
+        await self._publish(subject, data, reply, None)
+
+    async def post(
+        self, subject: str, data: bytes, headers: dict[str, str] | None, done: Done
+    ) -> None:
+        """Store one message in its stream; ``done`` is told the outcome exactly once.
+
+        Returns as soon as the message is on its way, so many can be in flight.
+        """
+        token = self._window.open(done, asyncio.get_running_loop().time())
+        try:
+            await self._publish(subject, data, f"{self.inbox}.ack.{token}", headers)
+        except LinkError as error:
+            self._window.settle(token, error)
+
+    async def store(
+        self, subject: str, data: bytes, headers: dict[str, str] | None = None
+    ) -> Stored:
+        """Store one message and wait for the stream's word; raises LinkError."""
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        await self.post(subject, data, headers, lambda outcome: _resolve(future, outcome))
+        outcome = await future
+        if isinstance(outcome, LinkError):
+            raise outcome
+        return outcome
+
+    async def _publish(
+        self, subject: str, data: bytes, reply: str, headers: dict[str, str] | None
+    ) -> None:
+        connection = self._connection
+        if connection is None:
+            raise self.problem or UnavailableError("the link to the broker is down")
+        if connection.pending_bytes > self.options.max_pending_bytes:
+            await connection.flush(self.options.publish_timeout_seconds)
+        await connection.publish(subject, data, reply=reply, headers=headers)
+        self.messages_sent += 1
+        self.bytes_sent += len(data)
+
+    def _on_ack(self, message: Incoming) -> None:
+        token = message.subject.rsplit(".", 1)[-1]
+        self._window.settle(token, parse_ack(message.data, message.headers.get("Status")))
+
+
+def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+    if not future.done():
+        future.set_result(outcome)

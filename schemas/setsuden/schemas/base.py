@@ -1,0 +1,25 @@
+"""The two strictnesses every model of the contract has."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints
+
+TOKEN_PATTERN = r"^[A-Za-z0-9_-]{1,64}$"  # noqa: S105  # a grammar, not a secret
+Token = Annotated[str, StringConstraints(pattern=TOKEN_PATTERN)]
+"""One NATS subject token: letters, digits, ``_`` and ``-``, at most 64 of them."""
+
+ShortText = Annotated[str, StringConstraints(max_length=256)]
+
+
+class Model(BaseModel):
+    """Declared by a person (configuration, bundle): unknown keys are refused."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class WireModel(BaseModel):
+    """Sent between versions of us: unknown keys of a newer sender are ignored."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)

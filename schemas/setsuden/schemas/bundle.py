@@ -1,0 +1,148 @@
+"""The manifest of a bundle: names, shapes, dtypes and classes, so that no code knows a workload."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from math import prod
+from typing import Annotated, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from .base import Model, ShortText, Token
+
+FileName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
+"""A file in the bundle folder itself: no separators, so no path can leave it."""
+
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Dimension = Annotated[int, Field(ge=1, le=1_000_000)]
+MAX_ELEMENTS = 64 * 1024 * 1024
+
+ITEM_BYTES = {
+    "bool": 1, "uint8": 1, "int8": 1, "uint16": 2, "int16": 2, "float16": 2, "uint32": 4,
+    "int32": 4, "float32": 4, "uint64": 8, "int64": 8, "float64": 8,
+}  # fmt: skip
+
+
+class DType(StrEnum):
+    """Element types by their numpy names."""
+
+    BOOL = "bool"
+    UINT8 = "uint8"
+    INT8 = "int8"
+    UINT16 = "uint16"
+    INT16 = "int16"
+    UINT32 = "uint32"
+    INT32 = "int32"
+    UINT64 = "uint64"
+    INT64 = "int64"
+    FLOAT16 = "float16"
+    FLOAT32 = "float32"
+    FLOAT64 = "float64"
+
+
+class OutputKind(StrEnum):
+    """What a model's output means, which decides how it becomes probabilities."""
+
+    LOGITS = "logits"
+    LOG_PROBS = "log_probs"
+    PROBS = "probs"
+
+
+class Observation(Model):
+    """What an event carries, as it travels: the raw reading, before any pre-processing."""
+
+    dtype: DType = Field(strict=False)
+    shape: tuple[Dimension, ...] = Field(strict=False, min_length=1, max_length=8)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one observation."""
+        return prod(self.shape) * ITEM_BYTES[self.dtype]
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Self:
+        if prod(self.shape) > MAX_ELEMENTS:
+            raise ValueError(f"shape has more than {MAX_ELEMENTS} elements")
+        return self
+
+
+class ModelSpec(Model):
+    """One ONNX file, and how an observation becomes its input.
+
+    ``input = observation.astype(dtype) * scale + offset``, reshaped to ``shape``.
+    """
+
+    file: FileName
+    sha256: Digest | None = None
+    """Checked at load when given; a bundle written by hand may leave it out."""
+    input: ShortText
+    output: ShortText
+    kind: OutputKind = Field(default=OutputKind.LOGITS, strict=False)
+    dtype: DType = Field(strict=False)
+    shape: tuple[Dimension, ...] = Field(strict=False, min_length=1, max_length=8)
+    """One item; the graph has a batch axis in front of it."""
+    scale: float = 1.0
+    offset: float = 0.0
+    max_batch: int = Field(default=32, ge=1, le=4096)
+    threads: int = Field(default=1, ge=1, le=256)
+
+
+class OperatingPoint(Model):
+    """The threshold that escalated this share on the validation split."""
+
+    escalated: float = Field(ge=0, le=1)
+    threshold: float = Field(ge=0, le=1)
+
+
+class CurvePoint(Model):
+    """Expected accuracy of the cascade on the test split."""
+
+    escalated: float = Field(ge=0, le=1)
+    accuracy: float = Field(ge=0, le=1)
+
+
+class GateSpec(Model):
+    """How sure the student must be to answer alone."""
+
+    score: Annotated[str, StringConstraints(pattern="^max_softmax$")] = "max_softmax"
+    temperature: float = Field(default=1.0, gt=0, le=100)
+    threshold: float = Field(ge=0, le=1)
+    points: tuple[OperatingPoint, ...] = Field(default=(), strict=False, max_length=1000)
+
+    def threshold_for(self, escalated: float) -> float:
+        """The threshold of the nearest fitted share; 0 escalates none, 1 escalates all.
+
+        Raises ValueError when the bundle has no fitted points.
+        """
+        if escalated <= 0:
+            return 0.0
+        if escalated >= 1:
+            return 1.0
+        if not self.points:
+            raise ValueError("the bundle has no [[gate.points]]: set gate.threshold instead")
+        return min(self.points, key=lambda point: abs(point.escalated - escalated)).threshold
+
+
+class Manifest(Model):
+    """``bundle.toml``."""
+
+    name: Token
+    version: ShortText
+    classes: tuple[ShortText, ...] = Field(strict=False, min_length=2, max_length=10_000)
+    observation: Observation
+    models: dict[Token, ModelSpec] = Field(min_length=1, max_length=16)
+    gate: GateSpec | None = None
+    curve: tuple[CurvePoint, ...] = Field(default=(), strict=False, max_length=1000)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "student" in self.models and self.gate is None:
+            raise ValueError("a bundle with a student needs a [gate] with a threshold")
+        elements = prod(self.observation.shape)
+        for name, spec in self.models.items():
+            if prod(spec.shape) != elements:
+                raise ValueError(
+                    f"models.{name}.shape {list(spec.shape)} has {prod(spec.shape)} elements, "
+                    f"the observation has {elements}"
+                )
+        return self

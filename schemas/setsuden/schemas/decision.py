@@ -1,0 +1,44 @@
+"""What the gate says, and why, in closed sets."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from .base import WireModel
+
+
+class Action(StrEnum):
+    """What happens to the event."""
+
+    ANSWER = "answer"
+    ESCALATE = "escalate"
+
+
+class Reason(StrEnum):
+    """Why the gate decided so. A gate that cannot be evaluated always escalates."""
+
+    CONFIDENT = "confident"
+    LOW_CONFIDENCE = "low_confidence"
+    NO_STUDENT = "no_student"
+    STUDENT_RAISED = "student_raised"
+    STUDENT_NOT_FINITE = "student_not_finite"
+    STUDENT_WRONG_SHAPE = "student_wrong_shape"
+    NO_CONFIDENCE = "no_confidence"
+    STUDENT_CRASHED = "student_crashed"
+
+
+class Decision(WireModel):
+    """The gate's word on one event."""
+
+    action: Action
+    reason: Reason
+    confidence: float | None = Field(default=None, ge=0, le=1)
+    threshold: float | None = Field(default=None, ge=0, le=1)
+    budget_left: float | None = None
+
+    @property
+    def escalates(self) -> bool:
+        """True when the teacher must answer."""
+        return self.action is Action.ESCALATE

@@ -1,0 +1,110 @@
+"""Energy with its provenance: a number nobody can mistake for a better one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import StrEnum
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from .base import WireModel
+
+
+class Source(StrEnum):
+    """Where the joules come from, best first."""
+
+    MEASURED = "measured"
+    DERIVED = "derived"
+    RELAYED = "relayed"
+    CALIBRATED_MODEL = "calibrated_model"
+    TABLE_MODEL = "table_model"
+    DECLARED = "declared"
+    NONE = "none"
+
+
+class Boundary(StrEnum):
+    """What is inside the figure."""
+
+    WALL_AC = "wall_ac"
+    HOST = "host"
+    BOARD_DC = "board_dc"
+    MODULE = "module"
+    SOCKET = "socket"
+    CPU_PACKAGE = "cpu_package"
+    CPU_CORE = "cpu_core"
+    LINK = "link"
+
+
+class Method(StrEnum):
+    """How a request's part was found."""
+
+    EXCLUSIVE = "exclusive"
+    THREAD = "thread"
+    SHARED_POOL = "shared_pool"
+    BATCH_WEIGHTED = "batch_weighted"
+    AMORTISED = "amortised"
+
+
+class Quality(StrEnum):
+    """How far the figure can be trusted now."""
+
+    OK = "ok"
+    PROVISIONAL = "provisional"
+    DEGRADED = "degraded"
+    QUARANTINED = "quarantined"
+
+
+class EnergyReading(WireModel):
+    """Joules with low and high, and how we know. Unknown is ``None`` with source ``none``."""
+
+    joules: float | None = Field(default=None, ge=0)
+    joules_low: float | None = Field(default=None, ge=0)
+    joules_high: float | None = Field(default=None, ge=0)
+    cpu_seconds: float = Field(ge=0)
+    """Exact CPU time of the work, from which any better coefficient can start again."""
+    source: Source = Source.NONE
+    boundary: Boundary | None = None
+    method: Method | None = None
+    quality: Quality = Quality.OK
+
+    @model_validator(mode="after")
+    def _unknown_is_none(self) -> Self:
+        values = (self.joules, self.joules_low, self.joules_high)
+        if (self.source is Source.NONE) != all(value is None for value in values):
+            raise ValueError("joules must be given unless, and only unless, source is 'none'")
+        if self.joules is not None and not self._ordered():
+            raise ValueError("joules_low <= joules <= joules_high must hold")
+        return self
+
+    def _ordered(self) -> bool:
+        low, mid, high = self.joules_low, self.joules, self.joules_high
+        return low is not None and mid is not None and high is not None and low <= mid <= high
+
+
+WORST_FIRST = tuple(reversed(Source))
+
+
+def total(readings: Iterable[EnergyReading]) -> EnergyReading:
+    """The sum of exclusive readings: bounds add linearly, the worst source labels it.
+
+    Errors of one model are systematic, so they add, not average (energy model, section 7 of
+    the design). One unknown part makes the whole unknown: a sum that skips it would be too low.
+    """
+    parts = list(readings)
+    cpu = sum(part.cpu_seconds for part in parts)
+    worst = min((part.source for part in parts), key=WORST_FIRST.index, default=Source.NONE)
+    if worst is Source.NONE:
+        return EnergyReading(cpu_seconds=cpu)
+    boundaries = {part.boundary for part in parts}
+    return EnergyReading(
+        joules=sum(part.joules or 0.0 for part in parts),
+        joules_low=sum(part.joules_low or 0.0 for part in parts),
+        joules_high=sum(part.joules_high or 0.0 for part in parts),
+        cpu_seconds=cpu,
+        source=worst,
+        boundary=boundaries.pop() if len(boundaries) == 1 else None,
+        quality=Quality.PROVISIONAL
+        if any(part.quality is not Quality.OK for part in parts)
+        else Quality.OK,
+    )

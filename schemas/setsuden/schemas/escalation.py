@@ -1,0 +1,50 @@
+"""A hard case on its way to the cloud: the event as it came, plus what the worker must know."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from .errors import InvalidEventError
+from .event import Event
+
+EVENT_ID_HEADER = "setsuden-event-id"
+TTL_HEADER = "setsuden-ttl-ms"
+MSG_ID_HEADER = "Nats-Msg-Id"
+EXPECTED_SUBJECT_SEQUENCE = "Nats-Expected-Last-Subject-Sequence"
+
+
+class Escalation(NamedTuple):
+    """What a worker reads from one message."""
+
+    event_id: str
+    event: Event
+    ttl_ms: int | None
+    """Milliseconds from storage in the stream to the deadline: needs no device clock."""
+
+
+def headers(event: Event, event_id: str, ttl_ms: int | None, traceparent: str) -> dict[str, str]:
+    """Headers of an escalation; the application's reply subject and key stay on the device."""
+    names = event.headers()
+    for private in ("ce-reply", "ce-idempotencykey", "ce-traceid"):
+        names.pop(private, None)
+    names[EVENT_ID_HEADER] = event_id
+    names["traceparent"] = traceparent
+    if ttl_ms is not None:
+        names[TTL_HEADER] = str(ttl_ms)
+    return names
+
+
+def read(names: Mapping[str, str], data: bytes, subject: str) -> Escalation:
+    """The escalation in a message; raises InvalidEventError."""
+    parts = subject.split(".")
+    if len(parts) != 4 or parts[0] != "esc":
+        raise InvalidEventError(f"{subject!r} is no escalation subject", field="subject")
+    event_id = names.get(EVENT_ID_HEADER, "")
+    if not event_id:
+        raise InvalidEventError("no event id", field=EVENT_ID_HEADER)
+    ttl = names.get(TTL_HEADER, "")
+    if ttl and not ttl.isdigit():
+        raise InvalidEventError(f"{ttl[:40]!r} is no whole number", field=TTL_HEADER)
+    event = Event.from_headers(names, data, pipeline=parts[2], device=parts[3])
+    return Escalation(event_id, event, int(ttl) if ttl else None)

@@ -1,0 +1,131 @@
+"""An event: CloudEvents 1.0 in binary mode, the body being the raw observation.
+
+Attributes travel as ``ce-*`` headers on NATS and HTTP alike (CloudEvents NATS binding, draft
+with binary mode); trace context in lower-case W3C headers beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import Field, StringConstraints, ValidationError
+
+from .base import ShortText, Token, WireModel
+from .errors import InvalidEventError
+
+TENSOR_LENGTH_HEADER = "inference-header-content-length"
+"""Bytes of the Open Inference Protocol JSON header in front of the binary tail."""
+
+Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+TraceParent = Annotated[
+    str, StringConstraints(pattern=r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
+]
+
+_HEADERS = {
+    "ce-id": "id",
+    "ce-source": "source",
+    "ce-type": "type",
+    "ce-time": "time",
+    "ce-deadline": "deadline",
+    "ce-residency": "residency",
+    "ce-priority": "priority",
+    "ce-idempotencykey": "idempotency_key",
+    "ce-reply": "reply",
+    "ce-traceid": "trace_id",
+    "content-type": "content_type",
+    TENSOR_LENGTH_HEADER: "tensor_header_bytes",
+    "traceparent": "traceparent",
+    "tracestate": "tracestate",
+    "baggage": "baggage",
+}
+_TIMES = frozenset({"time", "deadline"})
+_INTEGERS = frozenset({"tensor_header_bytes", "priority"})
+
+
+class Event(WireModel):
+    """One input to a pipeline."""
+
+    id: ShortText = Field(min_length=1)
+    source: ShortText = Field(min_length=1)
+    type: ShortText = "setsuden.observation"
+    pipeline: Token
+    device: Token
+    content_type: ShortText = "application/octet-stream"
+    tensor_header_bytes: int | None = Field(default=None, ge=2)
+    time: datetime | None = None
+    deadline: datetime | None = None
+    residency: ShortText | None = None
+    priority: int = Field(default=0, ge=0, le=9)
+    idempotency_key: ShortText | None = None
+    reply: ShortText | None = None
+    trace_id: Hex32 | None = None
+    """A trace id chosen by an application that has no span of its own."""
+    traceparent: TraceParent | None = None
+    tracestate: ShortText | None = None
+    baggage: ShortText | None = None
+    data: bytes = Field(repr=False)
+
+    def headers(self) -> dict[str, str]:
+        """The binary-mode headers; :meth:`from_headers` reads them back."""
+        headers = {"ce-specversion": "1.0", "ce-pipeline": self.pipeline}
+        for header, name in _HEADERS.items():
+            value = getattr(self, name)
+            if value is not None:
+                headers[header] = _time(value) if name in _TIMES else str(value)
+        return headers
+
+    @classmethod
+    def from_headers(
+        cls, headers: Mapping[str, str], data: bytes, *, pipeline: str, device: str
+    ) -> Event:
+        """An event from binary-mode headers with lower-case names.
+
+        Raises InvalidEventError naming the first attribute at fault.
+        """
+        if headers.get("ce-specversion", "1.0") != "1.0":
+            raise InvalidEventError(
+                "only CloudEvents 1.0 is spoken here", field="specversion", remedy="send 1.0"
+            )
+        fields: dict[str, object] = {}
+        for header, name in _HEADERS.items():
+            raw = headers.get(header)
+            if raw:
+                fields[name] = _parse(name, raw)
+        return _checked(cls, fields | {"pipeline": pipeline, "device": device, "data": data})
+
+
+def _checked(cls: type[Event], fields: dict[str, object]) -> Event:
+    try:
+        return cls(**fields)  # type: ignore[arg-type]  # validated by pydantic right here
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise InvalidEventError(f"{field}: {first['msg']}", field=field) from error
+
+
+def _parse(name: str, raw: str) -> object:
+    if name in _TIMES:
+        return _parse_time(name, raw)
+    if name in _INTEGERS:
+        if not raw.isascii() or not raw.isdigit() or len(raw) > 12:
+            raise InvalidEventError(f"{name}: {raw[:40]!r} is no whole number", field=name)
+        return int(raw)
+    return raw
+
+
+def _time(value: datetime) -> str:
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _parse_time(name: str, raw: str) -> datetime:
+    try:
+        value = datetime.fromisoformat(raw)
+    except ValueError as error:
+        raise InvalidEventError(
+            f"{name}: {raw[:40]!r} is no RFC 3339 time", field=name, remedy="2026-01-31T12:00:00Z"
+        ) from error
+    if value.tzinfo is None:
+        raise InvalidEventError(f"{name}: no time zone", field=name, remedy="end it with Z")
+    return value.astimezone(UTC)

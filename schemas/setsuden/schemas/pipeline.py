@@ -1,0 +1,38 @@
+"""A pipeline as a person declares it."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from .base import Model, Token
+
+
+class Limits(Model):
+    """Bounds of one pipeline; past them an event is refused with a typed error."""
+
+    max_body_bytes: int = Field(default=1_000_000, ge=1, le=64_000_000)
+    """Refused before parsing. The broker's own max_payload (1 MB by default) also holds."""
+
+
+class GateOverride(Model):
+    """The operating point chosen for this site; at most one of the two."""
+
+    escalate: float | None = Field(default=None, ge=0, le=1)
+    """Share of events to escalate, looked up among the bundle's fitted points."""
+    threshold: float | None = Field(default=None, ge=0, le=1)
+
+
+class PipelineSpec(Model):
+    """Student, teacher, gate and limits of one declared cascade."""
+
+    name: Token
+    bundle: str = Field(min_length=1)
+    """Folder with ``bundle.toml``; relative paths are relative to the configuration file."""
+    teacher: Token = "teacher"  # noqa: S105  # a model's name
+    """Which of the bundle's models the cloud runs."""
+    deadline_seconds: float | None = Field(default=None, gt=0, le=30 * 86400)
+    """Applied to events that state none; without it an event waits for the cloud without limit."""
+    max_attempts: int = Field(default=5, ge=1, le=100)
+    """Deliveries to workers before the event becomes a dead letter."""
+    gate: GateOverride = GateOverride()
+    limits: Limits = Limits()

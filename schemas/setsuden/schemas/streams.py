@@ -1,0 +1,116 @@
+"""Streams and consumers as data, applied idempotently by the link.
+
+Four streams however many devices there are, and one consumer for each teacher: devices read
+their events and results without consumers of their own (``docs/decisions.md``).
+"""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from . import subjects
+from .base import Model
+
+EVENTS, ESCALATIONS, RESULTS, DEAD = "EVT", "ESC", "RES", "DEAD"
+DUPLICATE_WINDOW_SECONDS = 600.0
+"""Longer than any burst of retries of one publish; memory cost per message id."""
+
+
+class StreamBounds(Model):
+    """Bytes and age of each stream. Past a byte bound publishers are refused, nothing dropped."""
+
+    events_max_bytes: int = Field(default=1 << 30, ge=1 << 16)
+    events_max_age_seconds: float = Field(default=7 * 86400.0, gt=0)
+    escalations_max_bytes: int = Field(default=1 << 30, ge=1 << 16)
+    results_max_bytes: int = Field(default=1 << 30, ge=1 << 16)
+    results_max_age_seconds: float = Field(default=7 * 86400.0, gt=0)
+    dead_max_bytes: int = Field(default=1 << 28, ge=1 << 16)
+    dead_max_age_seconds: float = Field(default=90 * 86400.0, gt=0)
+    replicas: int = Field(default=1, ge=1, le=5)
+
+
+def _nanoseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000_000)
+
+
+def _stream(name: str, patterns: list[str], max_bytes: int, bounds: StreamBounds) -> dict[str, object]:
+    return {
+        "name": name,
+        "subjects": patterns,
+        "storage": "file",
+        "retention": "limits",
+        "discard": "new",
+        "max_bytes": max_bytes,
+        "max_age": 0,
+        "max_msgs_per_subject": -1,
+        "num_replicas": bounds.replicas,
+        "duplicate_window": _nanoseconds(DUPLICATE_WINDOW_SECONDS),
+        "allow_direct": True,
+    }
+
+
+def events(bounds: StreamBounds) -> dict[str, object]:
+    """Events in; each stored one rings its device's bell, headers only."""
+    return _stream(EVENTS, ["evt.*.*"], bounds.events_max_bytes, bounds) | {
+        "max_age": _nanoseconds(bounds.events_max_age_seconds),
+        "republish": {
+            "src": "evt.*.*",
+            "dest": "bell.{{wildcard(2)}}.{{wildcard(1)}}",
+            "headers_only": True,
+        },
+    }
+
+
+def escalations(bounds: StreamBounds) -> dict[str, object]:
+    """Hard cases; a message lives until a worker acked it."""
+    return _stream(ESCALATIONS, ["esc.*.*.*"], bounds.escalations_max_bytes, bounds) | {
+        "retention": "workqueue"
+    }
+
+
+def results(bounds: StreamBounds) -> dict[str, object]:
+    """One message per subject, for ever: the second final result of an event is refused."""
+    return _stream(RESULTS, ["res.*.*", "late.*.*"], bounds.results_max_bytes, bounds) | {
+        "max_age": _nanoseconds(bounds.results_max_age_seconds),
+        "max_msgs_per_subject": 1,
+        "discard_new_per_subject": True,
+        "republish": {"src": ">", "dest": "push.>"},
+    }
+
+
+def dead(bounds: StreamBounds) -> dict[str, object]:
+    """Dead letters, kept for people."""
+    return _stream(DEAD, ["dead.*.*"], bounds.dead_max_bytes, bounds) | {
+        "max_age": _nanoseconds(bounds.dead_max_age_seconds)
+    }
+
+
+def all_streams(bounds: StreamBounds) -> list[dict[str, object]]:
+    """Every stream's configuration, as the JetStream API takes it."""
+    return [events(bounds), escalations(bounds), results(bounds), dead(bounds)]
+
+
+def consumer_name(region: str, pipeline: str) -> str:
+    """The durable that all workers of one teacher share."""
+    return f"teacher-{region}-{pipeline}"
+
+
+def teacher_consumer(
+    region: str, pipeline: str, *, ack_wait_seconds: float, max_ack_pending: int
+) -> dict[str, object]:
+    """The shared pull consumer of one teacher.
+
+    ``max_deliver`` is without limit on purpose: the worker itself writes the dead letter, a
+    message past the server's limit would sit in the stream invisibly.
+    """
+    return {
+        "durable_name": consumer_name(region, pipeline),
+        "filter_subject": subjects.escalations_of(region, pipeline),
+        "ack_policy": "explicit",
+        "ack_wait": _nanoseconds(ack_wait_seconds),
+        "deliver_policy": "all",
+        "replay_policy": "instant",
+        "max_deliver": -1,
+        "max_ack_pending": max_ack_pending,
+        "max_waiting": 512,
+    }

@@ -1,0 +1,139 @@
+"""Every subject, built and parsed in this one place.
+
+Documentation, permissions and AsyncAPI come from :data:`SUBJECTS`. No personal identifiers.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from .base import TOKEN_PATTERN
+from .errors import InvalidEventError
+
+_TOKEN = re.compile(TOKEN_PATTERN)
+_EVENT_ID = re.compile(r"^([A-Za-z0-9_-]{1,40})-([0-9a-f]{8})-([0-9]{1,12})$")
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectTemplate:
+    """One row of the subject table."""
+
+    pattern: str
+    purpose: str
+    publisher: str
+    reader: str
+
+
+SUBJECTS = (
+    SubjectTemplate("evt.<pipeline>.<device>", "events in, durable", "application", "agent"),
+    SubjectTemplate(
+        "bell.<device>.<pipeline>", "an event was stored (headers only)", "broker", "agent"
+    ),
+    SubjectTemplate(
+        "reply.<device>.<client>.<token>", "accepted, provisional, final", "agent", "application"
+    ),
+    SubjectTemplate("esc.<region>.<pipeline>.<device>", "escalations", "agent", "worker"),
+    SubjectTemplate(
+        "res.<device>.<event_id>", "the one final result, by compare-and-set", "worker, agent", "-"
+    ),
+    SubjectTemplate(
+        "late.<device>.<event_id>", "the answer that came second", "worker, agent", "-"
+    ),
+    SubjectTemplate("push.res.<device>.<event_id>", "a stored result", "broker", "agent"),
+    SubjectTemplate("push.late.<device>.<event_id>", "a stored late answer", "broker", "agent"),
+    SubjectTemplate("dead.<pipeline>.<device>", "dead letters with their reason", "worker", "-"),
+)
+
+
+def token(value: str, field: str) -> str:
+    """The value itself when it can stand in a subject, else InvalidEventError."""
+    if not _TOKEN.match(value):
+        raise InvalidEventError(
+            f"{field} {value[:80]!r} cannot stand in a subject",
+            field=field,
+            remedy="use 1 to 64 letters, digits, '_' or '-'",
+        )
+    return value
+
+
+def event(pipeline: str, device: str) -> str:
+    """Where an application publishes events."""
+    return f"evt.{pipeline}.{device}"
+
+
+def events_of(device: str) -> str:
+    """All events of one device, over all pipelines."""
+    return f"evt.*.{device}"
+
+
+def bells_of(device: str) -> str:
+    """Told when an event of this device was stored."""
+    return f"bell.{device}.*"
+
+
+def parse_event(subject: str) -> tuple[str, str]:
+    """(pipeline, device) of an event subject; raises InvalidEventError."""
+    parts = subject.split(".")
+    if len(parts) != 3 or parts[0] != "evt":
+        raise InvalidEventError(f"{subject!r} is no event subject", field="subject")
+    return token(parts[1], "pipeline"), token(parts[2], "device")
+
+
+def reply_prefix(device: str, client: str) -> str:
+    """What one client subscribes under, followed by one token per event."""
+    return f"reply.{device}.{client}"
+
+
+def is_reply_of(subject: str, device: str) -> bool:
+    """True when an agent may publish an update there: nobody can aim it elsewhere."""
+    parts = subject.split(".")
+    return (
+        len(parts) == 4
+        and parts[0] == "reply"
+        and parts[1] == device
+        and all(_TOKEN.match(part) for part in parts[2:])
+    )
+
+
+def escalation(region: str, pipeline: str, device: str) -> str:
+    """Where an agent publishes hard cases."""
+    return f"esc.{region}.{pipeline}.{device}"
+
+
+def escalations_of(region: str, pipeline: str) -> str:
+    """What one teacher consumes."""
+    return f"esc.{region}.{pipeline}.*"
+
+
+def result(device: str, event_id: str) -> str:
+    """The one record of an event's final result."""
+    return f"res.{device}.{event_id}"
+
+
+def late(device: str, event_id: str) -> str:
+    """The record that came second."""
+    return f"late.{device}.{event_id}"
+
+
+def pushes_of(device: str) -> tuple[str, str]:
+    """What an agent listens to: stored results and stored late answers."""
+    return f"push.res.{device}.*", f"push.late.{device}.*"
+
+
+def dead(pipeline: str, device: str) -> str:
+    """Where dead letters lie."""
+    return f"dead.{pipeline}.{device}"
+
+
+def event_id(device: str, epoch: str, sequence: int) -> str:
+    """Device, outbox epoch (8 hex digits), outbox sequence: never a content hash."""
+    return f"{device}-{epoch}-{sequence}"
+
+
+def device_of(identity: str) -> str:
+    """The device inside an event id; raises InvalidEventError."""
+    match = _EVENT_ID.match(identity)
+    if match is None:
+        raise InvalidEventError(f"{identity[:80]!r} is no event id", field="event_id")
+    return match[1]
