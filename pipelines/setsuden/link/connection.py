@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import nats.aio.client
 import nats.aio.msg
@@ -35,7 +36,7 @@ class _Client(nats.aio.client.Client):
         super().__init__()
         self.lost = asyncio.Event()
 
-    async def _process_op_err(self, e: Exception) -> None:
+    async def _process_op_err(self, e: Exception) -> None:  # noqa: ARG002  # the library calls it
         # The library would now close or reconnect, and may wait for ever on the old transport.
         self.lost.set()
 
@@ -84,12 +85,16 @@ class Connection:
 
     def _tune_socket(self) -> None:
         """A dead peer fails the socket in seconds even while data is queued (N1)."""
-        writer = self._client._transport._io_writer  # no public way to the socket
+        writer = self._writer()
         sock = writer.get_extra_info("socket") if writer is not None else None
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = int(1000 * (self._options.ping_interval_seconds * 3))
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    def _writer(self) -> asyncio.StreamWriter | None:
+        # nats-py has no public way to its socket.
+        return getattr(self._client._transport, "_io_writer", None)
 
     @property
     def server_version(self) -> str:
@@ -142,7 +147,7 @@ class Connection:
     async def discard(self) -> None:
         """Throw the connection away; never waits for the peer."""
         self.lost.set()
-        writer = getattr(self._client._transport, "_io_writer", None)
+        writer = self._writer()
         if writer is not None:
             writer.transport.abort()
         with contextlib.suppress(Exception):  # whatever a dying client says is of no use
@@ -150,8 +155,8 @@ class Connection:
                 await self._client.close()
 
 
-def _credentials(options: LinkOptions) -> dict[str, object]:
-    found: dict[str, object] = {}
+def _credentials(options: LinkOptions) -> dict[str, Any]:
+    found: dict[str, Any] = {}
     if options.credentials_file is not None:
         found["user_credentials"] = options.credentials_file
     if options.user is not None:

@@ -35,8 +35,8 @@ def read_varz(monitor_url: str, timeout_seconds: float) -> dict[str, object]:
 
 
 def check_version(version: str) -> None:
-    """Raises NotDurableError below the floor: older servers lost acked writes (nats-server 8475)."""
-    numbers = tuple(int(part) for part in version.split("-")[0].split(".")[:2] if part.isdigit())
+    """Raises NotDurableError below the floor: older ones lost acked writes (nats-server 8475)."""
+    numbers = tuple(int(part) for part in version.split("-", 1)[0].split(".")[:2] if part.isdigit())
     if numbers < SERVER_FLOOR:
         raise NotDurableError(
             f"nats-server {version} is older than 2.15",

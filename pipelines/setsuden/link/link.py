@@ -49,7 +49,7 @@ class Link:
         self.connections = 0
         self.bytes_sent = 0
         self.messages_sent = 0
-        self.inbox = f"_INBOX.{name}.{random.getrandbits(64):016x}"  # noqa: S311  # a name, not a secret
+        self.inbox = f"_INBOX.{name}.{random.getrandbits(64):016x}"  # a name, no secret
         self._window = Window(options.publish_timeout_seconds)
         self._subscriptions: dict[str, Handler] = {f"{self.inbox}.ack.*": self._on_ack}
         self._listeners: list[Callable[[LinkState], None]] = []

@@ -19,10 +19,6 @@ TENSOR_LENGTH_HEADER = "inference-header-content-length"
 """Bytes of the Open Inference Protocol JSON header in front of the binary tail."""
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-TraceParent = Annotated[
-    str, StringConstraints(pattern=r"^00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}$")
-]
-
 _HEADERS = {
     "ce-id": "id",
     "ce-source": "source",
@@ -62,7 +58,8 @@ class Event(WireModel):
     reply: ShortText | None = None
     trace_id: Hex32 | None = None
     """A trace id chosen by an application that has no span of its own."""
-    traceparent: TraceParent | None = None
+    traceparent: ShortText | None = None
+    """As it came; one that is malformed starts a new trace, as W3C asks, and is no error."""
     tracestate: ShortText | None = None
     baggage: ShortText | None = None
     data: bytes = Field(repr=False)

@@ -33,7 +33,9 @@ def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1_000_000_000)
 
 
-def _stream(name: str, patterns: list[str], max_bytes: int, bounds: StreamBounds) -> dict[str, object]:
+def _stream(
+    name: str, patterns: list[str], max_bytes: int, bounds: StreamBounds
+) -> dict[str, object]:
     return {
         "name": name,
         "subjects": patterns,

@@ -1,0 +1,1 @@
+"""What both tiers run: bundles, codec, sessions, gate, energy and traces."""

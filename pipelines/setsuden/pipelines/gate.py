@@ -1,0 +1,110 @@
+"""The gate: pure decisions on a student's output. What cannot be judged escalates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from setsuden.schemas.bundle import GateSpec, OutputKind
+from setsuden.schemas.decision import Action, Decision, Reason
+from setsuden.schemas.pipeline import GateOverride
+from setsuden.schemas.result import Answer
+
+Array = NDArray[Any]
+
+
+class Judged(NamedTuple):
+    """A model's answer, when it has one, and the gate's word on it."""
+
+    answer: Answer | None
+    decision: Decision
+
+
+class Gate:
+    """Decides by the calibrated maximum probability (max softmax)."""
+
+    def __init__(
+        self, spec: GateSpec, classes: Sequence[str], kind: OutputKind, override: GateOverride
+    ) -> None:
+        self.threshold = _threshold(spec, override)
+        self._temperature = spec.temperature
+        self._classes = classes
+        self._kind = kind
+
+    def judge(self, output: Array) -> list[Judged]:
+        """One judgement for each row of [items, classes]."""
+        finite: NDArray[np.bool_] = np.isfinite(output).all(axis=1)
+        safe = np.where(finite[:, None], output, 0.0)
+        scores = probabilities(safe, self._kind, self._temperature)
+        usable = finite & _is_distribution(scores)
+        return [
+            self._one(row) if good else unusable(_why(ok))
+            for row, good, ok in zip(scores, usable.tolist(), finite.tolist(), strict=True)
+        ]
+
+    def _one(self, row: Array) -> Judged:
+        answer = answer_of(row, self._classes)
+        sure = answer.confidence >= self.threshold and self.threshold < 1.0
+        decision = Decision(
+            action=Action.ANSWER if sure else Action.ESCALATE,
+            reason=Reason.CONFIDENT if sure else Reason.LOW_CONFIDENCE,
+            confidence=answer.confidence,
+            threshold=self.threshold,
+        )
+        return Judged(answer, decision)
+
+
+def _why(finite: bool) -> Reason:
+    return Reason.NO_CONFIDENCE if finite else Reason.STUDENT_NOT_FINITE
+
+
+def unusable(reason: Reason) -> Judged:
+    """No answer: escalate, and say why."""
+    return Judged(None, Decision(action=Action.ESCALATE, reason=reason))
+
+
+def probabilities(output: Array, kind: OutputKind, temperature: float = 1.0) -> Array:
+    """Rows that sum to 1, float64 [items, classes], from finite output of the declared kind.
+
+    Temperature scaling divides logits (Guo et al., 2017); probabilities are turned into
+    log-probabilities first.
+    """
+    values = output.astype(np.float64)
+    if kind is OutputKind.PROBS:
+        if temperature == 1.0:
+            return values
+        values = np.log(np.clip(values, 1e-12, None))
+    values = values / temperature
+    exponents = np.exp(values - values.max(axis=1, keepdims=True))
+    normalised: Array = exponents / exponents.sum(axis=1, keepdims=True)
+    return normalised
+
+
+def answer_of(row: Array, classes: Sequence[str]) -> Answer:
+    """The most probable class of one row of probabilities."""
+    scores = row.tolist()
+    index = max(range(len(scores)), key=scores.__getitem__)
+    return Answer(
+        label=classes[index],
+        index=index,
+        confidence=min(1.0, scores[index]),
+        scores=tuple(round(score, 6) for score in scores),
+    )
+
+
+def _is_distribution(scores: Array) -> NDArray[np.bool_]:
+    within: NDArray[np.bool_] = (scores.min(axis=1) >= -1e-6) & (
+        np.abs(scores.sum(axis=1) - 1.0) <= 1e-3
+    )
+    return within
+
+
+def _threshold(spec: GateSpec, override: GateOverride) -> float:
+    if override.threshold is not None:
+        return override.threshold
+    if override.escalate is not None:
+        return spec.threshold_for(override.escalate)
+    return spec.threshold

@@ -1,0 +1,73 @@
+"""A finished span, as data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import IntEnum
+from typing import NamedTuple
+
+from setsuden.schemas.energy import EnergyReading
+
+Value = str | bool | int | float
+
+
+class Kind(IntEnum):
+    """Span kinds with their OTLP numbers."""
+
+    INTERNAL = 1
+    SERVER = 2
+    CLIENT = 3
+    PRODUCER = 4
+    CONSUMER = 5
+
+
+class SpanEvent(NamedTuple):
+    """Something that happened at one moment of a span."""
+
+    name: str
+    at_ns: int
+    attributes: Mapping[str, Value]
+
+
+class Link(NamedTuple):
+    """A span of this or another trace that this one is about."""
+
+    trace_id: str
+    span_id: str
+
+
+class Span(NamedTuple):
+    """One finished span. Times are wall-clock nanoseconds since 1970, UTC."""
+
+    trace_id: str
+    span_id: str
+    parent_id: str | None
+    name: str
+    kind: Kind
+    start_ns: int
+    end_ns: int
+    attributes: Mapping[str, Value]
+    events: tuple[SpanEvent, ...] = ()
+    links: tuple[Link, ...] = ()
+    error: str | None = None
+
+
+def energy_attributes(reading: EnergyReading | None) -> dict[str, Value]:
+    """The span attributes of one exclusive reading; an unknown one says source ``none``."""
+    if reading is None:
+        return {"setsuden.energy.source": "none"}
+    found: dict[str, Value] = {
+        "setsuden.cpu.seconds": reading.cpu_seconds,
+        "setsuden.energy.source": reading.source.value,
+    }
+    optional = {
+        "joules": reading.joules,
+        "joules_low": reading.joules_low,
+        "joules_high": reading.joules_high,
+        "boundary": reading.boundary and reading.boundary.value,
+        "method": reading.method and reading.method.value,
+        "quality": reading.quality.value,
+    }
+    return found | {
+        f"setsuden.energy.{name}": value for name, value in optional.items() if value is not None
+    }

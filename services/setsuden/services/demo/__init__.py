@@ -1,0 +1,1 @@
+"""Everything `setsuden demo` starts, drives and reports."""

@@ -1,0 +1,39 @@
+"""Fixtures: every test gets real servers of its own."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from setsuden.link import JetStream, Link
+from setsuden.schemas.streams import StreamBounds, all_streams
+from setsuden.services.demo.broker import LocalBroker
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[LocalBroker]:
+    """A real nats-server with strict durability."""
+    with LocalBroker(tmp_path / "nats") as running:
+        yield running
+
+
+@pytest.fixture
+async def link(broker: LocalBroker) -> AsyncIterator[Link]:
+    """A link that is up."""
+    up = Link(broker.options, "test")
+    up.start()
+    await up.wait_up(10)
+    yield up
+    await up.close()
+
+
+@pytest.fixture
+async def jetstream(link: Link) -> JetStream:
+    """JetStream with all our streams applied."""
+    ready = JetStream(link)
+    await ready.start()
+    for stream in all_streams(StreamBounds()):
+        await ready.apply_stream(stream)
+    return ready
