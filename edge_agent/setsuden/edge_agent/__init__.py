@@ -1,0 +1,1 @@
+"""The device: accepts events, answers the easy ones, escalates the hard ones, loses none."""

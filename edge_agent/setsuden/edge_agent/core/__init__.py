@@ -1,0 +1,42 @@
+"""The agent's core: a state machine without I/O, clock, randomness or threads of its own."""
+
+from .effects import (
+    Effects,
+    Escalate,
+    Finish,
+    Forward,
+    Insert,
+    Lookup,
+    MarkPublished,
+    Notify,
+    PublishFinal,
+    Rebind,
+    Send,
+    Write,
+)
+from .machine import AgentCore, Policy
+from .records import Now, Pending, Row, Submission, Trail
+from .results import Verdict
+
+__all__ = [
+    "AgentCore",
+    "Effects",
+    "Escalate",
+    "Finish",
+    "Forward",
+    "Insert",
+    "Lookup",
+    "MarkPublished",
+    "Notify",
+    "Now",
+    "Pending",
+    "Policy",
+    "PublishFinal",
+    "Rebind",
+    "Row",
+    "Send",
+    "Submission",
+    "Trail",
+    "Verdict",
+    "Write",
+]

@@ -1,0 +1,90 @@
+"""What the core wants done: first the writes, and only when they are durable the rest."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from setsuden.schemas.result import Result
+
+from .records import Pending, Row, Trail
+
+
+class Insert(NamedTuple):
+    """Write: accept an event."""
+
+    row: Row
+
+
+class Finish(NamedTuple):
+    """Write: the event has its final result; its observation may go."""
+
+    sequence: int
+    result: Result
+    published: bool
+
+
+class MarkPublished(NamedTuple):
+    """Write: the results stream holds what it should."""
+
+    sequence: int
+
+
+class Rebind(NamedTuple):
+    """Write: the application asked again; the final result goes to its new reply subject."""
+
+    sequence: int
+    reply: str
+
+
+class Escalate(NamedTuple):
+    """Send: hand the observation to the broker."""
+
+    pending: Pending
+    message_id: str
+    ttl_ms: int | None
+
+
+class Lookup(NamedTuple):
+    """Send: ask the results stream for a record that may have been pushed past us."""
+
+    event_id: str
+
+
+class PublishFinal(NamedTuple):
+    """Send: store a final result, by compare-and-set, or beside it as the one that came second."""
+
+    sequence: int
+    result: Result
+    second: bool = False
+
+
+class Notify(NamedTuple):
+    """Send: tell whoever submitted the event."""
+
+    event_id: str
+    reply: str | None
+    result: Result
+    trail: Trail | None = None
+    """Set with a final result: the event's spans can be made."""
+    over_nats: bool = False
+    finished: Pending | None = None
+    """Set with the final result of an escalated event."""
+
+
+class Forward(NamedTuple):
+    """Send: a late answer for an event the core no longer knows; the outbox knows its reply."""
+
+    result: Result
+
+
+Write = Insert | Finish | MarkPublished | Rebind
+Send = Escalate | Lookup | PublishFinal | Notify | Forward
+
+
+@dataclass(slots=True)
+class Effects:
+    """One step's consequences, in order."""
+
+    writes: list[Write] = field(default_factory=list)
+    sends: list[Send] = field(default_factory=list)

@@ -1,0 +1,351 @@
+"""The state machine: accept, gate, escalate, retry, deadline, dedupe.
+
+Time comes in with every call, effects go out. The shell makes ``writes`` durable, then does
+``sends``. After a crash :meth:`AgentCore.restore` starts again from the rows alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from random import Random
+from typing import NamedTuple
+
+from setsuden.schemas import subjects
+from setsuden.schemas.errors import (
+    AlreadyStoredError,
+    ForbiddenError,
+    LinkError,
+    OutboxFullError,
+)
+from setsuden.schemas.result import Problem, Result, Status, Tier
+
+from . import results
+from .backlog import Backlog
+from .effects import (
+    Effects,
+    Escalate,
+    Finish,
+    Forward,
+    Insert,
+    Lookup,
+    MarkPublished,
+    Notify,
+    PublishFinal,
+    Rebind,
+)
+from .records import Now, Pending, Row, Sent, Submission
+from .results import NS_PER_MS, Verdict
+from .timers import Timers
+
+_FIRST_RETRY_NS = 100_000_000
+_LONGEST_RETRY_NS = 5_000_000_000
+_LONGEST_LOOKUP = 12
+"""Times the first pause; pauses double up to it."""
+
+
+class Policy(NamedTuple):
+    """What the configuration decides; durations in nanoseconds."""
+
+    device: str
+    epoch: str
+    window: int
+    live_share: float
+    lookup_ns: int
+    redrive_ns: int
+    max_bytes: int
+    max_events: int
+    publish_nats: bool
+    publish_all: bool
+
+
+class AgentCore:
+    """All events the cloud is being asked about, and the order of what happens next."""
+
+    def __init__(self, policy: Policy, next_sequence: int, random: Random) -> None:
+        self._policy = policy
+        self._random = random
+        self._next_sequence = next_sequence
+        self._pending: dict[str, Pending] = {}
+        self._by_sequence: dict[int, Pending] = {}
+        self._sizes: dict[int, int] = {}
+        self._backlog = Backlog(policy.live_share)
+        self._deadlines = Timers()
+        self._checks = Timers()
+        self._retries = Timers()
+        self._sending: set[int] = set()
+        self._link_up = False
+        self.pending_bytes = 0
+
+    # -- what the shell may look at -----------------------------------------------------------
+
+    @property
+    def pending_events(self) -> int:
+        """Events without a final result."""
+        return len(self._pending)
+
+    @property
+    def waiting_to_send(self) -> int:
+        """Escalations that no broker has yet."""
+        return len(self._backlog) + len(self._sending)
+
+    @property
+    def has_room(self) -> bool:
+        """False when another hard case would be refused."""
+        return (
+            self.pending_bytes < self._policy.max_bytes
+            and len(self._pending) < self._policy.max_events
+        )
+
+    def next_wakeup_ns(self) -> int | None:
+        """When :meth:`tick` has something to do, on the monotonic clock."""
+        timers = (self._deadlines, self._checks, self._retries)
+        return min((due for timer in timers if (due := timer.next()) is not None), default=None)
+
+    # -- events in ----------------------------------------------------------------------------
+
+    def admit(self, now: Now, submission: Submission, verdict: Verdict, out: Effects) -> Result:
+        """Accept one judged event: final when it is easy, provisional when it is hard.
+
+        Raises OutboxFullError for a hard case without room; nothing changes then.
+        """
+        escalates = verdict.judged.decision.escalates
+        if escalates:
+            self._check_room(len(submission.event.data))
+        sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
+        event_id = subjects.event_id(self._policy.device, self._policy.epoch, sequence)
+        status = Status.PROVISIONAL if escalates else Status.FINAL
+        result = results.of_edge(now, submission, verdict, event_id, status)
+        publish = not escalates and self._publishes(submission.over_nats)
+        row = Row(
+            sequence=sequence,
+            event_id=event_id,
+            event=submission.event,
+            trail=verdict.trail,
+            over_nats=submission.over_nats,
+            deadline_wall_ns=verdict.deadline_wall_ns,
+            result=result,
+            published=not (escalates or publish),
+        )
+        out.writes.append(Insert(row))
+        trail = None if escalates else verdict.trail
+        reply = submission.event.reply
+        out.sends.append(Notify(event_id, reply, result, trail, submission.over_nats))
+        if publish:
+            out.sends.append(PublishFinal(sequence, result))
+        if escalates:
+            self._begin(now, row, submission.received.mono_ns)
+            self._backlog.add_live(sequence)
+            self._pump(now, out)
+        return result
+
+    def restore(self, now: Now, rows: Iterable[Row]) -> None:
+        """Take up what an earlier life left: each result is looked up before anything is sent."""
+        for row in rows:
+            self._begin(now, row, now.mono_ns).unsure = True
+
+    def rebind(self, event_id: str, reply: str) -> Effects:
+        """The application asked again under the same key, from another reply subject."""
+        out = Effects()
+        pending = self._pending.get(event_id)
+        if pending is not None and pending.reply != reply:
+            pending.reply = reply
+            out.writes.append(Rebind(pending.sequence, reply))
+        return out
+
+    def _check_room(self, size: int) -> None:
+        policy = self._policy
+        full = len(self._pending) >= policy.max_events
+        if full or self.pending_bytes + size > policy.max_bytes:
+            raise OutboxFullError(used_bytes=self.pending_bytes, quota_bytes=policy.max_bytes)
+
+    def _publishes(self, over_nats: bool) -> bool:
+        return self._policy.publish_all or (self._policy.publish_nats and over_nats)
+
+    def _begin(self, now: Now, row: Row, accepted_mono_ns: int) -> Pending:
+        deadline = None
+        if row.deadline_wall_ns is not None:
+            deadline = now.mono_ns + row.deadline_wall_ns - now.wall_ns
+            self._deadlines.set(row.sequence, deadline)
+        pending = Pending(
+            sequence=row.sequence,
+            event_id=row.event_id,
+            pipeline=row.event.pipeline,
+            provisional=row.result,
+            trail=row.trail,
+            accepted_mono_ns=accepted_mono_ns,
+            deadline_mono_ns=deadline,
+            reply=row.event.reply,
+            over_nats=row.over_nats,
+        )
+        self._pending[row.event_id] = self._by_sequence[row.sequence] = pending
+        self._sizes[row.sequence] = len(row.event.data)
+        self.pending_bytes += len(row.event.data)
+        return pending
+
+    # -- the link -----------------------------------------------------------------------------
+
+    def link_up(self, now: Now) -> Effects:
+        """The broker is back: the backlog goes oldest first, answers may have passed us by."""
+        out = Effects()
+        self._link_up = True
+        for sequence in self._retries.clear():
+            self._backlog.add_old(sequence)
+        self._backlog.all_old()
+        for pending in self._by_sequence.values():
+            if pending.unsure or pending.stored_mono_ns is not None:
+                self._checks.set(pending.sequence, now.mono_ns)
+        self._pump(now, out)
+        return out
+
+    def link_down(self) -> None:
+        """Nothing is sent until the link is up again."""
+        self._link_up = False
+
+    def escalated(
+        self, now: Now, sequence: int, stored: int | None, error: LinkError | None
+    ) -> Effects:
+        """The broker's word on one escalation: its stream sequence, or why not."""
+        out = Effects()
+        self._sending.discard(sequence)
+        pending = self._by_sequence.get(sequence)
+        if pending is not None:
+            self._close_send(now, pending, stored, error)
+            if isinstance(error, ForbiddenError):
+                self._die(now, pending, error, out)
+            elif error is not None:
+                self._retry_later(now, pending)
+            else:
+                pending.stored_mono_ns, pending.failures = now.mono_ns, 0
+                self._checks.set(sequence, now.mono_ns + self._policy.lookup_ns)
+        self._pump(now, out)
+        return out
+
+    def _retry_later(self, now: Now, pending: Pending) -> None:
+        pause = min(_FIRST_RETRY_NS << min(pending.failures, 10), _LONGEST_RETRY_NS)
+        pending.failures += 1
+        self._retries.set(pending.sequence, now.mono_ns + int(pause * self._random.uniform(0.5, 1)))
+
+    def _close_send(
+        self, now: Now, pending: Pending, stored: int | None, error: LinkError | None
+    ) -> None:
+        if pending.sends:
+            sent = pending.sends[-1]
+            sent.end_ns, sent.sequence = now.wall_ns, stored
+            sent.error = error.code if error is not None else None
+
+    def _pump(self, now: Now, out: Effects) -> None:
+        while self._link_up and len(self._sending) < self._policy.window:
+            sequence = self._backlog.take()
+            if sequence is None:
+                return
+            pending = self._by_sequence.get(sequence)
+            if pending is not None and sequence not in self._sending:
+                self._send(now, pending, out)
+
+    def _send(self, now: Now, pending: Pending, out: Effects) -> None:
+        self._sending.add(pending.sequence)
+        pending.sends = [*pending.sends[-3:], Sent(now.wall_ns)]
+        suffix = f".{pending.redrives}" if pending.redrives else ""
+        ttl = None
+        if pending.deadline_mono_ns is not None:
+            ttl = max(0, (pending.deadline_mono_ns - now.mono_ns) // NS_PER_MS)
+        out.sends.append(Escalate(pending, pending.event_id + suffix, ttl))
+
+    # -- answers ------------------------------------------------------------------------------
+
+    def cloud_result(self, now: Now, result: Result) -> Effects:
+        """A record of the results stream, pushed or looked up."""
+        out = Effects()
+        pending = self._pending.get(result.event_id)
+        if pending is None:
+            if result.tier is Tier.CLOUD:
+                out.sends.append(Forward(result))
+            return out
+        if result.status is Status.SUPERSEDED:
+            # Too late by the cloud's clocks; our own deadline will say so in a moment.
+            out.sends.append(Notify(pending.event_id, pending.reply, result))
+            return out
+        self._finish(pending, results.merged(now, pending, result), out, published=True)
+        self._pump(now, out)
+        return out
+
+    def not_found(self, now: Now, event_id: str) -> Effects:
+        """The results stream has no record of this event yet."""
+        out = Effects()
+        pending = self._pending.get(event_id)
+        if pending is None:
+            return out
+        stored, policy = pending.stored_mono_ns, self._policy
+        if pending.unsure:
+            pending.unsure = False
+            self._backlog.add_old(pending.sequence)
+        elif stored is None:
+            return out
+        elif now.mono_ns - stored >= policy.redrive_ns:
+            pending.redrives += 1
+            pending.stored_mono_ns = None
+            self._backlog.add_old(pending.sequence)
+        else:
+            pause = policy.lookup_ns * min(2**pending.lookups, _LONGEST_LOOKUP)
+            pending.lookups = min(pending.lookups + 1, _LONGEST_LOOKUP)
+            self._checks.set(pending.sequence, now.mono_ns + pause)
+        self._pump(now, out)
+        return out
+
+    def published(self, sent: PublishFinal, error: LinkError | None) -> Effects:
+        """The results stream's word on one of our own finals."""
+        out = Effects()
+        taken = isinstance(error, AlreadyStoredError)
+        if taken and not sent.second and sent.result.status is Status.EXPIRED:
+            # The cloud was first. Ours stands for the application; both records are kept.
+            out.sends.append(PublishFinal(sent.sequence, sent.result, second=True))
+            out.sends.append(Lookup(sent.result.event_id))
+        elif taken or error is None:
+            out.writes.append(MarkPublished(sent.sequence))
+        return out
+
+    def tick(self, now: Now) -> Effects:
+        """Do what is due: deadlines first, then lookups."""
+        out = Effects()
+        for sequence in self._deadlines.pop(now.mono_ns):
+            pending = self._by_sequence.get(sequence)
+            if pending is not None:
+                self._expire(now, pending, out)
+        for sequence in self._checks.pop(now.mono_ns):
+            pending = self._by_sequence.get(sequence)
+            if pending is not None:
+                self._check(now, pending, out)
+        for sequence in self._retries.pop(now.mono_ns):
+            self._backlog.add_old(sequence)
+        self._pump(now, out)
+        return out
+
+    def _check(self, now: Now, pending: Pending, out: Effects) -> None:
+        if self._link_up:
+            out.sends.append(Lookup(pending.event_id))
+        # Asked again even if the question is lost with the link.
+        self._checks.set(pending.sequence, now.mono_ns + self._policy.lookup_ns)
+
+    def _expire(self, now: Now, pending: Pending, out: Effects) -> None:
+        result = results.settled(now, pending, Status.EXPIRED)
+        self._finish(pending, result, out, published=False)
+        out.sends.append(PublishFinal(pending.sequence, result))
+
+    def _die(self, now: Now, pending: Pending, error: LinkError, out: Effects) -> None:
+        problem = Problem(code=error.code, message=str(error)[:1024])
+        result = results.settled(now, pending, Status.DEAD, problem)
+        self._finish(pending, result, out, published=False)
+        out.sends.append(PublishFinal(pending.sequence, result))
+
+    def _finish(self, pending: Pending, result: Result, out: Effects, *, published: bool) -> None:
+        sequence = pending.sequence
+        del self._pending[pending.event_id], self._by_sequence[sequence]
+        self.pending_bytes -= self._sizes.pop(sequence)
+        self._deadlines.forget(sequence)
+        self._checks.forget(sequence)
+        self._retries.forget(sequence)
+        out.writes.append(Finish(sequence, result, published))
+        told = Notify(
+            pending.event_id, pending.reply, result, pending.trail, pending.over_nats, pending
+        )
+        out.sends.append(told)

@@ -1,0 +1,85 @@
+"""What the core remembers of an event."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from setsuden.schemas.event import Event
+from setsuden.schemas.result import Result
+
+
+class Now(NamedTuple):
+    """One moment on both clocks. Durations use ``mono`` only; ``wall`` may jump."""
+
+    wall_ns: int
+    mono_ns: int
+
+
+class Trail(NamedTuple):
+    """Moments of an event that its spans are made from, wall-clock nanoseconds."""
+
+    parent_span_id: str | None
+    accepted_ns: int
+    infer_start_ns: int
+    infer_end_ns: int
+    infer_items: int
+    """Observations that shared the student's run."""
+
+
+class Submission(NamedTuple):
+    """An event at the door: valid, judged by nobody yet."""
+
+    event: Event
+    over_nats: bool
+    received: Now
+
+
+class Row(NamedTuple):
+    """One event as the outbox keeps it."""
+
+    sequence: int
+    event_id: str
+    event: Event
+    """Its data is dropped once the event is final."""
+    trail: Trail
+    over_nats: bool
+    deadline_wall_ns: int | None
+    result: Result
+    """Provisional while the cloud is asked, else final."""
+    published: bool
+    """Nothing is left to store in the results stream."""
+
+
+@dataclass(slots=True)
+class Sent:
+    """One try to hand an escalation to the broker."""
+
+    start_ns: int
+    end_ns: int | None = None
+    error: str | None = None
+    sequence: int | None = None
+
+
+@dataclass(slots=True)
+class Pending:
+    """An event the cloud was asked about, without its observation."""
+
+    sequence: int
+    event_id: str
+    pipeline: str
+    provisional: Result
+    trail: Trail
+    accepted_mono_ns: int
+    deadline_mono_ns: int | None
+    reply: str | None
+    over_nats: bool
+    unsure: bool = False
+    """Restored: an earlier life may have sent it, so its result is looked up first."""
+    failures: int = 0
+    """Sends in a row that the broker did not acknowledge."""
+    redrives: int = 0
+    stored_mono_ns: int | None = None
+    """When the broker acknowledged the escalation; None until then."""
+    lookups: int = 0
+    sends: list[Sent] = field(default_factory=list)

@@ -1,0 +1,101 @@
+"""Results as the device states them: provisional, final, expired, dead, merged with the cloud's."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import NamedTuple
+
+from setsuden.pipelines.gate import Judged
+from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.result import Energy, ModelRef, Problem, Result, Status, Tier, Timing
+
+from .records import Now, Pending, Submission, Trail
+
+NS_PER_MS = 1_000_000
+
+
+class Verdict(NamedTuple):
+    """What the student and the gate said of one submission."""
+
+    judged: Judged
+    model: ModelRef | None
+    energy: EnergyReading | None
+    trail: Trail
+    trace_id: str
+    deadline_wall_ns: int | None
+
+
+def of_edge(
+    now: Now, submission: Submission, verdict: Verdict, event_id: str, status: Status
+) -> Result:
+    """The student's answer. Built without validation: every part was validated before."""
+    event, trail = submission.event, verdict.trail
+    answer = verdict.judged.answer
+    return Result.model_construct(
+        event_id=event_id,
+        pipeline=event.pipeline,
+        device=event.device,
+        status=status,
+        tier=None if answer is None else Tier.EDGE,
+        answer=answer,
+        decision=verdict.judged.decision,
+        model=verdict.model,
+        error=None,
+        energy=Energy.model_construct(edge=verdict.energy, cloud=None),
+        timing=Timing.model_construct(
+            edge_infer_ms=(trail.infer_end_ns - trail.infer_start_ns) / NS_PER_MS,
+            queue_ms=None,
+            cloud_infer_ms=None,
+            total_ms=(now.mono_ns - submission.received.mono_ns) / NS_PER_MS,
+        ),
+        source_id=event.id,
+        idempotency_key=event.idempotency_key,
+        trace_id=verdict.trace_id,
+        at=_at(now),
+    )
+
+
+def settled(now: Now, pending: Pending, status: Status, problem: Problem | None = None) -> Result:
+    """The student's provisional answer, made final without the cloud."""
+    provisional = pending.provisional
+    timing = provisional.timing.model_copy(update={"total_ms": _age_ms(now, pending)})
+    return provisional.model_copy(
+        update={"status": status, "timing": timing, "at": _at(now), "error": problem}
+    )
+
+
+def merged(now: Now, pending: Pending, cloud: Result) -> Result:
+    """The cloud's final result with what only the device knows.
+
+    A dead letter has no answer: the student's stands in its place, as the best there is.
+    """
+    ours = pending.provisional
+    unanswered = cloud.answer is None
+    best = ours if unanswered else cloud
+    timing = cloud.timing.model_copy(
+        update={
+            "edge_infer_ms": ours.timing.edge_infer_ms,
+            "total_ms": _age_ms(now, pending),
+        }
+    )
+    return cloud.model_copy(
+        update={
+            "tier": best.tier,
+            "answer": best.answer,
+            "model": best.model,
+            "decision": ours.decision,
+            "energy": Energy(edge=ours.energy.edge, cloud=cloud.energy.cloud),
+            "timing": timing,
+            "source_id": ours.source_id,
+            "idempotency_key": ours.idempotency_key,
+            "trace_id": ours.trace_id,
+        }
+    )
+
+
+def _age_ms(now: Now, pending: Pending) -> float:
+    return (now.mono_ns - pending.accepted_mono_ns) / NS_PER_MS
+
+
+def _at(now: Now) -> datetime:
+    return datetime.fromtimestamp(now.wall_ns / 1e9, UTC)

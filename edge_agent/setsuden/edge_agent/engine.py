@@ -1,0 +1,343 @@
+"""The shell around the core: judges what arrived, makes writes durable, then sends."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import defaultdict, deque
+from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
+from random import SystemRandom
+from typing import Any, NamedTuple
+
+from numpy.typing import NDArray
+
+from setsuden.pipelines.tracing import new_trace_id, parse_traceparent
+from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
+from setsuden.schemas.event import Event
+from setsuden.schemas.result import Result
+
+from . import traces
+from .config import AgentConfig
+from .core import AgentCore, Effects, Now, Send, Submission, Trail, Verdict
+from .metrics import Metrics
+from .outbox import Cursor, Outbox, OutboxBrokenError, key_of
+from .student import Student, StudentRun
+
+log = logging.getLogger(__name__)
+SLOW_STUDENT_SECONDS = 0.002
+"""A slower run leaves the event loop to a thread."""
+MAX_UNCOMMITTED_BATCHES = 2
+
+_RANDOM = SystemRandom()
+
+Answered = Callable[[Result | SetsudenError, bool], None]
+"""Told (outcome, whether the event had been accepted before)."""
+
+
+class Tell(NamedTuple):
+    """A word on a reply subject, best effort."""
+
+    reply: str
+    body: bytes
+
+
+Perform = Callable[[Send | Tell], Awaitable[None]]
+
+
+class Arrival(NamedTuple):
+    """A checked event on its way to student, gate and outbox."""
+
+    submission: Submission
+    observation: NDArray[Any]
+    answered: Answered
+    """Told once: the accepted result when it is durable, or why the event was refused."""
+    cursor: Cursor | None = None
+    """Where the event lay in the broker's stream."""
+    generation: int = 0
+
+
+class Engine:
+    """Takes arrivals in batches; all that the core decides goes through here."""
+
+    def __init__(
+        self,
+        config: AgentConfig,
+        students: dict[str, Student],
+        outbox: Outbox,
+        core: AgentCore,
+        metrics: Metrics,
+    ) -> None:
+        self.config = config
+        self.students = students
+        self.outbox = outbox
+        self.core = core
+        self.metrics = metrics
+        self.generation = 1
+        """Raised when arrivals from the broker must be read again."""
+        self.room = asyncio.Event()
+        self.room.set()
+        self._full_at: int | None = None
+        self.broken: asyncio.Future[SetsudenError] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self._queue: asyncio.Queue[Arrival] = asyncio.Queue(config.intake.queue_max_events)
+        self._uncommitted: dict[str, list[Arrival]] = defaultdict(list)
+        self._batches = asyncio.Semaphore(MAX_UNCOMMITTED_BATCHES)
+        self._sends: deque[Send | Tell] = deque()
+        self._sends_waiting = asyncio.Event()
+        self._wakeup: asyncio.TimerHandle | None = None
+        self._wakeup_ns: int | None = None
+        self._slow: set[str] = set()
+
+    # -- arrivals -----------------------------------------------------------------------------
+
+    async def put(self, arrival: Arrival) -> None:
+        """Hand over one arrival; waits while the queue is full."""
+        await self._queue.put(arrival)
+
+    async def run(self, perform: Perform) -> None:
+        """Judge and commit until cancelled; ``perform`` does each send, in order."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._take())
+            tasks.create_task(self._send(perform))
+
+    async def _take(self) -> None:
+        while True:
+            batch = [await self._queue.get()]
+            while len(batch) < self.config.intake.batch and not self._queue.empty():
+                batch.append(self._queue.get_nowait())
+            await self._batches.acquire()
+            await self._process([a for a in batch if a.generation in {0, self.generation}])
+
+    async def _process(self, batch: list[Arrival]) -> None:
+        fresh = self._without_repeats(batch)
+        runs = await self._judge(fresh)
+        out = Effects()
+        accepted: list[tuple[Arrival, Result]] = []
+        cursor = max((a.cursor for a in batch if a.cursor), default=None)
+        blocked: Cursor | None = None
+        for arrival in fresh:
+            if blocked is not None and arrival.cursor is not None:
+                self._release(arrival, UnavailableError("waits on the broker for room"))
+                continue
+            blocked = self._admit(arrival, runs[id(arrival)], out, accepted) or blocked
+        self._commit(out, accepted, blocked or cursor)
+
+    def _without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
+        """Those whose idempotency key is new; the others are told what is known already."""
+        keys = {key for a in batch if (key := key_of(a.submission.event)) is not None}
+        known = self.outbox.known(list(keys)) if keys else {}
+        fresh = []
+        for arrival in batch:
+            key = key_of(arrival.submission.event)
+            if key is not None and key in known:
+                self._repeat(arrival, known[key].result)
+            elif key is not None and key in self._uncommitted:
+                self._uncommitted[key].append(arrival)
+            else:
+                if key is not None:
+                    self._uncommitted[key] = []
+                fresh.append(arrival)
+        return fresh
+
+    def _repeat(self, arrival: Arrival, result: Result) -> None:
+        self.metrics.repeated += 1
+        reply = arrival.submission.event.reply
+        if reply is not None:
+            self.apply(self.core.rebind(result.event_id, reply))
+        arrival.answered(result, True)
+
+    async def _judge(self, batch: Sequence[Arrival]) -> dict[int, tuple[StudentRun, int]]:
+        """(run, position in it) of each arrival, one run per pipeline and student batch."""
+        groups: dict[str, list[Arrival]] = defaultdict(list)
+        for arrival in batch:
+            groups[arrival.submission.event.pipeline].append(arrival)
+        found: dict[int, tuple[StudentRun, int]] = {}
+        for pipeline, arrivals in groups.items():
+            student = self.students[pipeline]
+            for start in range(0, len(arrivals), student.max_batch):
+                part = arrivals[start : start + student.max_batch]
+                run = await self._run(student, [arrival.observation for arrival in part])
+                found.update({id(arrival): (run, place) for place, arrival in enumerate(part)})
+        return found
+
+    async def _run(self, student: Student, observations: list[NDArray[Any]]) -> StudentRun:
+        name = student.spec.name
+        if name in self._slow:
+            run = await asyncio.to_thread(student.judge, observations)
+        else:
+            run = student.judge(observations)
+            if run.end_ns - run.start_ns > SLOW_STUDENT_SECONDS * 1e9 * len(observations):
+                self._slow.add(name)
+        self.metrics.energy(run.energy, len(observations))
+        return run
+
+    def _admit(
+        self,
+        arrival: Arrival,
+        placed: tuple[StudentRun, int],
+        out: Effects,
+        accepted: list[tuple[Arrival, Result]],
+    ) -> Cursor | None:
+        """Admit one event; the cursor to stay at when the broker's events must wait for room."""
+        verdict = self._verdict(arrival.submission, *placed)
+        try:
+            result = self.core.admit(now(), arrival.submission, verdict, out)
+        except OutboxFullError as error:
+            self._release(arrival, error)
+            if arrival.cursor is None:
+                self.refuse(arrival, error)
+                return None
+            # Events on the broker are safe there: they wait, in order, until there is room.
+            self.generation += 1
+            self._full_at = self.core.pending_bytes
+            self.room.clear()
+            return Cursor(arrival.cursor.created, arrival.cursor.sequence - 1)
+        accepted.append((arrival, result))
+        return None
+
+    def refuse(self, arrival: Arrival, error: SetsudenError) -> None:
+        """Tell the application; nothing changed."""
+        self.metrics.refused[error.code] += 1
+        arrival.answered(error, False)
+
+    def _verdict(self, submission: Submission, run: StudentRun, place: int) -> Verdict:
+        event = submission.event
+        judged = run.judged[place]
+        self.metrics.decisions[event.pipeline, judged.decision.reason.value] += 1
+        trail = Trail(
+            traces.parent_of(event.traceparent),
+            submission.received.wall_ns,
+            run.start_ns,
+            run.end_ns,
+            len(run.judged),
+        )
+        return Verdict(
+            judged,
+            self.students[event.pipeline].model,
+            run.energy,
+            trail,
+            _trace_id(event),
+            self._deadline(submission),
+        )
+
+    def _deadline(self, submission: Submission) -> int | None:
+        event = submission.event
+        if event.deadline is not None:
+            return int(event.deadline.timestamp() * 1e9)
+        seconds = self.students[event.pipeline].spec.deadline_seconds
+        return None if seconds is None else submission.received.wall_ns + int(seconds * 1e9)
+
+    # -- writes, then sends -------------------------------------------------------------------
+
+    def _commit(
+        self, out: Effects, accepted: list[tuple[Arrival, Result]], cursor: Cursor | None
+    ) -> None:
+        def committed(error: Exception | None) -> None:
+            self._loop.call_soon_threadsafe(self._committed, out, accepted, error)
+
+        self.outbox.submit(out.writes, committed, cursor)
+
+    def _committed(
+        self, out: Effects, accepted: list[tuple[Arrival, Result]], error: Exception | None
+    ) -> None:
+        self._batches.release()
+        if error is not None:
+            self._break(error)
+            return
+        for arrival, result in accepted:
+            self.metrics.accepted[result.pipeline] += 1
+            arrival.answered(result, False)
+            self._release(arrival, result)
+        self._queue_sends(out)
+
+    def _release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
+        """Answer those who sent the same key while the first was being committed."""
+        key = key_of(arrival.submission.event)
+        for repeat in self._uncommitted.pop(key, ()) if key is not None else ():
+            if isinstance(outcome, Result):
+                self._repeat(repeat, outcome)
+            else:
+                self.refuse(repeat, outcome)
+
+    def apply(self, out: Effects) -> None:
+        """Do what the core wants: writes first, sends when they are durable."""
+        if out.writes:
+            self.outbox.submit(out.writes, partial(self._applied, out))
+        else:
+            self._queue_sends(out)
+
+    def _applied(self, out: Effects, error: Exception | None) -> None:
+        self._loop.call_soon_threadsafe(self._after, out, error)
+
+    def _after(self, out: Effects, error: Exception | None) -> None:
+        if error is not None:
+            self._break(error)
+        else:
+            self._queue_sends(out)
+
+    def _queue_sends(self, out: Effects) -> None:
+        if out.sends:
+            self._sends.extend(out.sends)
+            self._sends_waiting.set()
+        if self._full_at is not None and self.core.pending_bytes < self._full_at:
+            self._full_at = None
+            self.room.set()
+        self._schedule()
+
+    def send(self, send: Send | Tell) -> None:
+        """Queue one send that needs no write first."""
+        self._sends.append(send)
+        self._sends_waiting.set()
+
+    async def _send(self, perform: Perform) -> None:
+        while True:
+            await self._sends_waiting.wait()
+            self._sends_waiting.clear()
+            while self._sends:
+                await perform(self._sends.popleft())
+
+    def _schedule(self) -> None:
+        due = self.core.next_wakeup_ns()
+        if due == self._wakeup_ns:
+            return
+        if self._wakeup is not None:
+            self._wakeup.cancel()
+        self._wakeup_ns = due
+        if due is not None:
+            delay = max(0, due - time.monotonic_ns()) / 1e9
+            self._wakeup = self._loop.call_later(delay, self._tick)
+
+    def _tick(self) -> None:
+        self._wakeup_ns = None
+        self.apply(self.core.tick(now()))
+        self._schedule()
+
+    def _break(self, error: Exception) -> None:
+        """Crash-only: what is not on disk must not be answered for."""
+        if not self.broken.done():
+            problem = OutboxBrokenError(
+                f"the outbox cannot be written: {error}",
+                remedy="free disk space or replace the disk, then start the agent again",
+            )
+            self.broken.set_result(problem)
+
+    def refuse_queued(self) -> None:
+        """Arrivals still queued are refused: the application may send them again."""
+        while not self._queue.empty():
+            self.refuse(self._queue.get_nowait(), UnavailableError("the agent is stopping"))
+
+
+def now() -> Now:
+    """The present on both clocks."""
+    return Now(time.time_ns(), time.monotonic_ns())
+
+
+def _trace_id(event: Event) -> str:
+    context = parse_traceparent(event.traceparent)
+    if context is not None:
+        return context[0]
+    if event.trace_id is not None and int(event.trace_id, 16):
+        return event.trace_id
+    return new_trace_id(_RANDOM)

@@ -1,0 +1,176 @@
+"""Counters in plain integers; turned into the Prometheus text format when somebody asks."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.result import Result
+
+BUCKETS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000)
+
+
+@dataclass(slots=True)
+class Histogram:
+    """Milliseconds in fixed buckets."""
+
+    counts: list[int] = field(default_factory=lambda: [0] * (len(BUCKETS_MS) + 1))
+    total: float = 0.0
+
+    def add(self, milliseconds: float) -> None:
+        """Count one duration."""
+        self.counts[bisect_left(BUCKETS_MS, milliseconds)] += 1
+        self.total += milliseconds
+
+
+@dataclass(slots=True)
+class Metrics:
+    """Everything the agent counts."""
+
+    accepted: Counter[str] = field(default_factory=Counter)
+    """By pipeline."""
+    repeated: int = 0
+    """Events known before by their idempotency key."""
+    results: Counter[tuple[str, str, str]] = field(default_factory=Counter)
+    """Final results by (pipeline, status, tier)."""
+    decisions: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By (pipeline, reason)."""
+    refused: Counter[str] = field(default_factory=Counter)
+    """By error code."""
+    superseded: int = 0
+    escalated_bytes: int = 0
+    """Bodies and headers handed to the broker, repetitions included."""
+    escalations_sent: int = 0
+    escalations_failed: int = 0
+    lookups: int = 0
+    cpu_seconds: float = 0.0
+    """Of the student's runs."""
+    joules: float = 0.0
+    joules_low: float = 0.0
+    joules_high: float = 0.0
+    energy_source: str = "none"
+    latency: dict[str, Histogram] = field(default_factory=dict)
+    """Final results by tier."""
+
+    def energy(self, reading: EnergyReading | None, items: int) -> None:
+        """Count the energy of a run of ``items`` equal shares."""
+        if reading is None:
+            return
+        self.cpu_seconds += reading.cpu_seconds * items
+        if reading.joules is not None:
+            self.joules += reading.joules * items
+            self.joules_low += (reading.joules_low or 0.0) * items
+            self.joules_high += (reading.joules_high or 0.0) * items
+            self.energy_source = reading.source.value
+
+    def final(self, result: Result) -> None:
+        """Count one final result."""
+        tier = result.tier.value if result.tier is not None else "none"
+        self.results[result.pipeline, result.status.value, tier] += 1
+        histogram = self.latency.get(tier)
+        if histogram is None:
+            histogram = self.latency[tier] = Histogram()
+        histogram.add(result.timing.total_ms or 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What is so at this moment."""
+
+    link_up: bool
+    link_connections: int
+    pending_events: int
+    pending_bytes: int
+    quota_bytes: int
+    waiting_to_send: int
+    spans_recorded: int
+    spans_lost: int
+
+
+def exposition(metrics: Metrics, gauges: Gauges) -> bytes:
+    """The Prometheus text format, version 0.0.4."""
+    from prometheus_client import generate_latest  # noqa: PLC0415  # 20 ms the start need not pay
+    from prometheus_client.registry import Collector, CollectorRegistry  # noqa: PLC0415
+
+    class _Ours(Collector):
+        def collect(self) -> Iterator[object]:  # type: ignore[override]  # our rows are its families
+            yield from _families(metrics, gauges)
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(_Ours())
+    return generate_latest(registry)
+
+
+def _families(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
+    yield from _labelled(metrics)
+    yield from _latencies(metrics)
+    yield from _plain(metrics, gauges)
+
+
+def _labelled(metrics: Metrics) -> Iterator[object]:
+    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415
+
+    rows = (
+        ("accepted_events", "Events accepted", ("pipeline",), metrics.accepted),
+        ("results", "Final results", ("pipeline", "status", "tier"), metrics.results),
+        ("gate_decisions", "What the gate decided", ("pipeline", "reason"), metrics.decisions),
+        ("refused_events", "Events refused; nothing changed", ("code",), metrics.refused),
+    )
+    for name, text, labels, counter in rows:
+        family = CounterMetricFamily(f"setsuden_{name}", text, labels=labels)
+        for key, value in counter.items():
+            family.add_metric((key,) if isinstance(key, str) else key, value)
+        yield family
+
+
+def _latencies(metrics: Metrics) -> Iterator[object]:
+    from prometheus_client.core import HistogramMetricFamily  # noqa: PLC0415
+
+    family = HistogramMetricFamily(
+        "setsuden_result_seconds", "Accepted until final", labels=("tier",)
+    )
+    for tier, histogram in metrics.latency.items():
+        running, buckets = 0, []
+        bounds = [*(f"{bound / 1000:g}" for bound in BUCKETS_MS), "+Inf"]
+        for bound, count in zip(bounds, histogram.counts, strict=True):
+            running += count
+            buckets.append((bound, running))
+        family.add_metric((tier,), buckets, histogram.total / 1000)
+    yield family
+
+
+def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily  # noqa: PLC0415
+
+    counters = {
+        "repeated_events": ("Events known before by their key", metrics.repeated),
+        "superseded_results": ("Cloud answers after the deadline", metrics.superseded),
+        "escalations_sent": ("Escalations handed to the broker", metrics.escalations_sent),
+        "escalations_failed": ("Escalations not acknowledged", metrics.escalations_failed),
+        "escalated_bytes": ("Headers and bodies escalated", metrics.escalated_bytes),
+        "lookups": ("Results asked for", metrics.lookups),
+        "student_cpu_seconds": ("CPU time of student runs", metrics.cpu_seconds),
+        "link_connections": ("Connections opened", gauges.link_connections),
+        "spans_recorded": ("Spans written", gauges.spans_recorded),
+        "spans_lost": ("Spans nobody keeps", gauges.spans_lost),
+    }
+    for name, (text, value) in counters.items():
+        yield CounterMetricFamily(f"setsuden_{name}", text, value=value)
+    energy = CounterMetricFamily(
+        "setsuden_inference_energy_joules", "Of student runs", labels=("source", "bound")
+    )
+    for bound in ("joules", "joules_low", "joules_high"):
+        energy.add_metric((metrics.energy_source, bound), getattr(metrics, bound))
+    yield energy
+    states = {
+        "link_up": ("1 while the broker is usable", int(gauges.link_up)),
+        "pending_events": ("Events without a final result", gauges.pending_events),
+        "outbox_bytes": ("Observations waiting for the cloud", gauges.pending_bytes),
+        "outbox_quota_bytes": ("Their bound", gauges.quota_bytes),
+        "waiting_to_send": ("Escalations no broker has yet", gauges.waiting_to_send),
+    }
+    for name, (text, value) in states.items():
+        yield GaugeMetricFamily(f"setsuden_{name}", text, value=value)

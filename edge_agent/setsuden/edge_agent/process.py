@@ -1,0 +1,211 @@
+"""The agent as a process: wiring, signals, exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import signal
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from setsuden.link import JetStream, Link
+from setsuden.pipelines import energy, logs
+from setsuden.pipelines.tracing import Recorder
+from setsuden.schemas import spans
+from setsuden.schemas.errors import ConfigError
+
+from . import student
+from .config import AgentConfig
+from .core import AgentCore, Policy
+from .engine import Engine, now
+from .ingest.broker import BrokerDoor
+from .ingest.http import HttpDoor
+from .metrics import Metrics
+from .outbox import Outbox
+from .status import AgentStatus
+from .uplink import Uplink
+
+log = logging.getLogger(__name__)
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """One agent's parts, wired and not yet running."""
+
+    engine: Engine
+    uplink: Uplink
+    door: BrokerDoor
+    link: Link
+    status: AgentStatus
+    http: HttpDoor
+
+
+def run_agent(config: AgentConfig, base: Path) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 when the outbox broke.
+
+    Raises SetsudenError for what makes a start impossible: configuration, bundle, locked outbox.
+    """
+    logs.configure(config.log_level)
+    return asyncio.run(_main(config, base))
+
+
+async def _main(config: AgentConfig, base: Path) -> int:
+    async with build(config, base) as agent:
+        stop = _stop_signal()
+        server = _Server(agent.http, config, base / config.state)
+        tasks = [
+            asyncio.create_task(agent.engine.run(agent.uplink.perform), name="engine"),
+            asyncio.create_task(agent.door.run(), name="door"),
+            asyncio.create_task(agent.uplink.run_lookups(), name="lookups"),
+            asyncio.create_task(server.serve(), name="http"),
+        ]
+        agent.link.start()
+        await server.listening.wait()
+        log.info("agent_ready", extra={"device": config.device, "http_port": server.port})
+        ended: list[asyncio.Future[Any]] = [*tasks, agent.engine.broken, stop]
+        await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
+        agent.status.stopping = True
+        server.stop()
+        await asyncio.wait([tasks[-1]], timeout=STOP_SECONDS)
+        agent.engine.refuse_queued()
+        for task in tasks:
+            task.cancel()
+        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+    return _verdict(agent.engine, outcomes)
+
+
+def _verdict(engine: Engine, outcomes: list[Any]) -> int:
+    failures = [
+        outcome
+        for outcome in outcomes
+        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError)
+    ]
+    if engine.broken.done():
+        failures.append(engine.broken.result())
+    for failure in failures:
+        log.error("agent_failed", extra={"detail": repr(failure)}, exc_info=failure)
+    if not failures:
+        log.info("agent_stopped")
+    return 1 if failures else 0
+
+
+@asynccontextmanager
+async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
+    """Every part of an agent; outbox, link and traces are closed at the end."""
+    model = energy.choose(config.energy)
+    students = {spec.name: student.load(spec, base, model) for spec in config.pipelines}
+    state = base / config.state
+    outbox = Outbox(
+        state, keep_seconds=config.outbox.keep_seconds, keep_events=config.outbox.keep_events
+    )
+    extra: dict[str, Any] = {"device.id": config.device}
+    recorder = Recorder(config.traces, state, spans.SERVICE_EDGE, extra)
+    link = Link(config.nats, config.device)
+    try:
+        core = AgentCore(_policy(config, outbox), outbox.next_sequence, random.SystemRandom())
+        core.restore(now(), outbox.open_rows())
+        engine = Engine(config, students, outbox, core, Metrics())
+        jetstream = JetStream(link)
+        await jetstream.start()
+        uplink = Uplink(engine, link, jetstream, recorder)
+        await uplink.start()
+        door = BrokerDoor(engine, link, jetstream)
+        await door.start()
+        status = AgentStatus(engine, link, recorder)
+        yield Agent(engine, uplink, door, link, status, HttpDoor(engine, uplink, status))
+    finally:
+        await link.close()
+        outbox.close()
+        recorder.close()
+
+
+def _policy(config: AgentConfig, outbox: Outbox) -> Policy:
+    options = config.escalation
+    return Policy(
+        device=config.device,
+        epoch=outbox.epoch,
+        window=options.window,
+        live_share=options.live_share,
+        lookup_ns=int(options.lookup_seconds * 1e9),
+        redrive_ns=int(options.redrive_seconds * 1e9),
+        max_bytes=config.outbox.max_bytes,
+        max_events=config.outbox.max_events,
+        publish_nats=config.publish_results in {"nats", "all"},
+        publish_all=config.publish_results == "all",
+    )
+
+
+def _stop_signal() -> asyncio.Future[int]:
+    """Done at the first SIGTERM or SIGINT; the second ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[int] = loop.create_future()
+
+    def told(number: int) -> None:
+        if stop.done():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        else:
+            stop.set_result(number)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told, number)
+    return stop
+
+
+class _Server:
+    """uvicorn on a socket of ours, without its signal handlers."""
+
+    def __init__(self, app: HttpDoor, config: AgentConfig, state: Path) -> None:
+        self._socket = _bind(config)
+        self.port = int(self._socket.getsockname()[1])
+        (state / "http.port").write_text(str(self.port), encoding="ascii")
+        options = uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            lifespan="off",
+            server_header=False,
+            date_header=False,
+            ws="none",
+            http="h11",
+            loop="none",
+            limit_concurrency=config.http.max_waiting + 50,
+            timeout_graceful_shutdown=int(STOP_SECONDS),
+            h11_max_incomplete_event_size=65_536,
+        )
+        self._server = uvicorn.Server(options)
+        self.listening = asyncio.Event()
+        self._stop = asyncio.Event()
+
+    async def serve(self) -> None:
+        """Serve until told to stop."""
+        config = self._server.config
+        config.load()
+        self._server.lifespan = config.lifespan_class(config)
+        await self._server.startup(sockets=[self._socket])
+        self.listening.set()
+        # uvicorn's own main loop wakes ten times a second for nothing we use.
+        await self._stop.wait()
+        await self._server.shutdown(sockets=[self._socket])
+
+    def stop(self) -> None:
+        """Take no more requests and finish those being answered, within bounds."""
+        self._stop.set()
+
+
+def _bind(config: AgentConfig) -> socket.socket:
+    try:
+        return socket.create_server((config.http.host, config.http.port), backlog=256)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {config.http.host}:{config.http.port}: {error.strerror}",
+            remedy="choose another http.port, or 0 for a free one",
+        ) from error
