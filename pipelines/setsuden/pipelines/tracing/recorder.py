@@ -52,6 +52,7 @@ class Recorder:
         self, options: TraceOptions, folder: Path, service: str, extra: dict[str, Value]
     ) -> None:
         self.resource = resource(service) | extra
+        self.easy_share = options.easy_share
         self.recorded = 0
         self.dropped = 0
         self.unsent = 0
