@@ -1,0 +1,228 @@
+"""The processes of a demo: broker, cloud and one agent, each real, all stopped at the end."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from setsuden.schemas.errors import SetsudenError, UnavailableError
+
+from .broker import LocalBroker
+
+DEVICE = "demo-device"
+PIPELINE = "digits"
+REGION = "local"
+STOP_SECONDS = 40.0
+_AGENT = """\
+device = "{device}"
+region = "{region}"
+state = "agent"
+
+[http]
+port = 0
+
+[nats]
+urls = ["{url}"]
+monitor_url = "{monitor_url}"
+
+[traces]
+easy_share = 0.05
+
+[[pipelines]]
+name = "{pipeline}"
+bundle = "{bundle}"
+{gate}"""
+_CLOUD = """\
+region = "{region}"
+state = "cloud"
+
+[nats]
+urls = ["{url}"]
+monitor_url = "{monitor_url}"
+
+[[pipelines]]
+name = "{pipeline}"
+bundle = "{bundle}"
+"""
+
+
+class Child:
+    """One process of ours in a group of its own, its output in a file."""
+
+    def __init__(self, name: str, arguments: list[str], folder: Path) -> None:
+        self.name = name
+        self.log = folder / f"{name}.log"
+        with self.log.open("wb") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "setsuden.cli.main", *arguments],
+                stdout=output,
+                stderr=output,
+                stdin=subprocess.DEVNULL,
+                cwd=folder,
+                start_new_session=True,
+            )
+
+    def check(self) -> None:
+        """Raises SetsudenError with its last words once it has died."""
+        code = self.process.poll()
+        if code is not None:
+            lines = self.log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            raise SetsudenError(
+                f"{self.name} ended with code {code}: {' | '.join(lines[-3:])[-600:]}",
+                remedy=f"read {self.log}",
+            )
+
+    def stop(self) -> None:
+        """SIGTERM, and SIGKILL to whatever it leaves behind."""
+        family = descendants(self.process.pid)
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(timeout=STOP_SECONDS)
+        for left in [*family, *descendants(self.process.pid)]:
+            with contextlib.suppress(psutil.Error):
+                left.kill()
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+
+class Fleet:
+    """Broker, cloud, agent: started in that order, stopped in the other."""
+
+    def __init__(self, folder: Path, bundle: Path, *, plain: bool, escalate: float | None) -> None:
+        self.folder = folder
+        self.broker = LocalBroker(folder / "nats")
+        self.plain = plain
+        self._children: dict[str, Child] = {}
+        gate = "" if escalate is None else f"gate = {{ escalate = {escalate} }}\n"
+        names = {
+            "device": DEVICE,
+            "region": REGION,
+            "pipeline": PIPELINE,
+            "bundle": bundle,
+            "url": self.broker.url,
+            "monitor_url": self.broker.monitor_url,
+            "gate": gate,
+        }
+        (folder / "agent.toml").write_text(_AGENT.format(**names), encoding="utf-8")
+        (folder / "cloud.toml").write_text(_CLOUD.format(**names), encoding="utf-8")
+
+    def start_broker(self) -> None:
+        """A real nats-server that syncs every acknowledged write."""
+        self.broker.start()
+
+    def start_cloud(self) -> None:
+        """Ray Serve, or the plain worker."""
+        command = "worker" if self.plain else "cloud"
+        self._start("cloud", [command, "run", "--config", "cloud.toml"])
+
+    def start_agent(self) -> None:
+        """The edge agent."""
+        self._start("agent", ["agent", "run", "--config", "agent.toml"])
+
+    def _start(self, name: str, arguments: list[str]) -> None:
+        self._children[name] = Child(name, arguments, self.folder)
+
+    def child(self, name: str) -> Child:
+        """A started process."""
+        return self._children[name]
+
+    def check(self) -> None:
+        """Raises SetsudenError when a process died on its own."""
+        for child in self._children.values():
+            child.check()
+
+    def stop(self) -> None:
+        """Stop everything this fleet started."""
+        for name in reversed(list(self._children)):
+            self._children.pop(name).stop()
+        self.broker.stop()
+
+    def agent_status(self) -> dict[str, Any] | None:
+        """What the agent says of itself, or None while it does not listen."""
+        port_file = self.folder / "agent" / "http.port"
+        if not port_file.exists():
+            return None
+        body = self._get(f"http://127.0.0.1:{port_file.read_text()}/readyz")
+        return None if body is None else dict(json.loads(body))
+
+    def agent_metrics(self) -> dict[str, float]:
+        """The agent's counters by exposition name with labels."""
+        port = (self.folder / "agent" / "http.port").read_text()
+        body = self._get(f"http://127.0.0.1:{port}/metrics") or ""
+        lines = (line.rsplit(" ", 1) for line in body.splitlines() if line and line[0] != "#")
+        return {name: float(value) for name, value in lines}
+
+    def _get(self, url: str) -> str | None:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # loopback, ours
+                return str(answer.read().decode())
+        except (OSError, ValueError):
+            return None
+
+    def wait_agent(self, seconds: float) -> None:
+        """Return once the agent is ready and its link is up."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            self.check()
+            status = self.agent_status()
+            if status is not None and status["checks"]["link"]["ok"]:
+                return
+            time.sleep(0.05)
+        raise UnavailableError("the agent did not become ready", remedy="read agent.log")
+
+    def cpu_seconds(self) -> dict[str, float]:
+        """CPU time so far by tier: whole processes and their descendants.
+
+        A process that died takes its time with it, so the broker's survives an outage only
+        through :meth:`banked`.
+        """
+        return {
+            "edge": _cpu_of_tree(self._children["agent"].process.pid),
+            "broker": self._banked + _cpu_of_tree(self._broker_pid()),
+            "cloud": _cpu_of_tree(self._children["cloud"].process.pid),
+        }
+
+    _banked = 0.0
+
+    def bank_broker(self) -> None:
+        """Remember the broker's CPU time before it is killed."""
+        self._banked += _cpu_of_tree(self._broker_pid())
+
+    def _broker_pid(self) -> int | None:
+        return None if self.broker.process is None else self.broker.process.pid
+
+    def trace_files(self) -> list[Path]:
+        """Every trace file the processes wrote."""
+        found = [*self.folder.glob("agent/*.jsonl*"), *self.folder.glob("cloud/**/*.jsonl*")]
+        return sorted(found)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """All processes below ``pid``."""
+    try:
+        return list(psutil.Process(pid).children(recursive=True))
+    except psutil.NoSuchProcess:
+        return []
+
+
+def _cpu_of_tree(pid: int | None) -> float:
+    if pid is None:
+        return 0.0
+    total = 0.0
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for process in [psutil.Process(pid), *descendants(pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                times = process.cpu_times()
+                total += times.user + times.system
+    return total

@@ -1,0 +1,95 @@
+"""The run as a person reads it in a terminal."""
+
+from __future__ import annotations
+
+from . import waterfall
+from .report_model import DemoReport, Joules, Percentiles
+
+
+def text(report: DemoReport) -> str:
+    """The whole closing message."""
+    return "\n".join(
+        (
+            "",
+            *_numbers(report),
+            "",
+            *_sample(report),
+            "",
+            f"trace file   {report.files.trace}",
+            f"HTML report  {report.files.report}",
+            "",
+            *_next(report),
+        )
+    )
+
+
+def _numbers(report: DemoReport) -> list[str]:
+    accuracy, latency = report.accuracy, report.latency_ms
+    share = report.escalated / max(report.accepted, 1)
+    outage = f", broker dead for {report.outage_s:.1f} s" if report.outage_s else ""
+    return [
+        (
+            f"{report.accepted} events accepted, {report.final} final, {report.lost} lost, "
+            f"{report.doubled} doubled, {report.expired} expired{outage}"
+        ),
+        "",
+        (
+            f"accuracy     student {accuracy.student:.2%}   cascade {accuracy.cascade:.2%}   "
+            f"teacher {accuracy.teacher:.2%}"
+        ),
+        f"escalated    {report.escalated} ({share:.1%}), {report.bytes_up:,} bytes up",
+        (
+            f"latency      easy {_percentiles(latency.easy)}   "
+            f"escalated {_percentiles(latency.escalated)}"
+        ),
+        *_energy(report),
+    ]
+
+
+def _percentiles(found: Percentiles) -> str:
+    if found.p50 is None or found.p99 is None:
+        return "none"
+    return f"p50 {found.p50:.1f} ms, p99 {found.p99:.1f} ms"
+
+
+def _energy(report: DemoReport) -> list[str]:
+    parts, cpu = report.joules_per_1000, report.cpu_seconds_per_1000
+    rows = [f"energy       per 1,000 events, {_source(parts.total)}, low to high:"]
+    for name in ("edge", "broker", "cloud"):
+        rows.append(
+            f"  {name:<10} {_joules(getattr(parts, name))}   {getattr(cpu, name):.2f} CPU-s"
+        )
+    rows.append("  network    none (loopback)")
+    rows.append(f"  total      {_joules(parts.total)}")
+    return rows
+
+
+def _source(joules: Joules) -> str:
+    if joules.source == "table_model":
+        return "estimated from CPU-seconds by a table (no power sensor was read)"
+    return joules.source
+
+
+def _joules(joules: Joules) -> str:
+    if joules.value is None or joules.low is None or joules.high is None:
+        return "unknown"
+    return f"{joules.value:8.2f} J  ({joules.low:.2f} to {joules.high:.2f})"
+
+
+def _sample(report: DemoReport) -> list[str]:
+    if report.sample is None:
+        return ["no event was escalated"]
+    return [
+        f"one escalated event, trace {report.sample.trace_id}:",
+        *waterfall.lines(report.sample.hops),
+    ]
+
+
+def _next(report: DemoReport) -> list[str]:
+    mode = "" if report.cloud == "ray-serve" else " --plain"
+    return [
+        "three things to try next:",
+        f"  setsuden demo{mode} --outage 10s      kill the broker in the middle",
+        f"  setsuden demo{mode} --escalate 0.05   a cheaper cascade, and what it costs in accuracy",
+        "  setsuden init my-site             an agent of your own to start from",
+    ]
