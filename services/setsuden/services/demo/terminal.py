@@ -55,13 +55,11 @@ def _percentiles(found: Percentiles) -> str:
 def _energy(report: DemoReport) -> list[str]:
     parts, cpu = report.joules_per_1000, report.cpu_seconds_per_1000
     rows = [f"energy       per 1,000 events, {_source(parts.total)}, low to high:"]
-    for name in ("edge", "broker", "cloud"):
-        rows.append(
-            f"  {name:<10} {_joules(getattr(parts, name))}   {getattr(cpu, name):.2f} CPU-s"
-        )
-    rows.append("  network    none (loopback)")
-    rows.append(f"  total      {_joules(parts.total)}")
-    return rows
+    rows += [
+        f"  {name:<10} {_joules(getattr(parts, name))}   {getattr(cpu, name):.2f} CPU-s"
+        for name in ("edge", "broker", "cloud")
+    ]
+    return [*rows, "  network    none (loopback)", f"  total      {_joules(parts.total)}"]
 
 
 def _source(joules: Joules) -> str:
