@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from tests.support.agent_world import EASY, HARD, World
 
-from setsuden.edge_agent.core import Finish, Insert, MarkPublished, Rebind, Row, Trail, Write
+from setsuden.edge_agent.core import Finish, Insert, MarkPublished, Rebind, Row, Trail, Write, state
 from setsuden.edge_agent.outbox import Cursor, Outbox, key_of
 from setsuden.schemas.errors import OutboxLockedError
 from setsuden.schemas.event import Event
@@ -61,7 +61,7 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         Trail("2" * 16, 10, 20, 30, 1),
         True,
         99,
-        result.model_copy(update={"event_id": f"dev-00000000-{sequence}"}),
+        state(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
         published=not hard,
     )
 
@@ -77,7 +77,7 @@ def test_an_observation_lives_until_its_event_is_final(box: Opened) -> None:
     event = box.outbox.event(1)
     assert event is not None
     assert event.data == b"\x00\xff observation"
-    final = row().result.model_copy(update={"status": Status.EXPIRED})
+    final = state(row().result.model_copy(update={"status": Status.EXPIRED}))
     box.write(Finish(1, final, False))
     assert box.outbox.event(1) is None
     assert list(box.outbox.open_rows()) == []

@@ -28,7 +28,7 @@ from setsuden.edge_agent.core import (
 )
 from setsuden.pipelines.gate import Judged
 from setsuden.schemas.decision import Action, Decision, Reason
-from setsuden.schemas.errors import AlreadyStoredError, UnavailableError
+from setsuden.schemas.errors import AlreadyStoredError, LinkError, UnavailableError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Answer, Result, Status, Tier
 
@@ -86,10 +86,10 @@ class World:
                 case Insert(row):
                     assert row.sequence not in self.disk
                     self.disk[row.sequence] = row
-                case Finish(sequence, result, published):
+                case Finish(sequence, stated, published):
                     row = self.disk[sequence]
                     assert not row.result.is_final, "an event got a second final result"
-                    self.disk[sequence] = row._replace(result=result, published=published)
+                    self.disk[sequence] = row._replace(stated=stated, published=published)
                 case MarkPublished(sequence):
                     self.disk[sequence] = self.disk[sequence]._replace(published=True)
                 case Rebind():
@@ -137,7 +137,7 @@ class World:
         taken = send.result.event_id in records
         if arrives and not taken:
             records[send.result.event_id] = send.result
-        error = None if not taken else AlreadyStoredError("x")
+        error: LinkError | None = AlreadyStoredError("x") if taken else None
         if not (arrives and answered):
             error = UnavailableError("x")
         self.apply(self.core.published(send, error))
@@ -174,7 +174,7 @@ class World:
     def republish(self) -> None:
         for row in self.disk.values():
             if row.result.is_final and not row.published:
-                self.sends.append(PublishFinal(row.sequence, row.result))
+                self.sends.append(PublishFinal(row.sequence, row.stated))
 
     def advance(self, seconds: float) -> None:
         self.mono_ns += int(seconds * SECOND)

@@ -25,7 +25,7 @@ from setsuden.schemas.errors import OutboxLockedError, SetsudenError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result
 
-from .core import Finish, Insert, MarkPublished, Rebind, Row, Trail, Write
+from .core import Finish, Insert, MarkPublished, Rebind, Row, Stated, Trail, Write
 
 log = logging.getLogger(__name__)
 _SCHEMA = """
@@ -195,14 +195,14 @@ class Outbox:
         """Every event without a final result, oldest first."""
         yield from (_row(*found) for found in self._reader.execute(_OPEN).fetchall())
 
-    def unpublished(self, limit: int) -> list[tuple[int, Result]]:
+    def unpublished(self, limit: int) -> list[tuple[int, Stated]]:
         """Final results that the results stream may not have yet, oldest first."""
         rows = self._reader.execute(
             "SELECT sequence, result FROM events WHERE published=0 AND final=1 "
             "ORDER BY sequence LIMIT ?",
             (limit,),
         )
-        return [(sequence, Result.model_validate_json(result)) for sequence, result in rows]
+        return [(sequence, _stated(text)) for sequence, text in rows]
 
     def cursor(self) -> Cursor | None:
         """How far the broker's events were accepted."""
@@ -244,17 +244,12 @@ def _statement(write: Write) -> tuple[str, tuple[object, ...]]:
     match write:
         case Insert(row):
             return _INSERT, _values(row)
-        case Finish(sequence, result, published):
-            return _FINISH, (published, dump(result), sequence)
+        case Finish(sequence, stated, published):
+            return _FINISH, (published, stated.text, sequence)
         case MarkPublished(sequence):
             return _MARK, (sequence,)
         case Rebind(sequence, reply):
             return _REBIND, (reply, sequence)
-
-
-def dump(result: Result) -> str:
-    """The result as JSON, without what is not there."""
-    return result.model_dump_json(exclude_none=True, warnings=False)
 
 
 def _values(row: Row) -> tuple[object, ...]:
@@ -273,7 +268,7 @@ def _values(row: Row) -> tuple[object, ...]:
         json.dumps(row.trail),
         None if final else json.dumps(event.headers()),
         None if final else event.data,
-        dump(row.result),
+        row.stated.text,
     )
 
 
@@ -298,9 +293,13 @@ def _row(  # noqa: PLR0917  # the columns of _OPEN, in order
         Trail(*json.loads(trail)),
         bool(over_nats),
         deadline_ns,
-        Result.model_validate_json(result),
+        _stated(result),
         bool(published),
     )
+
+
+def _stated(text: str) -> Stated:
+    return Stated(Result.model_validate_json(text), text)
 
 
 def _event(event_id: str, pipeline: str, headers: str, data: bytes) -> Event:

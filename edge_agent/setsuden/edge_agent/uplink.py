@@ -19,9 +19,8 @@ from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
 
 from . import traces
-from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send
+from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, state
 from .engine import Engine, Tell, now
-from .outbox import dump
 
 log = logging.getLogger(__name__)
 TIER_HEADER = "setsuden-tier"
@@ -101,7 +100,7 @@ class Uplink:
         if result.status is Status.SUPERSEDED:
             self._metrics.superseded += 1
         if send.reply is not None:
-            await self._tell(send.reply, dump(result).encode())
+            await self._tell(send.reply, send.stated.text.encode())
 
     async def _tell(self, reply: str, body: bytes) -> None:
         """Best effort: a lost word is found again by the application's next question."""
@@ -161,7 +160,7 @@ class Uplink:
             "traceparent": traces.escalation_context(send.result),
         }
         subject = where(self._device, send.result.event_id)
-        body = dump(send.result).encode()
+        body = send.stated.text.encode()
         await self._link.post(subject, body, headers, partial(self._published, send))
 
     def _published(self, send: PublishFinal, outcome: Outcome) -> None:
@@ -183,9 +182,9 @@ class Uplink:
             return
         room = PUBLISH_WINDOW - len(self._publishing)
         rows = self._engine.outbox.unpublished(PUBLISH_WINDOW) if room > 0 else []
-        for sequence, result in rows:
+        for sequence, stated in rows:
             if sequence not in self._publishing:
-                self._engine.send(PublishFinal(sequence, result))
+                self._engine.send(PublishFinal(sequence, stated))
         if len(rows) == PUBLISH_WINDOW:
             self._republish_later()
 
@@ -200,7 +199,7 @@ class Uplink:
             )
             self._metrics.superseded += 1
             if known.reply is not None:
-                await self._tell(known.reply, dump(late).encode())
+                await self._tell(known.reply, state(late).text.encode())
 
     # -- what comes back ----------------------------------------------------------------------
 

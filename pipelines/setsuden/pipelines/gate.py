@@ -48,11 +48,12 @@ class Gate:
     def _one(self, row: Array) -> Judged:
         answer = answer_of(row, self._classes)
         sure = answer.confidence >= self.threshold and self.threshold < 1.0
-        decision = Decision(
+        decision = Decision.model_construct(
             action=Action.ANSWER if sure else Action.ESCALATE,
             reason=Reason.CONFIDENT if sure else Reason.LOW_CONFIDENCE,
             confidence=answer.confidence,
             threshold=self.threshold,
+            budget_left=None,
         )
         return Judged(answer, decision)
 
@@ -87,7 +88,7 @@ def answer_of(row: Array, classes: Sequence[str]) -> Answer:
     """The most probable class of one row of probabilities."""
     scores = row.tolist()
     index = max(range(len(scores)), key=scores.__getitem__)
-    return Answer(
+    return Answer.model_construct(
         label=classes[index],
         index=index,
         confidence=min(1.0, scores[index]),

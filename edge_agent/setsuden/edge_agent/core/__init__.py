@@ -15,7 +15,7 @@ from .effects import (
     Write,
 )
 from .machine import AgentCore, Policy
-from .records import Now, Pending, Row, Submission, Trail
+from .records import Now, Pending, Row, Stated, Submission, Trail, state
 from .results import Verdict
 
 __all__ = [
@@ -35,8 +35,10 @@ __all__ = [
     "Rebind",
     "Row",
     "Send",
+    "Stated",
     "Submission",
     "Trail",
     "Verdict",
     "Write",
+    "state",
 ]

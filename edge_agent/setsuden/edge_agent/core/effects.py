@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from setsuden.schemas.result import Result
 
-from .records import Pending, Row, Trail
+from .records import Pending, Row, Stated, Trail
 
 
 class Insert(NamedTuple):
@@ -20,7 +20,7 @@ class Finish(NamedTuple):
     """Write: the event has its final result; its observation may go."""
 
     sequence: int
-    result: Result
+    stated: Stated
     published: bool
 
 
@@ -55,8 +55,13 @@ class PublishFinal(NamedTuple):
     """Send: store a final result, by compare-and-set, or beside it as the one that came second."""
 
     sequence: int
-    result: Result
+    stated: Stated
     second: bool = False
+
+    @property
+    def result(self) -> Result:
+        """The final result."""
+        return self.stated.result
 
 
 class Notify(NamedTuple):
@@ -64,12 +69,17 @@ class Notify(NamedTuple):
 
     event_id: str
     reply: str | None
-    result: Result
+    stated: Stated
     trail: Trail | None = None
     """Set with a final result: the event's spans can be made."""
     over_nats: bool = False
     finished: Pending | None = None
     """Set with the final result of an escalated event."""
+
+    @property
+    def result(self) -> Result:
+        """What is told."""
+        return self.stated.result
 
 
 class Forward(NamedTuple):

@@ -33,7 +33,7 @@ from .effects import (
     PublishFinal,
     Rebind,
 )
-from .records import Now, Pending, Row, Sent, Submission
+from .records import Now, Pending, Row, Sent, Submission, state
 from .results import NS_PER_MS, Verdict
 from .timers import Timers
 
@@ -115,6 +115,7 @@ class AgentCore:
         event_id = subjects.event_id(self._policy.device, self._policy.epoch, sequence)
         status = Status.PROVISIONAL if escalates else Status.FINAL
         result = results.of_edge(now, submission, verdict, event_id, status)
+        stated = state(result)
         publish = not escalates and self._publishes(submission.over_nats)
         row = Row(
             sequence=sequence,
@@ -123,15 +124,15 @@ class AgentCore:
             trail=verdict.trail,
             over_nats=submission.over_nats,
             deadline_wall_ns=verdict.deadline_wall_ns,
-            result=result,
+            stated=stated,
             published=not (escalates or publish),
         )
         out.writes.append(Insert(row))
         trail = None if escalates else verdict.trail
         reply = submission.event.reply
-        out.sends.append(Notify(event_id, reply, result, trail, submission.over_nats))
+        out.sends.append(Notify(event_id, reply, stated, trail, submission.over_nats))
         if publish:
-            out.sends.append(PublishFinal(sequence, result))
+            out.sends.append(PublishFinal(sequence, stated))
         if escalates:
             self._begin(now, row, submission.received.mono_ns)
             self._backlog.add_live(sequence)
@@ -263,7 +264,7 @@ class AgentCore:
             return out
         if result.status is Status.SUPERSEDED:
             # Too late by the cloud's clocks; our own deadline will say so in a moment.
-            out.sends.append(Notify(pending.event_id, pending.reply, result))
+            out.sends.append(Notify(pending.event_id, pending.reply, state(result)))
             return out
         self._finish(pending, results.merged(now, pending, result), out, published=True)
         self._pump(now, out)
@@ -298,7 +299,7 @@ class AgentCore:
         taken = isinstance(error, AlreadyStoredError)
         if taken and not sent.second and sent.result.status is Status.EXPIRED:
             # The cloud was first. Ours stands for the application; both records are kept.
-            out.sends.append(PublishFinal(sent.sequence, sent.result, second=True))
+            out.sends.append(PublishFinal(sent.sequence, sent.stated, second=True))
             out.sends.append(Lookup(sent.result.event_id))
         elif taken or error is None:
             out.writes.append(MarkPublished(sent.sequence))
@@ -327,25 +328,24 @@ class AgentCore:
         self._checks.set(pending.sequence, now.mono_ns + self._policy.lookup_ns)
 
     def _expire(self, now: Now, pending: Pending, out: Effects) -> None:
-        result = results.settled(now, pending, Status.EXPIRED)
-        self._finish(pending, result, out, published=False)
-        out.sends.append(PublishFinal(pending.sequence, result))
+        self._finish(pending, results.settled(now, pending, Status.EXPIRED), out, published=False)
 
     def _die(self, now: Now, pending: Pending, error: LinkError, out: Effects) -> None:
         problem = Problem(code=error.code, message=str(error)[:1024])
         result = results.settled(now, pending, Status.DEAD, problem)
         self._finish(pending, result, out, published=False)
-        out.sends.append(PublishFinal(pending.sequence, result))
 
     def _finish(self, pending: Pending, result: Result, out: Effects, *, published: bool) -> None:
-        sequence = pending.sequence
+        sequence, stated = pending.sequence, state(result)
         del self._pending[pending.event_id], self._by_sequence[sequence]
         self.pending_bytes -= self._sizes.pop(sequence)
         self._deadlines.forget(sequence)
         self._checks.forget(sequence)
         self._retries.forget(sequence)
-        out.writes.append(Finish(sequence, result, published))
+        out.writes.append(Finish(sequence, stated, published))
         told = Notify(
-            pending.event_id, pending.reply, result, pending.trail, pending.over_nats, pending
+            pending.event_id, pending.reply, stated, pending.trail, pending.over_nats, pending
         )
         out.sends.append(told)
+        if not published:
+            out.sends.append(PublishFinal(sequence, stated))

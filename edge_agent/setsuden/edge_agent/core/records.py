@@ -35,6 +35,18 @@ class Submission(NamedTuple):
     received: Now
 
 
+class Stated(NamedTuple):
+    """A result and its JSON: stored, published and told as the same words, encoded once."""
+
+    result: Result
+    text: str
+
+
+def state(result: Result) -> Stated:
+    """The result with its JSON, without what is not there."""
+    return Stated(result, result.model_dump_json(exclude_none=True, warnings=False))
+
+
 class Row(NamedTuple):
     """One event as the outbox keeps it."""
 
@@ -45,10 +57,15 @@ class Row(NamedTuple):
     trail: Trail
     over_nats: bool
     deadline_wall_ns: int | None
-    result: Result
+    stated: Stated
     """Provisional while the cloud is asked, else final."""
     published: bool
     """Nothing is left to store in the results stream."""
+
+    @property
+    def result(self) -> Result:
+        """The newest result."""
+        return self.stated.result
 
 
 @dataclass(slots=True)

@@ -11,7 +11,7 @@ import asyncio
 import logging
 from functools import partial
 
-from setsuden.edge_agent.core import Now, Submission
+from setsuden.edge_agent.core import Now, Submission, state
 from setsuden.edge_agent.engine import Arrival, Engine, Tell, now
 from setsuden.edge_agent.outbox import Cursor
 from setsuden.link import Incoming, JetStream, Link, LinkState
@@ -138,7 +138,7 @@ class BrokerDoor:
         if isinstance(outcome, SetsudenError):
             self._tell(event.reply, door.refusal(outcome, event.id, event.trace_id))
         elif repeated:
-            self._tell(event.reply, outcome.model_dump_json(exclude_none=True).encode())
+            self._tell(event.reply, state(outcome).text.encode())
 
     def _tell(self, reply: str | None, body: bytes) -> None:
         if reply is not None:

@@ -12,9 +12,8 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any, NamedTuple
 
-from setsuden.edge_agent.core import Submission
+from setsuden.edge_agent.core import Submission, state
 from setsuden.edge_agent.engine import Arrival, Engine, now
-from setsuden.edge_agent.outbox import dump
 from setsuden.edge_agent.status import AgentStatus
 from setsuden.edge_agent.uplink import Uplink
 from setsuden.pipelines import codec
@@ -223,7 +222,9 @@ def _wait(request: Request, default: float) -> float:
 
 def _answered(result: Result) -> Response:
     location = ("location", f"/events/{result.event_id}")
-    return Response(200 if result.is_final else 202, dump(result).encode(), headers=(location,))
+    return Response(
+        200 if result.is_final else 202, state(result).text.encode(), headers=(location,)
+    )
 
 
 def _refused(error: SetsudenError) -> Response:
