@@ -142,7 +142,7 @@ def test_bad_input_is_refused_by_name_and_changes_nothing(
     start: Start, data: bytes, headers: dict[str, str], status: int, code: str, field: str
 ) -> None:
     agent = start(pipeline_extra=ANSWER_ALL)
-    answered, body = agent.event(data, **headers)
+    answered, body = agent.event(data, wait=0.0, **headers)
     assert (answered, body["error"]["code"], body["error"]["field"]) == (status, code, field)
     with closing(sqlite3.connect(agent.folder / "state" / "outbox.db")) as probe:
         assert probe.execute("SELECT count(*) FROM events").fetchone() == (0,)

@@ -1,0 +1,208 @@
+"""Workers and clouds under test: start them, feed them, kill them, read what they stored."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from setsuden.link import Incoming, JetStream, Link
+from setsuden.pipelines import bundle, energy
+from setsuden.pipelines.tracing import Recorder, traceparent
+from setsuden.schemas import escalation, streams, subjects
+from setsuden.schemas.errors import LinkError
+from setsuden.schemas.event import Event
+from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.schemas.result import Result, Status
+from setsuden.services.config import CloudConfig, WorkerOptions
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.worker import Teacher, Worker
+from tests.support import ml
+
+PIPELINE, DEVICE, EPOCH = "tiny", "dev-1", "0000abcd"
+PARENT_SPAN = "00f067aa0ba902b7"
+CONSUMER = streams.consumer_name("local", PIPELINE)
+
+
+def config_of(broker: LocalBroker, folder: Path, **worker: object) -> CloudConfig:
+    """A cloud with one pipeline whose bundle lies in ``folder``."""
+    options = {"retry_delay_seconds": 0.05, **worker}
+    return CloudConfig(
+        nats=broker.options,
+        state="state",
+        pipelines=(PipelineSpec(name=PIPELINE, bundle=str(folder), max_attempts=3),),
+        worker=WorkerOptions.model_validate(options),
+    )
+
+
+@dataclass
+class Bench:
+    """One worker in this process, not yet started, and what it is made of."""
+
+    broker: LocalBroker
+    folder: Path
+    workers: list[Worker] = field(default_factory=list)
+    links: list[Link] = field(default_factory=list)
+    recorder: Recorder | None = None
+
+    async def start(
+        self, *, poisoned: bool = False, max_batch: int = 8, **worker: object
+    ) -> Worker:
+        """A worker that pulls."""
+        folder = ml.write_bundle(self.folder / "bundle", poisoned=poisoned, max_batch=max_batch)
+        config = config_of(self.broker, folder, **worker)
+        teacher = Teacher(bundle.load(folder), "teacher", config.worker.inline_below_ms)
+        link = Link(config.nats, "worker")
+        self.recorder = Recorder(config.traces, self.folder / "state", "worker", {})
+        running = Worker(
+            config,
+            config.pipelines[0],
+            teacher,
+            energy.choose(config.energy),
+            link,
+            self.recorder,
+        )
+        link.start()
+        await running.start()
+        self.workers.append(running)
+        self.links.append(link)
+        return running
+
+    def spans(self) -> list[dict[str, object]]:
+        """Every span written, once the recorder is closed."""
+        assert self.recorder is not None
+        self.recorder.close()
+        lines = self.recorder.path.read_text(encoding="utf-8").splitlines()
+        return [
+            span
+            for line in lines
+            for resource in json.loads(line)["resourceSpans"]
+            for scope in resource["scopeSpans"]
+            for span in scope["spans"]
+        ]
+
+
+@asynccontextmanager
+async def bench(folder: Path, broker: LocalBroker) -> AsyncIterator[Bench]:
+    """A bench whose workers are stopped at the end."""
+    ready = Bench(broker, folder)
+    try:
+        yield ready
+    finally:
+        for worker in ready.workers:
+            await worker.stop()
+        for link in ready.links:
+            await link.close()
+        if ready.recorder is not None:
+            ready.recorder.close()
+
+
+def event_id(index: int) -> str:
+    """The id of the event with this number."""
+    return subjects.event_id(DEVICE, EPOCH, index)
+
+
+def trace_id(index: int) -> str:
+    """The trace of the event with this number."""
+    return f"{index + 1:032x}"
+
+
+async def escalate(
+    link: Link,
+    indices: Iterable[int],
+    *,
+    ttl_ms: int | None = None,
+    first: float | None = None,
+    body: bytes | None = None,
+) -> None:
+    """Store escalations as an agent does."""
+    subject = subjects.escalation("local", PIPELINE, DEVICE)
+    for index in indices:
+        data = ml.observation(index, first=first) if body is None else body
+        event = Event(id=str(index), source="test", pipeline=PIPELINE, device=DEVICE, data=data)
+        context = traceparent(trace_id(index), PARENT_SPAN)
+        headers = escalation.headers(event, event_id(index), ttl_ms, context)
+        headers[escalation.MSG_ID_HEADER] = event_id(index)
+        await link.store(subject, data, headers)
+
+
+async def stored(jetstream: JetStream, stream: str, pattern: str) -> list[Incoming]:
+    """Everything a stream holds under a pattern, oldest first."""
+    found: list[Incoming] = []
+    sequence = 1
+    while True:
+        request: dict[str, object] = {"next_by_subj": pattern, "seq": sequence, "batch": 500}
+        batch = await jetstream.read(stream, request)
+        found += batch
+        if not batch:
+            return found
+        sequence = int(batch[-1].headers["Nats-Sequence"]) + 1
+
+
+async def records(jetstream: JetStream, kind: str = "res") -> list[Result]:
+    """All records of ``res`` or ``late``."""
+    messages = await stored(jetstream, streams.RESULTS, f"{kind}.*.*")
+    return [Result.model_validate_json(message.data) for message in messages]
+
+
+async def results(
+    jetstream: JetStream, count: int, kind: str = "res", timeout_seconds: float = 60
+) -> list[Result]:
+    """The records once there are so many."""
+    async with asyncio.timeout(timeout_seconds):
+        while await _messages(jetstream, f"{kind}.*.*") < count:
+            await asyncio.sleep(0.05)
+    return await records(jetstream, kind)
+
+
+async def _messages(jetstream: JetStream, pattern: str) -> int:
+    request: dict[str, object] = {"subjects_filter": pattern}
+    try:
+        info = await jetstream.api(f"STREAM.INFO.{streams.RESULTS}", request)
+    except LinkError:  # the broker may be dead just now
+        return 0
+    return sum((info["state"].get("subjects") or {}).values())
+
+
+async def until_settled(jetstream: JetStream, timeout_seconds: float = 30) -> None:
+    """Return once every escalation was acknowledged."""
+    async with asyncio.timeout(timeout_seconds):
+        while True:
+            info = await jetstream.api(f"STREAM.INFO.{streams.ESCALATIONS}")
+            if info["state"]["messages"] == 0:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def once_each(jetstream: JetStream, count: int, timeout_seconds: float = 120) -> bool:
+    """True when each of the first ``count`` events has exactly one final record."""
+    found = [result.event_id for result in await results(jetstream, count, "res", timeout_seconds)]
+    return sorted(found) == sorted(event_id(index) for index in range(count))
+
+
+async def claim(link: Link, index: int, status: Status) -> None:
+    """Store a record of the device's own first."""
+    record = Result(
+        event_id=event_id(index),
+        pipeline=PIPELINE,
+        device=DEVICE,
+        status=status,
+        trace_id=trace_id(index),
+        at=datetime.now(UTC),
+    )
+    await link.store(
+        subjects.result(DEVICE, event_id(index)),
+        record.model_dump_json().encode(),
+        {escalation.EXPECTED_SUBJECT_SEQUENCE: "0"},
+    )
+
+
+def attributes(span: dict[str, object]) -> dict[str, object]:
+    """A written span's attributes by name."""
+    pairs = span["attributes"]
+    assert isinstance(pairs, list)
+    return {pair["key"]: next(iter(pair["value"].values())) for pair in pairs}

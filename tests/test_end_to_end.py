@@ -1,0 +1,124 @@
+"""The main job on real parts: agent process, broker, worker, client."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import ml, site
+from tests.support.agent import digits
+
+from setsuden.pipelines.workloads.digits import data
+from setsuden.schemas.result import Status, Tier
+from setsuden.services.demo.broker import LocalBroker
+
+
+@pytest.fixture
+async def digits_site(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[site.Site]:
+    async with site.site(
+        tmp_path, broker, bundle_folder=digits(), pipeline="digits", gate="gate = { escalate=0.3 }"
+    ) as up:
+        yield up
+
+
+def images(count: int) -> list[bytes]:
+    test = data.load_splits().test
+    return [test.images[index % len(test)].tobytes() for index in range(count)]
+
+
+def attribute(span: dict[str, Any], key: str) -> Any:
+    pairs = {pair["key"]: next(iter(pair["value"].values())) for pair in span["attributes"]}
+    return pairs.get(key)
+
+
+async def test_easy_events_end_on_the_edge_and_hard_ones_in_the_cloud(
+    digits_site: site.Site,
+) -> None:
+    finals = await digits_site.submit_all(images(200))
+    tiers = {final.tier for final in finals}
+    assert tiers == {Tier.EDGE, Tier.CLOUD}
+    assert {final.status for final in finals} == {Status.FINAL}
+    for final in finals:
+        assert final.decision is not None
+        assert final.decision.escalates == (final.tier is Tier.CLOUD)
+        assert final.energy.edge is not None
+        assert (final.energy.cloud is not None) == (final.tier is Tier.CLOUD)
+    records = await digits_site.records()
+    assert len(records) == 200
+    assert site.doubled(records) == 0
+
+
+async def test_one_escalated_event_is_one_whole_trace(digits_site: site.Site) -> None:
+    finals = await digits_site.submit_all(images(60))
+    hard = next(final for final in finals if final.tier is Tier.CLOUD)
+    await digits_site.workers[0].stop()
+    spans = [span for span in digits_site.spans() if span["traceId"] == hard.trace_id]
+    by_id = {span["spanId"]: span for span in spans}
+    roots = [span for span in spans if "parentSpanId" not in span]
+    assert [root["name"] for root in roots] == ["event"]
+    assert all(s["parentSpanId"] in by_id for s in spans if s not in roots), "an orphan"
+    named = {(span["service"], span["name"]): span for span in spans}
+    process = named["worker", "process ESC"]
+    assert by_id[process["parentSpanId"]]["name"] == "escalate"
+    infers = [span for span in spans if span["name"] == "infer"]
+    assert {span["service"] for span in infers} == {"edge-agent", "worker"}
+    joules = [attribute(span, "setsuden.energy.joules") for span in infers]
+    assert all(value > 0 for value in joules)
+    total = attribute(roots[0], "setsuden.energy.trace_joules")
+    assert total == pytest.approx(sum(joules), rel=1e-9)
+    assert attribute(roots[0], "setsuden.energy.complete") is True
+
+
+async def test_spans_lie_within_their_parents(digits_site: site.Site) -> None:
+    finals = await digits_site.submit_all(images(60))
+    await digits_site.workers[0].stop()
+    hard = {final.trace_id for final in finals if final.tier is Tier.CLOUD}
+    spans = [span for span in digits_site.spans() if span["traceId"] in hard]
+    by_id = {span["spanId"]: span for span in spans}
+    for span in spans:
+        parent = by_id.get(span.get("parentSpanId", ""))
+        # The worker settles after the device has its result: that span may end later.
+        if parent is not None and span["name"] not in {"settle ESC", "process ESC"}:
+            assert int(span["startTimeUnixNano"]) >= int(parent["startTimeUnixNano"])
+
+
+async def test_a_pair_of_models_the_code_never_saw_runs_from_its_folder_alone(
+    tmp_path: Path, broker: LocalBroker
+) -> None:
+    folder = ml.write_bundle(tmp_path / "mine", student=True)
+    async with site.site(tmp_path, broker, bundle_folder=folder, pipeline="mine") as up:
+        finals = await up.submit_all([ml.observation(index) for index in range(30)])
+    labels = [final.answer.label for final in finals if final.answer is not None]
+    assert labels == [ml.label(index) for index in range(30)]
+    assert {final.tier for final in finals} == {Tier.CLOUD}
+    assert all(final.model is not None and final.model.bundle == "tiny" for final in finals)
+
+
+@pytest.mark.slow
+async def test_a_killed_agent_loses_nothing_of_2000_events(digits_site: site.Site) -> None:
+    def kill() -> None:
+        digits_site.agent.kill()
+        digits_site.agent.start()
+
+    await whole(digits_site, kill)
+
+
+@pytest.mark.slow
+async def test_a_killed_broker_loses_nothing_of_2000_events(digits_site: site.Site) -> None:
+    def kill() -> None:
+        digits_site.broker.kill()
+        digits_site.broker.start()
+
+    await whole(digits_site, kill)
+
+
+async def whole(up: site.Site, kill: Any) -> None:
+    """2,000 events, a kill in the middle, 2,000 finals, none doubled."""
+    finals = await up.submit_all(images(2000), half=kill)
+    records = await up.records()
+    assert len(finals) == 2000
+    assert len(records) == 2000
+    assert site.doubled(records) == 0
+    assert {record.status for record in records} == {Status.FINAL}

@@ -1,0 +1,275 @@
+"""One worker on a real broker: answers, batches, poison, lateness, duplicates."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+from setsuden.link import JetStream, Link
+from setsuden.schemas.result import Result, Status, Tier
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.worker import StalledError
+from tests.support import cloud, ml
+
+
+@pytest.fixture
+async def bench(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[cloud.Bench]:
+    async with cloud.bench(tmp_path, broker) as ready:
+        yield ready
+
+
+async def test_an_escalation_is_answered_by_the_teacher_and_then_acknowledged(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await bench.start()
+    await cloud.escalate(link, [1])
+    (result,) = await cloud.results(jetstream, 1)
+    assert result.status is Status.FINAL
+    assert result.tier is Tier.CLOUD
+    assert result.answer is not None
+    assert result.answer.label == ml.label(1)
+    await cloud.until_settled(jetstream)
+
+
+async def test_every_event_gets_its_own_answer_and_one_record(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, range(60))
+    worker = await bench.start(max_batch=8)
+    found = await cloud.results(jetstream, 60)
+    await cloud.until_settled(jetstream)
+    labels = {result.event_id: result.answer.label for result in found if result.answer}
+    assert labels == {cloud.event_id(index): ml.label(index) for index in range(60)}
+    assert worker.counters.batches < 60
+    assert worker.counters.stored == 60
+
+
+async def test_a_result_tells_model_energy_times_and_trace(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    worker = await bench.start()
+    await cloud.escalate(link, [5])
+    (result,) = await cloud.results(jetstream, 1)
+    assert result.trace_id == cloud.trace_id(5)
+    assert result.model is not None
+    assert result.model.bundle == "tiny"
+    assert result.energy.cloud is not None
+    assert result.energy.cloud.cpu_seconds == pytest.approx(worker.counters.cpu_seconds)
+    assert result.energy.cloud.joules is not None
+    assert result.timing.queue_ms is not None
+    assert result.timing.queue_ms < 10_000
+    assert result.timing.cloud_infer_ms is not None
+
+
+async def test_one_bad_event_does_not_spoil_its_batch_and_ends_as_a_dead_letter(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, [0])
+    await cloud.escalate(link, [1], first=ml.POISON)
+    await cloud.escalate(link, [2, 3])
+    await bench.start(poisoned=True)
+    found = {result.event_id: result for result in await cloud.results(jetstream, 4)}
+    dead = found.pop(cloud.event_id(1))
+    assert {result.status for result in found.values()} == {Status.FINAL}
+    assert dead.status is Status.DEAD
+    assert dead.error is not None
+    assert dead.error.code == "teacher_raised"
+    await cloud.until_settled(jetstream)
+    (letter,) = await cloud.stored(jetstream, "DEAD", "dead.*.*")
+    told = json.loads(letter.data)
+    assert told["event_id"] == cloud.event_id(1)
+    assert told["attempts"] == 3
+    assert told["trace_id"] == cloud.trace_id(1)
+    assert told["model"]["digest"] == dead.model.digest if dead.model else False
+    assert ml.observation(1, first=ml.POISON) not in letter.data
+
+
+async def test_what_cannot_be_decoded_is_dead_at_once(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    worker = await bench.start()
+    await cloud.escalate(link, [7], body=b"short")
+    (result,) = await cloud.results(jetstream, 1)
+    assert result.status is Status.DEAD
+    assert result.error is not None
+    assert result.error.code == "tensor_invalid"
+    await cloud.until_settled(jetstream)
+    assert worker.counters.nak == 0
+
+
+async def test_an_event_of_another_device_is_buried_without_a_result(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await bench.start()
+    headers = {"setsuden-event-id": "other-0000abcd-1", "ce-id": "1", "ce-source": "x"}
+    await link.store("esc.local.tiny.dev-1", ml.observation(1), headers)
+    await cloud.until_settled(jetstream)
+    (letter,) = await cloud.stored(jetstream, "DEAD", "dead.*.*")
+    assert json.loads(letter.data)["event_id"] is None
+    assert await cloud.records(jetstream) == []
+
+
+async def test_an_answer_after_the_deadline_is_stored_as_the_late_one(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, [4], ttl_ms=0)
+    await bench.start()
+    (late,) = await cloud.results(jetstream, 1, "late")
+    assert late.status is Status.SUPERSEDED
+    assert late.answer is not None
+    assert late.answer.label == ml.label(4)
+    await cloud.until_settled(jetstream)
+    assert await cloud.records(jetstream) == []
+
+
+async def test_a_device_that_expired_first_keeps_its_record_and_ours_is_late(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, [4])
+    await cloud.claim(link, 4, Status.EXPIRED)
+    worker = await bench.start()
+    (late,) = await cloud.results(jetstream, 1, "late")
+    await cloud.until_settled(jetstream)
+    assert late.status is Status.SUPERSEDED
+    (kept,) = await cloud.records(jetstream)
+    assert kept.status is Status.EXPIRED
+    assert worker.counters.already == 1
+
+
+async def test_a_final_record_that_is_there_is_acknowledged_and_left_alone(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, [4])
+    await cloud.claim(link, 4, Status.FINAL)
+    worker = await bench.start()
+    await cloud.until_settled(jetstream)
+    (kept,) = await cloud.records(jetstream)
+    assert kept.answer is None
+    assert await cloud.records(jetstream, "late") == []
+    assert worker.counters.stored == 0
+
+
+async def test_a_full_results_stream_leaves_the_event_unacknowledged(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    info = await jetstream.api("STREAM.INFO.RES")
+    await jetstream.api("STREAM.UPDATE.RES", info["config"] | {"max_bytes": 1})
+    await cloud.escalate(link, [0])
+    worker = await bench.start()
+    async with asyncio.timeout(20):
+        while worker.counters.nak < 2:
+            await asyncio.sleep(0.05)
+    assert (await jetstream.api("STREAM.INFO.ESC"))["state"]["messages"] == 1
+    await jetstream.api("STREAM.UPDATE.RES", info["config"])
+    (result,) = await cloud.results(jetstream, 1)
+    assert result.status is Status.FINAL
+    await cloud.until_settled(jetstream)
+
+
+async def test_a_deleted_consumer_is_made_again(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await bench.start()
+    await cloud.escalate(link, [0])
+    await cloud.results(jetstream, 1)
+    await jetstream.api(f"CONSUMER.DELETE.ESC.{cloud.CONSUMER}")
+    await cloud.escalate(link, [1])
+    assert len(await cloud.results(jetstream, 2)) == 2
+    await cloud.until_settled(jetstream)
+
+
+async def test_a_broker_killed_in_the_middle_loses_and_doubles_nothing(
+    bench: cloud.Bench, jetstream: JetStream, link: Link, broker: LocalBroker
+) -> None:
+    await cloud.escalate(link, range(300))
+    worker = await bench.start(max_batch=4)
+    async with asyncio.timeout(30):
+        while worker.counters.stored < 50:
+            await asyncio.sleep(0)
+    broker.kill()
+    broker.start()
+    await link.wait_up(20)
+    assert await cloud.once_each(jetstream, 300)
+    await cloud.until_settled(jetstream)
+
+
+async def test_two_workers_share_a_pipeline(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    first, second = await bench.start(max_batch=2), await bench.start(max_batch=2)
+    await cloud.escalate(link, range(100))
+    assert await cloud.once_each(jetstream, 100)
+    await cloud.until_settled(jetstream)
+    assert first.counters.stored + second.counters.stored == 100
+    assert min(first.counters.stored, second.counters.stored) > 10
+
+
+async def test_a_stopped_worker_gives_everything_back_at_once(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, range(100))
+    worker = await bench.start(max_batch=2, ack_wait_seconds=300.0)
+    async with asyncio.timeout(30):
+        while not worker.counters.stored:
+            await asyncio.sleep(0)
+    await worker.stop()
+    bench.workers.clear()
+    info = await jetstream.api(f"CONSUMER.INFO.ESC.{cloud.CONSUMER}")
+    left = (await jetstream.api("STREAM.INFO.ESC"))["state"]["messages"]
+    assert info["num_ack_pending"] == 0 or left == info["num_pending"] + info["num_ack_pending"]
+    await bench.start(max_batch=8, ack_wait_seconds=300.0)
+    assert await cloud.once_each(jetstream, 100, timeout_seconds=20)
+
+
+async def test_the_spans_hang_under_the_escalation_and_carry_the_joules(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    worker = await bench.start()
+    await cloud.escalate(link, [3])
+    (result,) = await cloud.results(jetstream, 1)
+    await cloud.until_settled(jetstream)
+    await worker.stop()
+    bench.workers.clear()
+    spans = {span["name"]: span for span in bench.spans()}
+    assert set(spans) == {"process ESC", "infer", "settle ESC"}
+    process = spans["process ESC"]
+    assert process["parentSpanId"] == cloud.PARENT_SPAN
+    assert {span["traceId"] for span in spans.values()} == {cloud.trace_id(3)}
+    for child in ("infer", "settle ESC"):
+        assert spans[child]["parentSpanId"] == process["spanId"]
+    assert result.energy.cloud is not None
+    infer = cloud.attributes(spans["infer"])
+    assert infer["setsuden.energy.joules"] == pytest.approx(result.energy.cloud.joules)
+    assert int(str(spans["settle ESC"]["startTimeUnixNano"])) > int(
+        str(spans["infer"]["endTimeUnixNano"])
+    )
+    assert int(str(process["endTimeUnixNano"])) > int(str(spans["settle ESC"]["endTimeUnixNano"]))
+
+
+async def test_late_work_starts_a_trace_of_its_own_with_a_link(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, [3], ttl_ms=0)
+    worker = await bench.start()
+    await cloud.results(jetstream, 1, "late")
+    await cloud.until_settled(jetstream)
+    await worker.stop()
+    bench.workers.clear()
+    process = next(span for span in bench.spans() if span["name"] == "process ESC")
+    assert process["traceId"] != cloud.trace_id(3)
+    assert "parentSpanId" not in process
+    assert process["links"] == [{"traceId": cloud.trace_id(3), "spanId": cloud.PARENT_SPAN}]
+    assert cloud.attributes(process)["setsuden.escalation.late"] is True
+
+
+async def test_a_worker_whose_loop_died_says_so(bench: cloud.Bench) -> None:
+    worker = await bench.start()
+    worker.health()
+    worker._tasks[0].cancel()
+    await asyncio.wait([worker._tasks[0]])
+    with pytest.raises(StalledError, match="work loop"):
+        worker.health()

@@ -1,0 +1,115 @@
+"""The worker's pure decisions, and the text records held to the schema."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from setsuden.link import Delivery, Incoming
+from setsuden.pipelines import gate
+from setsuden.pipelines.energy import EnergyOptions, choose
+from setsuden.schemas.energy import Method
+from setsuden.schemas.errors import AlreadyStoredError, StreamFullError, UnavailableError
+from setsuden.schemas.result import ModelRef, Result, Status
+from setsuden.services.worker import settle
+from setsuden.services.worker.records import Writer, problem
+from setsuden.services.worker.settle import Route, Step
+from setsuden.services.worker.work import Ran, Work, received
+
+
+@pytest.mark.parametrize(
+    ("outcome", "late", "step"),
+    [
+        (object(), False, Step.ACK),
+        (object(), True, Step.ACK),
+        (AlreadyStoredError("x"), False, Step.LOOK),
+        (AlreadyStoredError("x"), True, Step.ACK),
+        (UnavailableError("x"), False, Step.RETRY),
+        (StreamFullError("x"), True, Step.RETRY),
+    ],
+)
+def test_only_a_stored_record_is_acknowledged(outcome: object, late: bool, step: Step) -> None:
+    assert settle.after_store(outcome, late=late) is step
+
+
+@pytest.mark.parametrize(
+    ("found", "step"),
+    [
+        (Status.EXPIRED, Step.STORE_LATE),
+        (Status.FINAL, Step.ACK),
+        (Status.DEAD, Step.ACK),
+        (None, Step.RETRY),
+    ],
+)
+def test_who_was_first_decides_about_the_second(found: Status | None, step: Step) -> None:
+    assert settle.after_look(found) is step
+
+
+@pytest.mark.parametrize(
+    ("attempt", "route"),
+    [(1, Route.RUN), (2, Route.RUN), (3, Route.ISOLATE), (5, Route.ISOLATE), (6, Route.DEAD)],
+)
+def test_a_suspect_is_isolated_before_it_is_given_up(attempt: int, route: Route) -> None:
+    assert settle.route(attempt, max_attempts=5, isolate_from=3) is route
+
+
+def test_failures_are_tried_again_until_the_last_attempt_unless_hopeless() -> None:
+    assert settle.after_failure(1, 3, hopeless=False) is Step.RETRY
+    assert settle.after_failure(3, 3, hopeless=False) is Step.DEAD
+    assert settle.after_failure(1, 3, hopeless=True) is Step.DEAD
+
+
+def test_lateness_needs_a_deadline() -> None:
+    assert not settle.is_late(10**18, None)
+    assert not settle.is_late(5_000_000, 5)
+    assert settle.is_late(5_000_001, 5)
+
+
+def _work() -> Work:
+    reply = "$JS.ACK.ESC.teacher.2.17.9.1763930000000000000.0"
+    headers = {"setsuden-event-id": "dev-0000abcd-1", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    work = received(Incoming("esc.local.tiny.dev", reply, headers, b""))
+    work.event_id, work.taken_ns = "dev-0000abcd-1", 1763930000012345678
+    return work
+
+
+def _writer(labels: list[str]) -> Writer:
+    ref = ModelRef(bundle="tiny", version='1 "quoted"', model="teacher", digest="0" * 64)
+    return Writer("tiny", ref, labels)
+
+
+def test_a_written_result_is_what_the_schema_reads() -> None:
+    labels = ["low", 'mid "dle"', "hîgh"]
+    reading = choose(EnergyOptions()).reading(1e-5, Method.BATCH_WEIGHTED)
+    work = _work()
+    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25)
+    row = np.array([0.2, 0.7000004, 0.0999996])
+    writer = _writer(labels)
+    result = Result.model_validate_json(
+        writer.result(work, Status.FINAL, writer.answer(row.tolist()))
+    )
+    assert result.answer == gate.answer_of(row, labels)
+    assert result.energy.cloud == reading
+    assert result.timing.queue_ms == pytest.approx(12.345678)
+    assert result.timing.cloud_infer_ms == 0.25
+    assert result.trace_id == "a" * 32
+    assert math.isclose(result.at.timestamp(), 1763930000.012345, abs_tol=1e-6)
+
+
+def test_a_written_dead_result_is_what_the_schema_reads() -> None:
+    told = problem("teacher_raised", 'a "quoted" \n reason' + "x" * 5000)
+    result = Result.model_validate_json(_writer(["a", "b"]).dead(_work(), told))
+    assert result.status is Status.DEAD
+    assert result.error == told
+    assert result.answer is None
+
+
+def test_a_delivery_without_a_usable_context_gets_the_same_trace_every_time() -> None:
+    reply = "$JS.ACK.ESC.teacher.2.17.9.1763930000000000000.0"
+    headers = {"setsuden-event-id": "dev-0000abcd-1", "traceparent": "nonsense"}
+    traces = {received(Incoming("esc.a.b.dev", reply, headers, b"")).trace_id for _ in range(2)}
+    assert len(traces) == 1
+    assert len(traces.pop()) == 32
+    assert Delivery.of(reply).attempt == 2
