@@ -8,7 +8,7 @@ import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from random import SystemRandom
+from random import Random, SystemRandom
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ SLOW_STUDENT_SECONDS = 0.002
 """A slower run leaves the event loop to a thread."""
 MAX_UNCOMMITTED_BATCHES = 2
 
-_RANDOM = SystemRandom()
+_RANDOM = Random(SystemRandom().getrandbits(128))  # noqa: S311  # ids, no secrets
 
 Answered = Callable[[Result | SetsudenError, bool], None]
 """Told (outcome, whether the event had been accepted before)."""
@@ -205,7 +205,7 @@ class Engine:
     def _verdict(self, submission: Submission, run: StudentRun, place: int) -> Verdict:
         event = submission.event
         judged = run.judged[place]
-        self.metrics.decisions[event.pipeline, judged.decision.reason.value] += 1
+        self.metrics.decisions[event.pipeline, judged.decision.reason] += 1
         trail = Trail(
             traces.parent_of(event.traceparent),
             submission.received.wall_ns,

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.energy import EnergyReading, Source
 from setsuden.schemas.result import Result
 
 BUCKETS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000)
@@ -51,7 +51,7 @@ class Metrics:
     joules: float = 0.0
     joules_low: float = 0.0
     joules_high: float = 0.0
-    energy_source: str = "none"
+    energy_source: Source = Source.NONE
     latency: dict[str, Histogram] = field(default_factory=dict)
     """Final results by tier."""
 
@@ -64,12 +64,12 @@ class Metrics:
             self.joules += reading.joules * items
             self.joules_low += (reading.joules_low or 0.0) * items
             self.joules_high += (reading.joules_high or 0.0) * items
-            self.energy_source = reading.source.value
+            self.energy_source = reading.source
 
     def final(self, result: Result) -> None:
         """Count one final result."""
-        tier = result.tier.value if result.tier is not None else "none"
-        self.results[result.pipeline, result.status.value, tier] += 1
+        tier = result.tier or "none"
+        self.results[result.pipeline, result.status, tier] += 1
         histogram = self.latency.get(tier)
         if histogram is None:
             histogram = self.latency[tier] = Histogram()
@@ -122,7 +122,8 @@ def _labelled(metrics: Metrics) -> Iterator[object]:
     for name, text, labels, counter in rows:
         family = CounterMetricFamily(f"setsuden_{name}", text, labels=labels)
         for key, value in counter.items():
-            family.add_metric((key,) if isinstance(key, str) else key, value)
+            labels_of = (key,) if isinstance(key, str) else tuple(map(str, key))
+            family.add_metric(labels_of, value)
         yield family
 
 
@@ -138,7 +139,7 @@ def _latencies(metrics: Metrics) -> Iterator[object]:
         for bound, count in zip(bounds, histogram.counts, strict=True):
             running += count
             buckets.append((bound, running))
-        family.add_metric((tier,), buckets, histogram.total / 1000)
+        family.add_metric((str(tier),), buckets, histogram.total / 1000)
     yield family
 
 
@@ -163,7 +164,7 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "setsuden_inference_energy_joules", "Of student runs", labels=("source", "bound")
     )
     for bound in ("joules", "joules_low", "joules_high"):
-        energy.add_metric((metrics.energy_source, bound), getattr(metrics, bound))
+        energy.add_metric((str(metrics.energy_source), bound), getattr(metrics, bound))
     yield energy
     states = {
         "link_up": ("1 while the broker is usable", int(gauges.link_up)),

@@ -10,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import re
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,12 @@ from .options import LinkOptions
 
 log = logging.getLogger(__name__)
 _NO_HEADERS: Mapping[str, str] = {}
+_PING = b"PING\r\n"
+_HEADERS_START = b"NATS/1.0\r\n"
+_HEADERS_ROOM = 16_384
+"""Messages that come this near to max_payload have their headers counted."""
+_MAX_DENIED = 64
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"\s]+)')
 
 
 class _Client(nats.aio.client.Client):
@@ -39,6 +47,25 @@ class _Client(nats.aio.client.Client):
     async def _process_op_err(self, e: Exception) -> None:  # noqa: ARG002  # the library calls it
         # The library would now close or reconnect, and may wait for ever on the old transport.
         self.lost.set()
+
+    async def _select_next_server(self) -> None:
+        # The library would try for ever, two seconds apart, and keep the reason to itself.
+        server = self._server_pool[0]
+        await self._connect_to_server(server)
+        self._current_server = server
+
+    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
+        # The library's PING overtakes what is queued, so its PONG would prove nothing about it.
+        self._pongs.append(future or asyncio.get_running_loop().create_future())
+        await self._send_command(_PING)
+        await self._flush_pending()
+
+    async def _process_pong(self) -> None:
+        # A ping given up leaves its future here, and setting that ends the library's reader.
+        if self._pongs and self._pongs[0].done():
+            del self._pongs[0]
+        else:
+            await super()._process_pong()
 
     @staticmethod
     def _parse_header_lines(raw: bytes) -> dict[str, str]:
@@ -58,7 +85,9 @@ class Connection:
         self._client = client
         self._options = options
         self.lost = client.lost
-        self.denied: str | None = None
+        self.denied: dict[str, ForbiddenError] = {}
+        """What the broker refused to let us do, by subject in lower case."""
+        self.on_denied: Callable[[str, ForbiddenError], None] | None = None
 
     @classmethod
     async def open(cls, options: LinkOptions, url: str, name: str) -> Connection:
@@ -78,17 +107,34 @@ class Connection:
                     closed_cb=connection._on_closed,
                     **_credentials(options),
                 )
-        except (OSError, TimeoutError, nats.errors.Error, ValueError) as error:
+        except Exception as error:  # a server that is none makes the library raise anything
             await connection.discard()
             raise _opening_error(url, error) from error
+        except BaseException:  # cancelled: the library's tasks must not outlive us
+            await connection.discard()
+            raise
         connection._tune_socket()
         return connection
 
     async def _on_error(self, error: Exception) -> None:
-        text = str(error).lower()
-        if "permissions violation" in text:
-            self.denied = str(error)
-            log.error("broker_permission_denied", extra={"detail": self.denied})
+        match = _DENIED.search(str(error).lower())
+        if match is None:
+            log.warning("broker_error", extra={"detail": str(error) or type(error).__name__})
+            return
+        operation, subject = match.groups()
+        denied = ForbiddenError(
+            f"the broker does not allow this {operation}: {subject}",
+            remedy="grant it in the server's authorization block, or use other credentials",
+        )
+        log.error("broker_permission_denied", extra={"detail": str(denied)})
+        self._deny(subject, denied)
+
+    def _deny(self, subject: str, error: ForbiddenError) -> None:
+        self.denied[subject] = error
+        if len(self.denied) > _MAX_DENIED:
+            del self.denied[next(iter(self.denied))]
+        if self.on_denied is not None:
+            self.on_denied(subject, error)
 
     async def _on_closed(self) -> None:
         self.lost.set()
@@ -127,32 +173,50 @@ class Connection:
         """Hand one message to the socket; raises UnavailableError."""
         if self.lost.is_set():
             raise UnavailableError("the link is down")
+        self._check_size(data, headers)
         try:
             await self._client.publish(subject, data, reply=reply, headers=headers)
-        except nats.errors.MaxPayloadError as error:
-            raise ForbiddenError(
-                f"{len(data)} bytes are over the broker's max_payload of {self.max_payload}",
-                remedy="raise max_payload on the server or lower limits.max_body_bytes",
-            ) from error
         except (nats.errors.Error, OSError) as error:
             raise UnavailableError(f"the link broke: {error}") from error
 
+    def _check_size(self, data: bytes, headers: dict[str, str] | None) -> None:
+        """The server counts the headers too, and drops the whole connection over one message."""
+        size = len(data)
+        if headers and size + _HEADERS_ROOM > self.max_payload:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            size += len(_HEADERS_START) + len(lines.encode()) + 2
+        if size > self.max_payload:
+            raise ForbiddenError(
+                f"{size} bytes are over the broker's max_payload of {self.max_payload}",
+                remedy="raise max_payload on the server or lower limits.max_body_bytes",
+            )
+
     async def subscribe(self, subject: str, handler: Handler) -> None:
-        """Call ``handler`` with every message of ``subject``."""
+        """Call ``handler`` with every message of ``subject``; raises UnavailableError."""
 
         async def deliver(msg: nats.aio.msg.Msg) -> None:
             handler(Incoming(msg.subject, msg.reply, msg.headers or _NO_HEADERS, msg.data))
 
-        await self._client.subscribe(subject, cb=deliver)
+        try:
+            await self._client.subscribe(subject, cb=deliver)
+        except (nats.errors.Error, OSError) as error:
+            raise UnavailableError(f"the link broke: {error}") from error
 
     async def flush(self, timeout_seconds: float) -> bool:
-        """True when the server answered everything sent so far in time."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                await self._client.rtt(timeout=max(1, round(timeout_seconds)))
-        except (TimeoutError, nats.errors.Error, OSError):
+        """True when the server answered everything sent so far in time; False at once if lost."""
+        if self.lost.is_set():
             return False
-        return True
+        answered = asyncio.ensure_future(self._client.rtt(timeout=math.ceil(timeout_seconds)))
+        lost = asyncio.ensure_future(self.lost.wait())
+        try:
+            await asyncio.wait(
+                (answered, lost), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            return answered.done() and answered.exception() is None
+        finally:
+            answered.cancel()
+            lost.cancel()
+            await asyncio.gather(answered, lost, return_exceptions=True)
 
     async def discard(self) -> None:
         """Throw the connection away; never waits for the peer."""
@@ -163,6 +227,7 @@ class Connection:
         with contextlib.suppress(Exception):  # whatever a dying client says is of no use
             async with asyncio.timeout(1.0):
                 await self._client.close()
+        await asyncio.sleep(0)  # the tasks it cancelled end now
 
 
 def _credentials(options: LinkOptions) -> dict[str, Any]:

@@ -7,8 +7,8 @@ A JetStream ack is not on disk by default: a power cut a second after start lost
 
 from __future__ import annotations
 
+import http.client
 import json
-import urllib.error
 import urllib.request
 
 from setsuden.schemas.errors import NotDurableError
@@ -25,7 +25,7 @@ def read_varz(monitor_url: str, timeout_seconds: float) -> dict[str, object]:
         with urllib.request.urlopen(url, timeout=timeout_seconds) as answer:  # noqa: S310  # LinkOptions allows http(s) only
             body = answer.read(MAX_VARZ_BYTES)
         varz = json.loads(body)
-    except (OSError, ValueError, urllib.error.URLError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise NotDurableError(
             f"cannot read {url}: {error}", remedy="check nats.monitor_url and the http port"
         ) from error

@@ -72,7 +72,8 @@ class JetStream:
                 async with asyncio.timeout(timeout_seconds):
                     answer = await queue.get()
             except TimeoutError as error:
-                raise UnavailableError(f"no answer on {subject}") from error
+                denied = self._link.denial(subject)
+                raise denied or UnavailableError(f"no answer on {subject}") from error
         if answer.headers.get("Status") == "503":
             raise UnavailableError(f"nobody answers {subject}", remedy="is JetStream enabled?")
         return answer

@@ -22,6 +22,7 @@ from .connection import Connection
 from .durability import check_strict
 from .messages import Done, Handler, Incoming, Outcome, Stored
 from .options import LinkOptions
+from .tasks import end
 from .window import Window, parse_ack
 
 log = logging.getLogger(__name__)
@@ -66,8 +67,7 @@ class Link:
     async def close(self) -> None:
         """Stop trying, fail what is in flight, drop the connection."""
         if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+            await end(self._task)
         if self._connection is not None:
             await self._lose(self._connection)
 
@@ -75,9 +75,16 @@ class Link:
         """Return once the link is up; raises the reason why not in time."""
         try:
             async with asyncio.timeout(timeout_seconds), self._changed:
-                await self._changed.wait_for(lambda: self.state is LinkState.UP)
+                await self._changed.wait_for(self._works)
         except TimeoutError as error:
             raise self.problem or UnavailableError("the link did not come up in time") from error
+
+    def _works(self) -> bool:
+        # Between the loss and the supervisor's word on it, waiting must not turn into spinning.
+        connection = self._connection
+        return (
+            self.state is LinkState.UP and connection is not None and not connection.lost.is_set()
+        )
 
     def listen(self, callback: Callable[[LinkState], None]) -> None:
         """Call ``callback`` at every change of state."""
@@ -112,16 +119,27 @@ class Link:
                     self.options.monitor_url,
                     self.options.connect_timeout_seconds,
                 )
-            for subject, handler in self._subscriptions.items():
-                await connection.subscribe(subject, handler)
-            if not await connection.flush(self.options.ping_timeout_seconds):
-                raise UnavailableError("the broker does not answer")
-        except LinkError:
+            await self._subscribe_all(connection)
+        except BaseException:  # cancelled, too: the connection must not outlive us
             await connection.discard()
             raise
+        connection.on_denied = self._window.refuse
         self._connection = connection
         self.connections += 1
         return connection
+
+    async def _subscribe_all(self, connection: Connection) -> None:
+        """Return when the server has them all, those that came meanwhile included."""
+        done: set[str] = set()
+        while missing := self._subscriptions.keys() - done:
+            for subject in missing:
+                await connection.subscribe(subject, self._subscriptions[subject])
+            if not await connection.flush(self.options.ping_timeout_seconds):
+                raise UnavailableError("the broker does not answer")
+            done |= missing
+        for subject in done:
+            if subject.lower() in connection.denied:
+                raise connection.denied[subject.lower()]
 
     async def _watch(self, connection: Connection) -> None:
         """Return when the connection is lost or no longer answers."""
@@ -160,6 +178,11 @@ class Link:
 
     # -- work -------------------------------------------------------------------------------
 
+    def denial(self, subject: str) -> ForbiddenError | None:
+        """Why the broker refused a message to this subject, if it said so."""
+        connection = self._connection
+        return connection.denied.get(subject.lower()) if connection is not None else None
+
     async def subscribe(self, subject: str, handler: Handler) -> None:
         """Deliver every message of ``subject`` now and after each reconnection."""
         self._subscriptions[subject] = handler
@@ -177,7 +200,7 @@ class Link:
 
         Returns as soon as the message is on its way, so many can be in flight.
         """
-        token = self._window.open(done, asyncio.get_running_loop().time())
+        token = self._window.open(done, asyncio.get_running_loop().time(), subject)
         try:
             await self._publish(subject, data, f"{self.inbox}.ack.{token}", headers)
         except LinkError as error:
@@ -200,8 +223,9 @@ class Link:
         connection = self._connection
         if connection is None:
             raise self.problem or UnavailableError("the link to the broker is down")
-        if connection.pending_bytes > self.options.max_pending_bytes:
-            await connection.flush(self.options.publish_timeout_seconds)
+        full = connection.pending_bytes > self.options.max_pending_bytes
+        if full and not await connection.flush(self.options.publish_timeout_seconds):
+            raise UnavailableError("the broker takes no more bytes now")
         await connection.publish(subject, data, reply=reply, headers=headers)
         self.messages_sent += 1
         self.bytes_sent += len(data)

@@ -28,6 +28,7 @@ MAX_ACK_BYTES = 16_384
 class _Waiting(NamedTuple):
     done: Done
     deadline: float
+    subject: str
 
 
 class Window:
@@ -42,11 +43,11 @@ class Window:
         """Stores without an outcome yet."""
         return len(self._waiting)
 
-    def open(self, done: Done, now: float) -> str:
+    def open(self, done: Done, now: float, subject: str = "") -> str:
         """A fresh reply token whose outcome ``done`` will be told."""
         self._next += 1
         token = format(self._next, "x")
-        self._waiting[token] = _Waiting(done, now + self._timeout)
+        self._waiting[token] = _Waiting(done, now + self._timeout, subject)
         return token
 
     def settle(self, token: str, outcome: Outcome) -> None:
@@ -62,6 +63,12 @@ class Window:
             if waiting.deadline > now:
                 return
             self.settle(token, UnavailableError("the broker did not acknowledge in time"))
+
+    def refuse(self, subject: str, error: LinkError) -> None:
+        """The broker does not allow this subject, told in lower case; it sends no other answer."""
+        for token, waiting in list(self._waiting.items()):
+            if waiting.subject.lower() == subject:
+                self.settle(token, error)
 
     def fail_all(self, error: LinkError) -> None:
         """The link is gone: nothing in flight will be answered."""

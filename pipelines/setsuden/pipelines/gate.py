@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from setsuden.schemas.base import trusted
 from setsuden.schemas.bundle import GateSpec, OutputKind
 from setsuden.schemas.decision import Action, Decision, Reason
 from setsuden.schemas.pipeline import GateOverride
@@ -36,19 +37,22 @@ class Gate:
 
     def judge(self, output: Array) -> list[Judged]:
         """One judgement for each row of [items, classes]."""
-        finite: NDArray[np.bool_] = np.isfinite(output).all(axis=1)
+        finite = np.asarray(np.isfinite(output).all(axis=1))
         safe = np.where(finite[:, None], output, 0.0)
         scores = probabilities(safe, self._kind, self._temperature)
-        usable = finite & _is_distribution(scores)
+        usable = np.asarray(finite & _is_distribution(scores)) & _was_distribution(safe, self._kind)
+        answers = answers_of(scores, self._classes)
+        if usable.all():
+            return [self._one(answer) for answer in answers]
         return [
-            self._one(row) if good else unusable(_why(ok))
-            for row, good, ok in zip(scores, usable.tolist(), finite.tolist(), strict=True)
+            self._one(answer) if good else unusable(_why(ok))
+            for answer, good, ok in zip(answers, usable.tolist(), finite.tolist(), strict=True)
         ]
 
-    def _one(self, row: Array) -> Judged:
-        answer = answer_of(row, self._classes)
+    def _one(self, answer: Answer) -> Judged:
         sure = answer.confidence >= self.threshold and self.threshold < 1.0
-        decision = Decision.model_construct(
+        decision = trusted(
+            Decision,
             action=Action.ANSWER if sure else Action.ESCALATE,
             reason=Reason.CONFIDENT if sure else Reason.LOW_CONFIDENCE,
             confidence=answer.confidence,
@@ -84,16 +88,15 @@ def probabilities(output: Array, kind: OutputKind, temperature: float = 1.0) -> 
     return normalised
 
 
-def answer_of(row: Array, classes: Sequence[str]) -> Answer:
-    """The most probable class of one row of probabilities."""
-    scores = row.tolist()
-    index = max(range(len(scores)), key=scores.__getitem__)
-    return Answer.model_construct(
-        label=classes[index],
-        index=index,
-        confidence=min(1.0, scores[index]),
-        scores=tuple(round(score, 6) for score in scores),
-    )
+def answers_of(scores: Array, classes: Sequence[str]) -> list[Answer]:
+    """The most probable class of each row of probabilities [items, classes]."""
+    best = scores.argmax(axis=1).tolist()
+    confidence = np.minimum(scores.max(axis=1), 1.0).tolist()
+    rounded = np.round(scores, 6).tolist()
+    return [
+        trusted(Answer, label=classes[k], index=k, confidence=sure, scores=tuple(row))
+        for k, sure, row in zip(best, confidence, rounded, strict=True)
+    ]
 
 
 def _is_distribution(scores: Array) -> NDArray[np.bool_]:
@@ -101,6 +104,16 @@ def _is_distribution(scores: Array) -> NDArray[np.bool_]:
         np.abs(scores.sum(axis=1) - 1.0) <= 1e-3
     )
     return within
+
+
+def _was_distribution(output: Array, kind: OutputKind) -> NDArray[np.bool_]:
+    """False where a row is none though it should be: scaling by a temperature would hide it."""
+    if kind is OutputKind.LOGITS:
+        return np.ones(len(output), dtype=np.bool_)
+    values = output.astype(np.float64)
+    return _is_distribution(
+        np.exp(np.minimum(values, 1.0)) if kind is OutputKind.LOG_PROBS else values
+    )
 
 
 def _threshold(spec: GateSpec, override: GateOverride) -> float:

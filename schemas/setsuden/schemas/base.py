@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -23,3 +23,22 @@ class WireModel(BaseModel):
     """Sent between versions of us: unknown keys of a newer sender are ignored."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+def trusted(model: type[ModelT], /, **fields: object) -> ModelT:
+    """An instance of values we made ourselves, without validation.
+
+    Every field must be given. A third of the time of ``Model(…)`` and a tenth of
+    ``Model.model_construct(…)``, which looks at every field in Python: for what is built
+    thousands of times a second.
+    """
+    made = model.__new__(model)
+    put = object.__setattr__
+    put(made, "__dict__", fields)
+    put(made, "__pydantic_fields_set__", set(fields))
+    put(made, "__pydantic_extra__", None)
+    put(made, "__pydantic_private__", None)
+    return made

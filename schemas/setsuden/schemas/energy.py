@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from enum import StrEnum
+from math import fsum
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -83,28 +84,27 @@ class EnergyReading(WireModel):
 
 
 WORST_FIRST = tuple(reversed(Source))
+WORST_LAST = tuple(Quality)
 
 
 def total(readings: Iterable[EnergyReading]) -> EnergyReading:
-    """The sum of exclusive readings: bounds add linearly, the worst source labels it.
+    """The sum of exclusive readings: bounds add linearly, the worst source and quality label it.
 
     Errors of one model are systematic, so they add, not average (energy model, section 7 of
     the design). One unknown part makes the whole unknown: a sum that skips it would be too low.
     """
     parts = list(readings)
-    cpu = sum(part.cpu_seconds for part in parts)
+    cpu = fsum(part.cpu_seconds for part in parts)
     worst = min((part.source for part in parts), key=WORST_FIRST.index, default=Source.NONE)
     if worst is Source.NONE:
         return EnergyReading(cpu_seconds=cpu)
     boundaries = {part.boundary for part in parts}
     return EnergyReading(
-        joules=sum(part.joules or 0.0 for part in parts),
-        joules_low=sum(part.joules_low or 0.0 for part in parts),
-        joules_high=sum(part.joules_high or 0.0 for part in parts),
+        joules=fsum(part.joules or 0.0 for part in parts),
+        joules_low=fsum(part.joules_low or 0.0 for part in parts),
+        joules_high=fsum(part.joules_high or 0.0 for part in parts),
         cpu_seconds=cpu,
         source=worst,
         boundary=boundaries.pop() if len(boundaries) == 1 else None,
-        quality=Quality.PROVISIONAL
-        if any(part.quality is not Quality.OK for part in parts)
-        else Quality.OK,
+        quality=max((part.quality for part in parts), key=WORST_LAST.index),
     )

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Annotated
 
-from pydantic import Field, StringConstraints, ValidationError
+from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
 from .base import ShortText, Token, WireModel
 from .errors import InvalidEventError
@@ -19,6 +19,10 @@ TENSOR_LENGTH_HEADER = "inference-header-content-length"
 """Bytes of the Open Inference Protocol JSON header in front of the binary tail."""
 
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Moment = Annotated[
+    AwareDatetime, Field(ge=datetime(1970, 1, 1, tzinfo=UTC), lt=datetime(2200, 1, 1, tzinfo=UTC))
+]
+"""Nanoseconds since 1970 fit into 64 bits: one "never" of the year 9999 must not stop a device."""
 _HEADERS = {
     "ce-id": "id",
     "ce-source": "source",
@@ -50,11 +54,11 @@ class Event(WireModel):
     device: Token
     content_type: ShortText = "application/octet-stream"
     tensor_header_bytes: int | None = Field(default=None, ge=2)
-    time: datetime | None = None
-    deadline: datetime | None = None
+    time: Moment | None = None
+    deadline: Moment | None = None
     residency: ShortText | None = None
     priority: int = Field(default=0, ge=0, le=9)
-    idempotency_key: ShortText | None = None
+    idempotency_key: ShortText | None = Field(default=None, min_length=1)
     reply: ShortText | None = None
     trace_id: Hex32 | None = None
     """A trace id chosen by an application that has no span of its own."""
@@ -90,16 +94,17 @@ class Event(WireModel):
             raw = headers.get(header)
             if raw:
                 fields[name] = _parse(name, raw)
-        return _checked(cls, fields | {"pipeline": pipeline, "device": device, "data": data})
+        return cls.of(**fields, pipeline=pipeline, device=device, data=data)
 
-
-def _checked(cls: type[Event], fields: dict[str, object]) -> Event:
-    try:
-        return cls(**fields)  # type: ignore[arg-type]  # validated by pydantic right here
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False)[0]
-        field = ".".join(str(part) for part in first["loc"])
-        raise InvalidEventError(f"{field}: {first['msg']}", field=field) from error
+    @classmethod
+    def of(cls, **fields: object) -> Event:
+        """An event of these fields; raises InvalidEventError naming the first at fault."""
+        try:
+            return cls(**fields)  # type: ignore[arg-type]  # validated by pydantic right here
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            field = ".".join(str(part) for part in first["loc"])
+            raise InvalidEventError(f"{field}: {first['msg']}", field=field) from error
 
 
 def _parse(name: str, raw: str) -> object:
@@ -125,4 +130,7 @@ def _parse_time(name: str, raw: str) -> datetime:
         ) from error
     if value.tzinfo is None:
         raise InvalidEventError(f"{name}: no time zone", field=name, remedy="end it with Z")
-    return value.astimezone(UTC)
+    try:
+        return value.astimezone(UTC)
+    except OverflowError as error:
+        raise InvalidEventError(f"{name}: {raw[:40]!r} is out of range", field=name) from error

@@ -28,7 +28,7 @@ class PipelineSpec(Model):
     name: Token
     bundle: str = Field(min_length=1)
     """Folder with ``bundle.toml``; relative paths are relative to the configuration file."""
-    teacher: Token = "teacher"  # noqa: S105  # a model's name
+    teacher: Token = "teacher"  # a model's name
     """Which of the bundle's models the cloud runs."""
     deadline_seconds: float | None = Field(default=None, gt=0, le=30 * 86400)
     """Applied to events that state none; without it an event waits for the cloud without limit."""

@@ -48,7 +48,7 @@ SUBJECTS = (
 
 def token(value: str, field: str) -> str:
     """The value itself when it can stand in a subject, else InvalidEventError."""
-    if not _TOKEN.match(value):
+    if not _TOKEN.fullmatch(value):
         raise InvalidEventError(
             f"{field} {value[:80]!r} cannot stand in a subject",
             field=field,
@@ -92,7 +92,7 @@ def is_reply_of(subject: str, device: str) -> bool:
         len(parts) == 4
         and parts[0] == "reply"
         and parts[1] == device
-        and all(_TOKEN.match(part) for part in parts[2:])
+        and all(_TOKEN.fullmatch(part) for part in parts[2:])
     )
 
 
@@ -133,7 +133,7 @@ def event_id(device: str, epoch: str, sequence: int) -> str:
 
 def device_of(identity: str) -> str:
     """The device inside an event id; raises InvalidEventError."""
-    match = _EVENT_ID.match(identity)
+    match = _EVENT_ID.fullmatch(identity)
     if match is None:
         raise InvalidEventError(f"{identity[:80]!r} is no event id", field="event_id")
     return match[1]

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from setsuden.pipelines.gate import Judged
+from setsuden.schemas.base import trusted
 from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.result import Energy, ModelRef, Problem, Result, Status, Tier, Timing
 
@@ -31,7 +32,8 @@ def of_edge(
     """The student's answer. Built without validation: every part was validated before."""
     event, trail = submission.event, verdict.trail
     answer = verdict.judged.answer
-    return Result.model_construct(
+    return trusted(
+        Result,
         event_id=event_id,
         pipeline=event.pipeline,
         device=event.device,
@@ -41,8 +43,9 @@ def of_edge(
         decision=verdict.judged.decision,
         model=verdict.model,
         error=None,
-        energy=Energy.model_construct(edge=verdict.energy, cloud=None),
-        timing=Timing.model_construct(
+        energy=trusted(Energy, edge=verdict.energy, cloud=None),
+        timing=trusted(
+            Timing,
             edge_infer_ms=(trail.infer_end_ns - trail.infer_start_ns) / NS_PER_MS,
             queue_ms=None,
             cloud_infer_ms=None,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from setsuden.schemas.base import Model
+from setsuden.schemas.base import Model, trusted
 from setsuden.schemas.energy import Boundary, EnergyReading, Method, Quality, Source
 
 GUEST_FACTOR = 3.0
@@ -61,7 +61,8 @@ class EnergyModel:
         """Joules with low and high of this much CPU time."""
         joules = cpu_seconds * self.watts_per_core
         # Built by us a thousand times a second: its rules hold by construction.
-        return EnergyReading.model_construct(
+        return trusted(
+            EnergyReading,
             joules=joules,
             joules_low=joules / self.factor,
             joules_high=joules * self.factor,

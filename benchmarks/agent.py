@@ -1,0 +1,103 @@
+"""What the agent costs beyond its student's run, without any transport.
+
+Feeds checked events straight into the engine of a whole agent (student, gate, outbox with
+``synchronous=FULL``, metrics, traces at the default share; no broker) and counts the CPU time of
+the process. One JSON line. ``python benchmarks/agent.py [events]``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import resource
+import sys
+import tempfile
+import time
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from setsuden.edge_agent.config import AgentConfig, HttpOptions
+from setsuden.edge_agent.core import Submission
+from setsuden.edge_agent.engine import Arrival, now
+from setsuden.edge_agent.process import Agent, build
+from setsuden.pipelines.workloads.digits import data
+from setsuden.schemas.event import Event
+from setsuden.schemas.pipeline import GateOverride, PipelineSpec
+
+OPEN = 256
+
+
+async def measure(events: int, folder: Path) -> dict[str, object]:
+    """Events all easy (threshold 0), taken in as fast as the engine accepts them."""
+    bundle = str(files("setsuden.pipelines.workloads") / "digits")
+    spec = PipelineSpec(name="digits", bundle=bundle, gate=GateOverride(threshold=0.0))
+    config = AgentConfig(
+        device="bench", pipelines=(spec,), http=HttpOptions(port=0), publish_results="none"
+    )
+    async with build(config, folder) as agent:
+        engine = asyncio.create_task(agent.engine.run(agent.uplink.perform))
+        await feed(agent, 2000)
+        cpu, wall, student = time.process_time(), time.perf_counter(), student_cpu(agent)
+        await feed(agent, events)
+        used, passed = time.process_time() - cpu, time.perf_counter() - wall
+        student = student_cpu(agent) - student
+        commits = agent.engine.outbox.commits
+        engine.cancel()
+        await asyncio.gather(engine, return_exceptions=True)
+    each = used / events * 1e6
+    return {
+        "benchmark": "agent_intake",
+        "events": events,
+        "cpu_us_per_event": round(each, 1),
+        "student_cpu_us_per_event": round(student / events * 1e6, 1),
+        "overhead_us_per_event": round(each - student / events * 1e6, 1),
+        "events_per_s_per_core": round(1e6 / each),
+        "events_per_s": round(events / passed),
+        "events_per_commit": round((events + 2000) / commits, 1),
+        "rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+    }
+
+
+def student_cpu(agent: Agent) -> float:
+    """CPU-seconds of all student runs so far."""
+    return agent.engine.metrics.cpu_seconds
+
+
+async def feed(agent: Agent, events: int) -> None:
+    """Put events in and wait until each is accepted."""
+    images = data.load_splits().test.images
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    places = asyncio.Semaphore(OPEN)
+    left = events
+
+    def answered(_outcome: object, _repeated: bool) -> None:
+        nonlocal left
+        left -= 1
+        places.release()
+        if left == 0:
+            done.set_result(None)
+
+    for index in range(events):
+        await places.acquire()
+        image = images[index % len(images)]
+        event = Event(
+            id="e", source="bench", pipeline="digits", device="bench", data=image.tobytes()
+        )
+        observation = np.frombuffer(event.data, np.uint8).reshape(28, 28)
+        submission = Submission(event, over_nats=False, received=now())
+        await agent.engine.put(Arrival(submission, observation, answered))
+    await done
+
+
+def main() -> None:
+    """Print one JSON line."""
+    events = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
+    with tempfile.TemporaryDirectory() as folder:
+        print(json.dumps(asyncio.run(measure(events, Path(folder)))))
+
+
+if __name__ == "__main__":
+    main()
