@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import AsyncIterator
 
 import pytest
+from tests.support.fake_agent import FakeAgent, hard, result_of
+from tests.support.proxy import Proxy
 
 from setsuden.client import AsyncClient, AsyncHandle, Status
-from setsuden.client.follower import Follower
 from setsuden.link import JetStream, Link
 from setsuden.schemas import subjects
 from setsuden.schemas.energy import EnergyReading
@@ -18,8 +19,6 @@ from setsuden.schemas.event import Event
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Energy, Result
 from setsuden.services.demo.broker import LocalBroker
-from tests.support.fake_agent import FakeAgent, hard, result_of
-from tests.support.proxy import Proxy
 
 DEVICE = "dev-1"
 
@@ -183,9 +182,3 @@ async def test_a_cloud_record_is_completed_with_what_the_device_said(
     result = await handle.result(timeout=30)
     assert result.status is Status.FINAL
     assert handle.event_id == event_id
-
-
-def test_the_follower_needs_no_loop_to_be_made() -> None:
-    """A client may be made before its loop runs."""
-    assert AsyncClient(device=DEVICE) is not None
-    assert Follower.__doc__

@@ -90,7 +90,7 @@ def test_a_written_result_is_what_the_schema_reads() -> None:
     result = Result.model_validate_json(
         writer.result(work, Status.FINAL, writer.answer(row.tolist()))
     )
-    assert result.answer == gate.answer_of(row, labels)
+    assert result.answer == gate.answers_of(row[None], labels)[0]
     assert result.energy.cloud == reading
     assert result.timing.queue_ms == pytest.approx(12.345678)
     assert result.timing.cloud_infer_ms == 0.25

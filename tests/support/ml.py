@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,8 +53,8 @@ def linear(weights: NDArray[np.float32], *, poisoned: bool = False, repeats: int
     """``y = x @ weights``; ``poisoned`` raises on POISON, ``repeats`` matrices make it slow."""
     features, classes = weights.shape
     nodes = [helper.make_node("MatMul", ["h", "w"], ["logits"])]
-    constants = [numpy_helper.from_array(weights, "w")]
-    head = [helper.make_node("Identity", ["x"], ["h"])]
+    constants: list[Any] = [numpy_helper.from_array(weights, "w")]
+    head: list[Any] = [helper.make_node("Identity", ["x"], ["h"])]
     if repeats:
         head, extra = _slow(features, repeats)
         constants += extra
@@ -69,7 +70,7 @@ def linear(weights: NDArray[np.float32], *, poisoned: bool = False, repeats: int
     return bytes(model.SerializeToString())
 
 
-def _poison() -> tuple[list[object], list[object]]:
+def _poison() -> tuple[list[Any], list[Any]]:
     """Integer division by (first feature - POISON): onnxruntime refuses zero."""
     nodes = [
         helper.make_node("Slice", ["x", "zero", "one", "one"], ["first"]),
@@ -88,7 +89,7 @@ def _poison() -> tuple[list[object], list[object]]:
     return nodes, constants
 
 
-def _slow(features: int, repeats: int, width: int = 512) -> tuple[list[object], list[object]]:
+def _slow(features: int, repeats: int, width: int = 512) -> tuple[list[Any], list[Any]]:
     """A detour through wide matrices that ends where it began: some 30 µs each."""
     rng = np.random.default_rng(7)
     wide = rng.normal(0, 1e-3, (width, width)).astype(np.float32)
@@ -123,7 +124,7 @@ def write_bundle(
     (folder / "teacher.onnx").write_bytes(linear(WEIGHTS, poisoned=poisoned, repeats=repeats))
     if student:
         text += STUDENT.format(**fields)
-        (folder / "student.onnx").write_bytes(linear(WEIGHTS / 4))
+        (folder / "student.onnx").write_bytes(linear(WEIGHTS * np.float32(0.25)))
     (folder / "bundle.toml").write_text(text, encoding="utf-8")
     return folder
 

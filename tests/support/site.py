@@ -134,7 +134,17 @@ async def _worker(
     link = Link(options.nats, "worker")
     recorder = Recorder(options.traces, folder / "cloud", "worker", {})
     model = energy.choose(options.energy)
-    worker = Worker(options, spec, teacher, model, link, recorder)
+    jetstream = JetStream(link)
+    await jetstream.start()
+    worker = Worker(
+        options,
+        spec,
+        teacher=teacher,
+        energy=model,
+        link=link,
+        jetstream=jetstream,
+        recorder=recorder,
+    )
     link.start()
     await worker.start()
     return recorder, worker, link

@@ -1,0 +1,1 @@
+"""`setsuden`: a thin, lazy command tree over the rest. Imports nothing until a command runs."""

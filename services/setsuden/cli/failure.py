@@ -1,0 +1,84 @@
+"""The one place where an error becomes words on standard error and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from dataclasses import asdict, dataclass
+
+import click
+
+from setsuden.schemas.errors import (
+    ConfigError,
+    NotDurableError,
+    SetsudenError,
+    UnavailableError,
+)
+
+OK, FAILED, USAGE, UNAVAILABLE, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 69, 78, 130
+_CODES: tuple[tuple[type[SetsudenError], int], ...] = (
+    (UnavailableError, UNAVAILABLE),
+    (ConfigError, BAD_CONFIG),
+    (NotDurableError, BAD_CONFIG),
+)
+_INDENT = " " * len("error: ")
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error as it is told, as text or as JSON."""
+
+    code: str
+    message: str
+    exit_code: int
+    remedy: str = ""
+    trace_id: str | None = None
+
+
+def failure_of(error: BaseException) -> Failure:
+    """How this error is told."""
+    if isinstance(error, SetsudenError):
+        number = next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
+        return Failure(error.code, error.message, number, error.remedy, error.trace_id)
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx is not None else "setsuden"
+        return Failure("usage", error.format_message(), USAGE, f"{path} --help")
+    if isinstance(error, click.ClickException):
+        return Failure("failed", error.format_message(), error.exit_code)
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        return Failure("interrupted", "interrupted", INTERRUPTED)
+    return Failure(
+        "internal", f"{type(error).__name__}: {error}", FAILED, "setsuden --debug … shows where"
+    )
+
+
+def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
+    """Tell the error on standard error; its exit code."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return USAGE
+    failure = failure_of(error)
+    if debug:
+        traceback.print_exception(error, file=sys.stderr)
+    if as_json:
+        told = {name: value for name, value in asdict(failure).items() if value not in {None, ""}}
+        click.echo(json.dumps({"error": told}), err=True)
+    else:
+        click.echo(_words(failure), err=True, color=colour())
+    return failure.exit_code
+
+
+def _words(failure: Failure) -> str:
+    first, *rest = failure.message.splitlines() or [""]
+    lines = [f"{click.style('error:', fg='red', bold=True)} {first}"]
+    lines += [_INDENT + line for line in rest]
+    if failure.remedy:
+        lines.append(f"  {click.style('remedy:', bold=True)} {failure.remedy}")
+    return "\n".join(lines)
+
+
+def colour() -> bool | None:
+    """False when ``NO_COLOR`` asks for none (no-color.org), else click's own choice."""
+    return False if os.environ.get("NO_COLOR") else None

@@ -1,0 +1,213 @@
+"""What ``validate`` looks at: the file itself, its bundles and their models, the broker."""
+
+from __future__ import annotations
+
+import asyncio
+import tomllib
+from collections.abc import Iterator
+from dataclasses import replace
+from difflib import get_close_matches
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from setsuden.pipelines import bundle as bundles
+from setsuden.pipelines.config import (
+    Document,
+    Problem,
+    parse,
+    problems,
+    read_text,
+    syntax_problem,
+    validate,
+    whereabouts,
+)
+from setsuden.pipelines.toml_places import place_of
+from setsuden.schemas.bundle import Manifest
+from setsuden.schemas.errors import ConfigError, LinkError, SetsudenError, UnavailableError
+from setsuden.services.config import CloudConfig
+
+from .loading import BUNDLE, CLOUD, kind_of, model_of, overlay
+from .validate import Report
+
+if TYPE_CHECKING:
+    from setsuden.edge_agent.config import AgentConfig
+    from setsuden.link import LinkOptions
+    from setsuden.schemas.pipeline import PipelineSpec
+
+
+def inspect(path: Path, *, load: bool | None, connect: bool) -> Report:
+    """Everything wrong with one file or bundle folder."""
+    running = find_spec("onnxruntime") is not None if load is None else load
+    file = path / bundles.MANIFEST if path.is_dir() else path
+    report = Report(path, BUNDLE if path.is_dir() else "file", file)
+    try:
+        report.text = read_text(file)
+    except ConfigError as error:
+        report.problems.append(Problem(str(file), error.message, remedy=error.remedy))
+        return report
+    report.kind = kind_of(file, report.text)
+    if report.kind == BUNDLE:
+        _inspect_bundle(report, load=running)
+    else:
+        _inspect_config(report, load=running, connect=connect)
+    return report
+
+
+def _inspect_config(report: Report, *, load: bool, connect: bool) -> None:
+    document = _document(report)
+    if document is None:
+        return
+    model = model_of(report.kind)
+    try:
+        document = overlay(document, model, ())
+    except ConfigError as error:
+        report.problems.append(Problem("environment", error.message, remedy=error.remedy))
+        return
+    report.problems += problems(model, document)
+    if report.problems:
+        return
+    config: AgentConfig | CloudConfig = validate(model, document)  # type: ignore[assignment]  # kind_of chose it
+    report.problems += _missing_files(config.nats, document)
+    for index, spec in enumerate(config.pipelines):
+        found = list(_pipeline_problems(report, spec, load=load))
+        report.problems += [_placed(problem, document, index) for problem in found]
+        report.checked.append(f"pipeline {spec.name}{'' if found or not load else ' runs'}")
+    if connect:
+        _connect(report, config.nats)
+
+
+def _document(report: Report) -> Document | None:
+    try:
+        return parse(report.file, report.text)
+    except tomllib.TOMLDecodeError as error:
+        report.problems.append(syntax_problem(report.file, error))
+        return None
+
+
+def _missing_files(options: LinkOptions, document: Document) -> Iterator[Problem]:
+    for name in ("credentials_file", "password_file", "tls_ca_file"):
+        value = getattr(options, name)
+        if value is not None and not Path(value).is_file():
+            where, place = whereabouts(document, ("nats", name))
+            key = f"nats.{name}"
+            yield Problem(where, f"{key}: there is no file {value}", key, place)
+
+
+def _pipeline_problems(report: Report, spec: PipelineSpec, *, load: bool) -> Iterator[Problem]:
+    """Problems of one pipeline's bundle, by the key of the pipeline they concern."""
+    folder = report.path.parent / spec.bundle
+    if not folder.is_dir():
+        yield Problem("", f"there is no bundle folder {folder}", "bundle")
+        return
+    inner = Report(folder, BUNDLE, folder / bundles.MANIFEST)
+    manifest = _manifest(inner)
+    if manifest is None:
+        yield from inner.problems
+        return
+    if spec.teacher not in manifest.models:
+        names = sorted(manifest.models)
+        near = next(iter(get_close_matches(spec.teacher, names, n=1)), None)
+        words = f"the bundle has no model {spec.teacher!r}, only {', '.join(names)}"
+        yield Problem("", words, "teacher", near=near)
+    yield from _gate_problems(spec, manifest)
+    wanted = spec.teacher if report.kind == CLOUD else "student"
+    if wanted in manifest.models:
+        yield from _model_problems(folder, manifest, [wanted], load=load)
+
+
+def _gate_problems(spec: PipelineSpec, manifest: Manifest) -> Iterator[Problem]:
+    override = spec.gate
+    if override.escalate is not None and override.threshold is not None:
+        yield Problem("", "set either gate.escalate or gate.threshold", "gate")
+    if override.escalate is None:
+        return
+    if manifest.gate is None:
+        yield Problem("", "the bundle has no student, so no gate", "gate.escalate")
+        return
+    try:
+        manifest.gate.threshold_for(override.escalate)
+    except ValueError as error:
+        yield Problem("", str(error), "gate.escalate")
+
+
+def _inspect_bundle(report: Report, *, load: bool) -> None:
+    manifest = _manifest(report)
+    if manifest is not None:
+        names = list(manifest.models)
+        report.problems += _model_problems(report.file.parent, manifest, names, load=load)
+        report.checked += [f"model {name}{' runs' if load else ''}" for name in names]
+
+
+def _manifest(report: Report) -> Manifest | None:
+    """The bundle's manifest, or None and the report says why."""
+    try:
+        report.text = report.text or read_text(report.file)
+    except ConfigError as error:
+        report.problems.append(Problem(str(report.file), error.message, remedy=error.remedy))
+        return None
+    document = _document(report)
+    if document is None:
+        return None
+    report.problems += problems(Manifest, document)
+    return None if report.problems else validate(Manifest, document)
+
+
+def _model_problems(
+    folder: Path, manifest: Manifest, names: list[str], *, load: bool
+) -> Iterator[Problem]:
+    """Models whose file is missing, is not the declared one, or does not run."""
+    bundle = bundles.Bundle(folder, manifest)
+    text = read_text(folder / bundles.MANIFEST)
+    for name in names:
+        try:
+            _try_model(bundle, name, load=load)
+        except SetsudenError as error:
+            place = place_of(text, ("models", name))
+            where = f"{folder / bundles.MANIFEST}:{place.line}"
+            words = f"models.{name}: {error.message}"
+            yield Problem(where, words, f"models.{name}", place, remedy=error.remedy)
+
+
+def _try_model(bundle: bundles.Bundle, name: str, *, load: bool) -> None:
+    if not load:
+        bundle.read(name)
+        return
+    from .lazy import needs  # noqa: PLC0415
+
+    with needs("edge"):
+        from setsuden.pipelines import session  # noqa: PLC0415  # numpy, onnxruntime
+    session.load(bundle, name)
+
+
+def _placed(problem: Problem, document: Document, index: int) -> Problem:
+    """A problem of a pipeline at the place of its key in the configuration file."""
+    if problem.where:
+        return problem
+    path = ("pipelines", str(index), *problem.key.split("."))
+    where, place = whereabouts(document, path)
+    key = ".".join(path)
+    return replace(problem, where=where, key=key, message=f"{key}: {problem.message}", place=place)
+
+
+def _connect(report: Report, options: LinkOptions) -> None:
+    try:
+        asyncio.run(_try_broker(options))
+    except LinkError as error:
+        found = Problem("nats", error.message, "nats", remedy=error.remedy)
+        away = isinstance(error, UnavailableError)
+        (report.unreachable if away else report.problems).append(found)
+    else:
+        report.checked.append(f"broker {options.urls[0].rsplit('@', 1)[-1]}")
+
+
+async def _try_broker(options: LinkOptions) -> None:
+    from setsuden.link import Link  # noqa: PLC0415  # nats
+    from setsuden.services.topology import up_or_refused  # noqa: PLC0415
+
+    link = Link(options, "validate")
+    link.start()
+    try:
+        await up_or_refused(link, 2 * options.connect_timeout_seconds)
+    finally:
+        await link.close()

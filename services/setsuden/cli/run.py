@@ -1,0 +1,92 @@
+"""The commands that run a tier: agent, worker, cloud."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from .lazy import needs, quiet_logs
+from .loading import config_option, load_agent, load_cloud, set_option
+
+
+@click.group()
+def agent() -> None:
+    """Run the edge agent."""
+
+
+@agent.command("run")
+@config_option("agent.toml")
+@set_option
+def agent_run(path: Path, assignments: Sequence[str]) -> None:
+    """Accept events, answer the easy ones, escalate the hard ones.
+
+    Starts and answers without any network. Ends cleanly on SIGTERM; the log goes to standard
+    error, one JSON object a line.
+    """
+    config = load_agent(path, assignments)
+    with needs("edge"):
+        from setsuden.edge_agent.process import run_agent  # noqa: PLC0415  # numpy, uvicorn
+    sys.exit(run_agent(config, path.parent))
+
+
+@click.group()
+def worker() -> None:
+    """Run a teacher worker without Ray."""
+
+
+@worker.command("run")
+@config_option("cloud.toml")
+@set_option
+@click.option("--pipeline", help="Whose teacher to run; needed when the file declares several.")
+def worker_run(path: Path, assignments: Sequence[str], pipeline: str | None) -> None:
+    """Pull hard cases, run the teacher, store each result once.
+
+    The same worker that runs inside a Ray Serve replica, as a plain process.
+    """
+    config = load_cloud(path, assignments)
+    with needs("edge"):
+        from setsuden.services.worker.process import run_worker  # noqa: PLC0415  # numpy
+    sys.exit(run_worker(config, path.parent, pipeline))
+
+
+@click.group()
+def cloud() -> None:
+    """Run teachers on Ray Serve; set up streams."""
+
+
+@cloud.command("run")
+@config_option("cloud.toml")
+@set_option
+@click.option("--address", help="An existing Ray cluster; without it a local one is started.")
+def cloud_run(path: Path, assignments: Sequence[str], address: str | None) -> None:
+    """Deploy the teachers on Ray Serve and keep them running."""
+    config = load_cloud(path, assignments)
+    with needs("cloud"):
+        from setsuden.services.serve.supervise import run_cloud  # noqa: PLC0415  # much
+    sys.exit(run_cloud(config, path.parent, address))
+
+
+@cloud.command("streams")
+@config_option("cloud.toml")
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def cloud_streams(path: Path, assignments: Sequence[str], as_json: bool) -> None:
+    """Make streams and consumers as declared; nothing that is right is touched."""
+    config = load_cloud(path, assignments)
+    from setsuden.schemas import streams  # noqa: PLC0415
+    from setsuden.services.topology import apply  # noqa: PLC0415  # nats
+
+    quiet_logs()
+    changed = apply(config)
+    names = [str(stream["name"]) for stream in streams.all_streams(config.streams)]
+    names += [streams.consumer_name(config.region, spec.name) for spec in config.pipelines]
+    if as_json:
+        unchanged = [name for name in names if name not in changed]
+        click.echo(json.dumps({"changed": changed, "unchanged": unchanged}))
+        return
+    for name in names:
+        click.echo(f"{'changed' if name in changed else 'as declared':<12} {name}")

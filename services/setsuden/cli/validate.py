@@ -1,0 +1,137 @@
+"""``setsuden validate``: every problem of configuration files and bundles at once."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .failure import BAD_CONFIG, UNAVAILABLE
+from .lazy import quiet_logs
+
+if TYPE_CHECKING:
+    from setsuden.pipelines.config import Problem
+
+
+@dataclass(slots=True)
+class Report:
+    """What was found about one file."""
+
+    path: Path
+    """As it was given."""
+    kind: str
+    file: Path
+    """The file itself, in a bundle folder its manifest."""
+    text: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    unreachable: list[Problem] = field(default_factory=list)
+    """The broker could not be asked: nothing is wrong with the file for that."""
+    checked: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """True when nothing at all was found."""
+        return not self.problems and not self.unreachable
+
+
+@click.command()
+@click.argument(
+    "paths",
+    metavar="FILE...",
+    nargs=-1,
+    required=True,
+    type=click.Path(path_type=Path),
+)
+@click.option("--load/--no-load", default=None, help="Run each model once; default: if possible.")
+@click.option("--connect", is_flag=True, help="Also try the broker.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def validate(paths: Sequence[Path], load: bool | None, connect: bool, as_json: bool) -> None:
+    """Check agent.toml, cloud.toml and bundle folders, and name every problem.
+
+    Environment variables (SETSUDEN_*) count as they would in a run. Exit code 78 when something
+    is wrong, 69 when only the broker could not be reached.
+    """
+    from .inspection import inspect  # noqa: PLC0415  # pydantic and more
+
+    quiet_logs()
+    reports = [inspect(path, load=load, connect=connect) for path in paths]
+    if as_json:
+        click.echo(json.dumps(_document(reports), ensure_ascii=False, indent=2))
+    else:
+        click.echo("\n".join(_words(report) for report in reports))
+    if any(report.problems for report in reports):
+        sys.exit(BAD_CONFIG)
+    if not all(report.ok for report in reports):
+        sys.exit(UNAVAILABLE)
+
+
+def _document(reports: list[Report]) -> dict[str, Any]:
+    return {
+        "ok": all(report.ok for report in reports),
+        "files": [
+            {
+                "file": str(report.path),
+                "kind": report.kind,
+                "ok": report.ok,
+                "checked": report.checked,
+                "problems": [_problem(problem) for problem in report.problems],
+                "unreachable": [_problem(problem) for problem in report.unreachable],
+            }
+            for report in reports
+        ],
+    }
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    from setsuden.pipelines.config import masked  # noqa: PLC0415
+
+    line, column = problem.place or (None, None)
+    return {
+        "where": problem.where,
+        "line": line,
+        "column": column,
+        "key": problem.key,
+        "message": masked(problem.message),
+        "did_you_mean": problem.near,
+        "remedy": problem.remedy,
+    }
+
+
+def _words(report: Report) -> str:
+    found = sorted(report.problems + report.unreachable, key=_order)
+    if not found:
+        checked = f" ({', '.join(report.checked)})" if report.checked else ""
+        return f"{click.style('ok', fg='green')}     {report.path}: {report.kind}{checked}"
+    count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
+    head = f"{click.style('wrong', fg='red')}  {report.path}: {report.kind}, {count}"
+    return "\n".join([head, *(_shown(report, problem) for problem in found)])
+
+
+def _order(problem: Problem) -> int:
+    return problem.place.line if problem.place else 0
+
+
+def _shown(report: Report, problem: Problem) -> str:
+    """The problem, the line it stands on, a caret under it, and what to do."""
+    lines = [f"  {problem}"]
+    own = problem.where.startswith(f"{report.file}:")
+    source = report.text.splitlines()
+    if own and problem.place and problem.place.line <= len(source):
+        lines += _caret(source[problem.place.line - 1], *problem.place)
+    if problem.remedy:
+        lines.append(f"    {click.style('remedy:', bold=True)} {problem.remedy}")
+    return "\n".join(lines)
+
+
+def _caret(source: str, line: int, column: int) -> list[str]:
+    from setsuden.pipelines.config import masked  # noqa: PLC0415
+
+    number = f"{line:>6}"
+    blanks = "".join("\t" if char == "\t" else " " for char in source[: column - 1])
+    mark = click.style("^", fg="red", bold=True)
+    return [f"{number} | {masked(source)}", f"{' ' * len(number)} | {blanks}{mark}"]

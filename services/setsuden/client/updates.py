@@ -1,0 +1,64 @@
+"""Words of the agent and records of the results stream, as results and typed errors."""
+
+from __future__ import annotations
+
+import logging
+
+from pydantic import ValidationError
+
+from setsuden.schemas.errors import SetsudenError
+from setsuden.schemas.refusal import Refusal
+from setsuden.schemas.result import Energy, Result, Status, Tier
+
+log = logging.getLogger(__name__)
+MAX_UPDATE_BYTES = 1 << 20
+
+
+def read(data: bytes) -> Result | SetsudenError | None:
+    """A result, a refusal as its error, or None for what cannot be read."""
+    if len(data) > MAX_UPDATE_BYTES:
+        log.warning("update_oversized", extra={"bytes": len(data)})
+        return None
+    try:
+        return Result.model_validate_json(data)
+    except ValidationError:
+        return _refusal(data)
+
+
+def _refusal(data: bytes) -> SetsudenError | None:
+    try:
+        return Refusal.model_validate_json(data).exception()
+    except ValidationError as error:
+        log.warning("update_unreadable", extra={"problems": error.error_count()})
+        return None
+
+
+def completed(record: Result, provisional: Result | None) -> Result:
+    """A cloud record with what the device alone knew, as the agent would have told it."""
+    if provisional is None or record.tier is Tier.EDGE:
+        return record
+    energy = Energy(edge=provisional.energy.edge, cloud=record.energy.cloud)
+    known: dict[str, object] = {"energy": energy, "decision": provisional.decision}
+    edge_ms = provisional.timing.edge_infer_ms
+    known["timing"] = record.timing.model_copy(update={"edge_infer_ms": edge_ms})
+    if record.answer is None:  # a dead letter: the student's answer is the best there is
+        known |= {name: getattr(provisional, name) for name in ("answer", "tier", "model")}
+    return record.model_copy(update=known)
+
+
+def record(data: bytes | None) -> Result | None:
+    """A record of the results stream; None when there is none that can be read."""
+    found = None if data is None else read(data)
+    return found if isinstance(found, Result) else None
+
+
+def in_order(final: Result | None, late: Result | None) -> list[Result]:
+    """Both records of one event in the order in which the agent would have told them.
+
+    When the cloud stored its answer first and the deadline passed on the device before it came,
+    the device's ``expired`` stands for the application, although it lies in the second place.
+    """
+    records = [found for found in (final, late) if found is not None]
+    if final is not None and late is not None and late.status is Status.EXPIRED:
+        return [late, final.model_copy(update={"status": Status.SUPERSEDED})]
+    return records

@@ -1,0 +1,1 @@
+"""The worker on Ray Serve: placement, restart, health, scaling. No event goes through Ray."""

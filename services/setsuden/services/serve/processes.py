@@ -1,0 +1,53 @@
+"""Every process of one session, found by a mark in its environment or by its session id.
+
+Ray's daemons outlive their parents and change process groups, and ``ray stop`` would stop every
+Ray on the machine. The mark is inherited, but a process that renames itself may overwrite it;
+the session id of its first ancestor stays.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from pathlib import Path
+
+MARK = "SETSUDEN_CLOUD_SESSION"
+_PAUSE_SECONDS = 0.05
+
+
+def marked(mark: str, leader: int) -> list[int]:
+    """Process ids with this mark or in the session of this leader, this process excepted."""
+    needle = f"{MARK}={mark}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        with contextlib.suppress(OSError):
+            pid = int(entry.name)
+            if _alive(entry) and (
+                os.getsid(pid) == leader or needle in (entry / "environ").read_bytes().split(b"\0")
+            ):
+                found.append(pid)
+    return found
+
+
+def _alive(entry: Path) -> bool:
+    """False for a zombie, which only its parent can remove."""
+    return (entry / "stat").read_text(encoding="ascii", errors="replace").rsplit(")", 1)[
+        -1
+    ].split()[0] != "Z"
+
+
+def kill_marked(mark: str, leader: int, patience_seconds: float = 10.0) -> int:
+    """SIGKILL all of a session until none is left; how many there were. Blocks."""
+    seen: set[int] = set()
+    deadline = time.monotonic() + patience_seconds
+    while (pids := marked(mark, leader)) and time.monotonic() < deadline:
+        seen.update(pids)
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(_PAUSE_SECONDS)
+    return len(seen)

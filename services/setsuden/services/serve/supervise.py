@@ -1,0 +1,172 @@
+"""``setsuden cloud run``: keeps the Serve application up over any death inside Ray.
+
+JetStream holds the truth and Ray is disposable: a session that fails is killed whole and built
+again; unacknowledged work is delivered again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import secrets
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from setsuden.pipelines import logs
+from setsuden.schemas.errors import MissingExtraError
+from setsuden.services import topology
+from setsuden.services.config import CloudConfig
+from setsuden.services.worker.process import first_of, stop_signal
+
+from .package import pack
+from .processes import MARK, kill_marked
+
+log = logging.getLogger(__name__)
+_RETRY_SECONDS = 1.0
+_LONGEST_RETRY_SECONDS = 30.0
+_DRIVER = "setsuden.services.serve.driver"
+
+
+def run_cloud(config: CloudConfig, base: Path, address: str | None = None) -> int:
+    """Run every pipeline's teacher on Ray Serve until SIGTERM or SIGINT; 0 after a clean stop.
+
+    Without ``address`` a local Ray of its own is started, and all of it stopped at the end; with
+    one the application is deployed there, again after that cluster was rebuilt, and deleted at
+    the end. Raises SetsudenError for what makes a start impossible.
+    """
+    logs.configure(config.log_level)
+    _check_ray()
+    for pipeline in config.pipelines:
+        pack(base / pipeline.bundle, pipeline.teacher, config.serve.carry_max_bytes)
+    return asyncio.run(_run(config, base, address))
+
+
+def _check_ray() -> None:
+    from importlib.util import find_spec  # noqa: PLC0415  # beside its one use
+
+    if find_spec("ray") is None:
+        raise MissingExtraError(
+            "ray is not installed",
+            remedy="pip install 'setsuden[cloud]', or run `setsuden worker run`",
+        )
+
+
+async def _run(config: CloudConfig, base: Path, address: str | None) -> int:
+    stop = stop_signal()
+    applying = asyncio.create_task(topology.apply_when_up(config))
+    await first_of(applying, stop)
+    if not applying.done():
+        applying.cancel()
+        return 0
+    for name in await applying:
+        log.info("topology_applied", extra={"name_applied": name})
+    pause = _RETRY_SECONDS
+    while not stop.done():
+        session = Session(config, base, address)
+        was_ready = await session.run(stop)
+        if stop.done():
+            break
+        pause = _RETRY_SECONDS if was_ready else min(2 * pause, _LONGEST_RETRY_SECONDS)
+        await asyncio.wait([stop], timeout=pause)
+    log.info("cloud_stopped")
+    return 0
+
+
+class Session:
+    """One life of a driver, and of the local Ray below it."""
+
+    def __init__(self, config: CloudConfig, base: Path, address: str | None) -> None:
+        self._config, self._base, self._address = config, base, address
+        self._mark = secrets.token_hex(8)
+        self._temporary = tempfile.mkdtemp(prefix="setsuden-ray-")
+        self._ready = False
+
+    async def run(self, stop: asyncio.Future[None]) -> bool:
+        """Until it fails or ``stop``; leaves no process behind. True if it was ever ready."""
+        driver = await self._start()
+        watching = asyncio.create_task(self._watch(driver))
+        await first_of(watching, stop)
+        if not watching.done():
+            await self._stop(driver)
+            watching.cancel()
+        elif not stop.done():
+            log.warning("cloud_lost", extra={"reason": watching.result()})
+        await self._clear(driver)
+        return self._ready
+
+    async def _start(self) -> asyncio.subprocess.Process:
+        pipe = asyncio.subprocess.PIPE
+        driver = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", _DRIVER,
+            stdin=pipe, stdout=pipe, env=self._environment(), start_new_session=True,
+        )  # fmt: skip
+        order = {
+            "config": self._config.model_dump(mode="json"),
+            "base": str(self._base.resolve()),
+            "address": self._address,
+            "temporary": self._temporary,
+        }
+        assert driver.stdin is not None  # noqa: S101  # opened as a pipe above
+        driver.stdin.write(json.dumps(order).encode() + b"\n")
+        await driver.stdin.drain()
+        log.info("cloud_starting", extra={"address": self._address or "local"})
+        return driver
+
+    def _environment(self) -> dict[str, str]:
+        """Ray's switches, every one that matters said."""
+        found = os.environ | {
+            MARK: self._mark,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": self._config.serve.auth,
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+            "RAY_enable_metrics_collection": "0",
+        }
+        if self._address is None:
+            found.pop("RAY_ADDRESS", None)
+            if self._config.serve.auth == "token":
+                found["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        return found
+
+    async def _watch(self, driver: asyncio.subprocess.Process) -> str:
+        """Why the session is over: the driver ended or its proofs stopped coming."""
+        assert driver.stdout is not None  # noqa: S101  # opened as a pipe above
+        options = self._config.serve
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + options.ready_seconds
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    line = await driver.stdout.readline()
+            except TimeoutError:
+                return "Ray did not answer in time" if self._ready else "it did not start in time"
+            if not line:
+                return f"the driver ended with code {await driver.wait()}"
+            self._take(json.loads(line))
+            if self._ready:
+                deadline = loop.time() + options.silence_seconds
+
+    def _take(self, proof: dict[str, Any]) -> None:
+        if proof["proof"] == "ready":
+            self._ready = True
+            log.info("cloud_ready", extra={"replicas": proof["replicas"]})
+
+    async def _stop(self, driver: asyncio.subprocess.Process) -> None:
+        """Ask the driver to delete what it deployed, and wait as long as a drain may take."""
+        if driver.returncode is None:
+            driver.terminate()
+        try:
+            async with asyncio.timeout(self._config.worker.drain_seconds + 20):
+                await driver.wait()
+        except TimeoutError:
+            log.warning("driver_killed", extra={"reason": "it did not stop in time"})
+
+    async def _clear(self, driver: asyncio.subprocess.Process) -> None:
+        killed = await asyncio.to_thread(kill_marked, self._mark, driver.pid)
+        await driver.wait()
+        shutil.rmtree(self._temporary, ignore_errors=True)
+        log.debug("session_cleared", extra={"killed": killed})

@@ -1,0 +1,91 @@
+"""The worker as a plain process: signals, exit code, a watchdog. Needs no Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from setsuden.link import Link
+from setsuden.pipelines import logs
+from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.services import topology
+from setsuden.services.config import CloudConfig
+
+from .assembly import assembled
+from .worker import StalledError, Worker
+
+log = logging.getLogger(__name__)
+STALLED_EXIT = 70
+_WATCH_SECONDS = 1.0
+
+
+def run_worker(config: CloudConfig, base: Path, pipeline: str | None = None) -> int:
+    """Run one pipeline's teacher until SIGTERM or SIGINT; 0 after a clean stop.
+
+    Raises SetsudenError for what makes a start impossible: configuration, bundle, a broker that
+    cannot prove its durability. A stalled worker ends with code 70, for whoever restarts it.
+    """
+    logs.configure(config.log_level)
+    return asyncio.run(run(config, base, config.pipeline(pipeline)))
+
+
+async def run(config: CloudConfig, base: Path, pipeline: PipelineSpec) -> int:
+    """As :func:`run_worker`, inside a loop."""
+    stop = stop_signal()
+    async with assembled(config, pipeline, base / pipeline.bundle, base / config.state) as (
+        worker,
+        link,
+    ):
+        starting = asyncio.create_task(_start(config, worker, link))
+        await first_of(starting, stop)
+        if not starting.done():
+            starting.cancel()
+            return 0
+        await starting
+        log.info("worker_ready", extra={"pipeline": pipeline.name, "pid": os.getpid()})
+        await _until_stopped(worker, stop)
+        await worker.stop()
+        log.info("worker_stopped", extra=worker.counters.as_dict())
+        return 0
+
+
+async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:
+    """Wait for the broker without limit, refuse it at once when it is unfit, apply, start."""
+    await topology.up_or_refused(link, None)
+    for name in await topology.apply_all(worker.jetstream, config):
+        log.info("topology_applied", extra={"name_applied": name})
+    await worker.start()
+
+
+async def _until_stopped(worker: Worker, stop: asyncio.Future[None]) -> None:
+    while not stop.done():
+        await asyncio.wait([stop], timeout=_WATCH_SECONDS)
+        try:
+            worker.health()
+        except StalledError as error:
+            log.error("worker_stalled", extra={"detail": str(error)})  # noqa: TRY400  # it says all
+            os._exit(STALLED_EXIT)  # a model that hangs in native code would hold up any other exit
+
+
+def stop_signal() -> asyncio.Future[None]:
+    """Resolved by the first SIGTERM or SIGINT; the second ends the process at once."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+
+    def on_signal(number: int) -> None:
+        if stop.done():
+            os._exit(128 + number)
+        stop.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop
+
+
+async def first_of(*futures: asyncio.Future[Any]) -> None:
+    """Return when one of them is done."""
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)

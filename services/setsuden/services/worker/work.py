@@ -1,0 +1,98 @@
+"""One escalation in the worker's hands, from its delivery until it is settled."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from numpy.typing import NDArray
+
+from setsuden.link import Delivery, Incoming
+from setsuden.pipelines import codec
+from setsuden.pipelines.tracing import parse_traceparent
+from setsuden.schemas import escalation, subjects
+from setsuden.schemas.bundle import Observation
+from setsuden.schemas.errors import InvalidEventError
+from setsuden.schemas.result import Problem
+
+
+@dataclass(slots=True)
+class Work:
+    """Fields fill up on the way; what is not reached stays at its default."""
+
+    message: Incoming
+    delivery: Delivery
+    reply: str
+    """The newest delivery's acknowledgement subject: an older one may no longer count."""
+    device: str
+    event_id: str | None = None
+    trace_id: str = ""
+    parent_id: str | None = None
+    ttl_ms: int | None = None
+    observation: NDArray[Any] | None = None
+    taken_ns: int = 0
+    late: bool = False
+    problem: Problem | None = None
+    ran: Ran | None = None
+    stored_ns: int = 0
+    """When the result was handed to the link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """One executed batch, as each of its events sees it."""
+
+    start_ns: int
+    end_ns: int
+    items: int
+    energy_json: str
+    """The reading of one event's share, encoded once for the whole batch."""
+    energy_attributes: dict[str, str | bool | int | float]
+    infer_ms: float
+
+
+def received(message: Incoming) -> Work:
+    """A delivery before anything of it is trusted; raises ValueError on what is none."""
+    delivery = Delivery.of(message.reply)
+    device = message.subject.rsplit(".", 1)[-1]
+    work = Work(message, delivery, message.reply, device)
+    context = parse_traceparent(message.headers.get("traceparent"))
+    named = message.headers.get(escalation.EVENT_ID_HEADER, "")
+    if context is None:
+        work.trace_id = derived_trace_id(named or str(delivery.stream_sequence))
+    else:
+        work.trace_id, work.parent_id = context
+    return work
+
+
+def read(work: Work, declared: Observation, max_body_bytes: int) -> None:
+    """Fill in identity and observation; raises RejectedError, with the identity if it is sound."""
+    message = work.message
+    work.event_id = _identity(work, message.headers.get(escalation.EVENT_ID_HEADER, ""))
+    found = escalation.read(message.headers, message.data, message.subject)
+    work.ttl_ms = found.ttl_ms
+    work.observation = codec.decode(found.event, declared, max_body_bytes)
+
+
+def identify(work: Work) -> None:
+    """Fill in the identity alone, if it is sound."""
+    try:
+        work.event_id = _identity(work, work.message.headers.get(escalation.EVENT_ID_HEADER, ""))
+    except InvalidEventError:
+        work.event_id = None
+
+
+def derived_trace_id(name: str) -> str:
+    """32 hex digits that ``name`` always has."""
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def _identity(work: Work, event_id: str) -> str:
+    """The event id, when it is this device's: nobody may write another device's results."""
+    if subjects.device_of(event_id) != work.device:
+        raise InvalidEventError(
+            f"event id {event_id!r} is not of device {work.device}",
+            field=escalation.EVENT_ID_HEADER,
+        )
+    return event_id

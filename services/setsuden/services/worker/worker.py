@@ -1,0 +1,282 @@
+"""The worker: pulls escalations, runs the teacher, stores the result, then acknowledges."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine
+from typing import Any
+
+from setsuden.link import JetStream, Link, LinkState
+from setsuden.link.tasks import end
+from setsuden.pipelines.energy import EnergyModel
+from setsuden.pipelines.tracing import Recorder
+from setsuden.pipelines.tracing.span import energy_attributes
+from setsuden.schemas import streams
+from setsuden.schemas.energy import Method
+from setsuden.schemas.errors import LinkError, RejectedError, SetsudenError
+from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.schemas.result import Problem
+from setsuden.services import topology
+from setsuden.services.config import CloudConfig
+
+from . import settle
+from .clock import Clock
+from .counters import Counters
+from .hand import Hand
+from .isolation import Isolation
+from .pull import Puller
+from .records import Writer, problem
+from .settle import Route
+from .settler import Settler
+from .teacher import Answers, Teacher, TeacherRaisedError
+from .traces import SpanMaker
+from .work import Ran, Work, read
+
+log = logging.getLogger(__name__)
+_UNSETTLED_FACTOR = 8
+
+
+class StalledError(SetsudenError):
+    """The worker has work and makes no progress: it should be replaced."""
+
+    code = "worker_stalled"
+
+
+class Worker:
+    """One pipeline's teacher on one link. Knows no workload: the bundle's manifest says all."""
+
+    def __init__(
+        self,
+        config: CloudConfig,
+        pipeline: PipelineSpec,
+        *,
+        teacher: Teacher,
+        energy: EnergyModel,
+        link: Link,
+        jetstream: JetStream,
+        recorder: Recorder | None = None,
+    ) -> None:
+        self.counters = Counters()
+        self._config, self._options, self._pipeline = config, config.worker, pipeline
+        self._teacher, self._energy, self._link = teacher, energy, link
+        self._batch = config.worker.max_batch or teacher.spec.max_batch
+        self._clock = Clock()
+        self.jetstream = jetstream
+        self._hand = Hand(link, self.counters)
+        self._settler = Settler(
+            link=link,
+            jetstream=jetstream,
+            hand=self._hand,
+            writer=Writer(pipeline.name, teacher.session.ref, teacher.classes),
+            spans=SpanMaker(pipeline.name, teacher.session.ref),
+            recorder=recorder,
+            clock=self._clock,
+            counters=self.counters,
+            retry_delay_seconds=self._options.retry_delay_seconds,
+        )
+        self._isolation = Isolation(
+            teacher.bundle.folder, teacher.model, self._options.isolate_timeout_seconds
+        )
+        self._pulling: asyncio.Task[None] | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopping = False
+        self._progress = 0.0
+
+    # -- life -------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to work as soon as the link is up; never waits for the network."""
+        self._puller = Puller(
+            self._link,
+            streams.consumer_name(self._config.region, self._pipeline.name),
+            prefetch=self._options.prefetch_factor * self._batch,
+            expires_seconds=self._options.pull_expires_seconds,
+            take=self._hand.take,
+            repair=self._repair,
+        )
+        self._link.listen(lambda _: self._hand.changed.set())
+        self._progress = asyncio.get_running_loop().time()
+        self._pulling = _task(self._puller.run(), "pull")
+        self._tasks = [
+            _task(self._run(), "work"),
+            _task(self._hand.run_acks(), "acks"),
+            _task(self._hand.run_heartbeats(self._options.ack_wait_seconds / 3), "heartbeats"),
+        ]
+
+    async def stop(self) -> None:
+        """Finish what runs, acknowledge it, give the rest back at once."""
+        self._stopping, self._hand.accepting = True, False
+        if self._pulling is not None:
+            self._pulling.cancel()
+        self._hand.changed.set()
+        try:
+            async with asyncio.timeout(self._options.drain_seconds):
+                await asyncio.wait(self._tasks[:1])
+                self._hand.give_back_queued()
+                while len(self._hand):
+                    self._hand.changed.clear()
+                    await self._hand.changed.wait()
+        except TimeoutError:
+            log.warning("drain_incomplete", extra={"in_hand": len(self._hand)})
+        await self._farewell()
+
+    async def _farewell(self) -> None:
+        await self._hand.flush()
+        try:
+            await self.jetstream.api("INFO")  # answered after everything sent before it
+        except LinkError as error:
+            log.warning("farewell_unheard", extra={"detail": str(error)})
+        tasks = [*self._tasks, *([self._pulling] if self._pulling else [])]
+        for task in tasks:
+            await end(task)
+        await self._isolation.close()
+        self._teacher.close()
+
+    def health(self) -> None:
+        """Raises StalledError when it is stuck or has died with work to do."""
+        for task in [*self._tasks, *([self._pulling] if self._pulling else [])]:
+            if task.done() and not self._stopping:
+                raise StalledError(f"the {task.get_name()} loop ended: {_reason(task)}")
+        silent = asyncio.get_running_loop().time() - self._progress
+        idle = not len(self._hand) or self._link.state is not LinkState.UP
+        if not idle and silent > self._options.stall_seconds:
+            raise StalledError(f"{len(self._hand)} events in hand, no progress for {silent:.0f} s")
+
+    @property
+    def ready(self) -> bool:
+        """True while the link is up and the consumer is there."""
+        return self._link.state is LinkState.UP and self._puller.pulling
+
+    async def _repair(self) -> None:
+        await topology.apply_all(self.jetstream, self._config, self._pipeline.name)
+
+    # -- work -------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            batch = await self._next()
+            if batch:
+                self._clock.anchor()
+                await self._handle(batch)
+            self._progress = asyncio.get_running_loop().time()
+            await asyncio.sleep(0)  # let arrivals in and acknowledgements out
+
+    async def _next(self) -> list[Work]:
+        """What is queued, up to a batch, at once; waits only for the first event."""
+        while not self._stopping:
+            self._hand.changed.clear()
+            if self._may_take():
+                batch = self._hand.pick(self._batch, self._alone)
+                self._puller.consumed(len(batch))
+                return batch
+            await self._hand.changed.wait()
+            self._progress = asyncio.get_running_loop().time()
+        return []
+
+    def _may_take(self) -> bool:
+        room = _UNSETTLED_FACTOR * self._batch
+        unsettled = len(self._hand) - self._hand.queued
+        return self._hand.queued > 0 and unsettled < room and self._link.state is LinkState.UP
+
+    def _route(self, work: Work) -> Route:
+        attempt = work.delivery.attempt
+        return settle.route(
+            attempt, self._pipeline.max_attempts, self._options.isolate_from_attempt
+        )
+
+    def _alone(self, work: Work) -> bool:
+        return self._route(work) is not Route.RUN
+
+    async def _handle(self, batch: list[Work]) -> None:
+        ready = [work for work in batch if self._prepared(work)]
+        if ready and self._route(ready[0]) is Route.ISOLATE:
+            await self._run_isolated(ready[0])
+        elif ready:
+            await self._run_batch(ready)
+
+    def _prepared(self, work: Work) -> bool:
+        """True when the event can be run; else it is on its way to a dead letter."""
+        work.taken_ns = self._clock.now_ns()
+        try:
+            read(work, self._teacher.observation, self._pipeline.limits.max_body_bytes)
+        except RejectedError as error:
+            self._fail(work, problem(error.code, error.message), hopeless=True)
+            return False
+        if self._route(work) is Route.DEAD:
+            words = f"delivered {work.delivery.attempt} times, and no worker lived to settle it"
+            self._fail(work, problem(settle.ATTEMPTS_EXHAUSTED, words), hopeless=True)
+            return False
+        work.late = settle.is_late(work.taken_ns - work.delivery.stored_at_ns, work.ttl_ms)
+        return True
+
+    async def _run_batch(self, batch: list[Work]) -> None:
+        start = self._clock.now_ns()
+        try:
+            answers = await self._teacher.run([_observation(work) for work in batch])
+        except TeacherRaisedError as error:
+            await self._isolate_failure(batch, error)
+            return
+        self.counters.batches += 1
+        await self._settle_batch(batch, answers, start)
+
+    async def _isolate_failure(self, batch: list[Work], error: TeacherRaisedError) -> None:
+        """A batch failed: find out whose fault it is, so that the others are answered."""
+        if len(batch) == 1:
+            self._fail(batch[0], error.problem)
+            return
+        for work in batch:
+            await self._run_batch([work])
+
+    async def _run_isolated(self, work: Work) -> None:
+        start = self._clock.now_ns()
+        self.counters.isolated += 1
+        try:
+            answers = await self._isolation.run(_observation(work))
+        except TeacherRaisedError as error:
+            self._fail(work, error.problem)
+        else:
+            await self._settle_batch([work], answers, start)
+        if not self._hand.again_waiting():
+            await self._isolation.close()
+
+    async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
+        ran = self._ran(answers, len(batch), start_ns)
+        self.counters.cpu_seconds += answers.run.cpu_seconds
+        for work, row in zip(batch, answers.rows, strict=True):
+            work.ran = ran
+            if isinstance(row, list):
+                self.counters.answered += 1
+                await self._settler.answer(work, row)
+            else:
+                self._fail(work, row)
+
+    def _ran(self, answers: Answers, items: int, start_ns: int) -> Ran:
+        share = answers.run.cpu_seconds / items
+        method = Method.BATCH_WEIGHTED if items > 1 else answers.run.method
+        reading = self._energy.reading(share, method)
+        attributes = energy_attributes(reading)
+        attributes |= {"setsuden.batch.size": items, "setsuden.batch.share": 1 / items}
+        return Ran(
+            start_ns,
+            self._clock.now_ns(),
+            items,
+            reading.model_dump_json(),
+            attributes,
+            answers.run.wall_seconds * 1000,
+        )
+
+    def _fail(self, work: Work, problem: Problem, *, hopeless: bool = False) -> None:
+        self._settler.fail(work, problem, self._pipeline.max_attempts, hopeless=hopeless)
+
+
+def _observation(work: Work) -> Any:
+    return work.observation
+
+
+def _task(coroutine: Coroutine[None, None, None], name: str) -> asyncio.Task[None]:
+    return asyncio.get_running_loop().create_task(coroutine, name=name)
+
+
+def _reason(task: asyncio.Task[None]) -> str:
+    return "cancelled" if task.cancelled() else repr(task.exception())

@@ -1,0 +1,104 @@
+"""The worker inside Ray Serve replicas: answers, and outlives every death inside Ray."""
+
+from __future__ import annotations
+
+import signal
+import tempfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import psutil
+import pytest
+from tests.support import cloud
+
+from setsuden.link import JetStream, Link
+from setsuden.services.demo.broker import LocalBroker
+
+pytestmark = pytest.mark.slow
+EVENTS = 300
+REPLICA = "ray::ServeReplica:setsuden-tiny"
+
+
+async def stop(running: cloud.Process) -> None:
+    """SIGTERM; nothing it started is left."""
+    family = psutil.Process(running.popen.pid).children(recursive=True)
+    running.popen.send_signal(signal.SIGTERM)
+    assert await running.ended() == 0
+    assert [process for process in family if process.is_running()] == []
+
+
+@pytest.fixture
+async def local(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[cloud.Process]:
+    """A cloud on a Ray of its own, slow enough to be killed in the middle."""
+    running = cloud.cloud_process(cloud.write_config(tmp_path, broker, repeats=100))
+    await running.until("cloud_ready")
+    yield running
+    await stop(running)
+
+
+async def test_a_replica_killed_in_the_middle_loses_and_doubles_nothing(
+    local: cloud.Process, jetstream: JetStream, link: Link
+) -> None:
+    replicas = cloud.below(local.popen.pid, REPLICA)
+    assert len(replicas) == 2
+    await cloud.escalate(link, range(EVENTS))
+    await cloud.results(jetstream, 30)
+    replicas[0].kill()
+    assert await cloud.once_each(jetstream, EVENTS)
+    await cloud.until_settled(jetstream)
+
+
+async def test_a_head_killed_in_the_middle_is_rebuilt_without_a_human(
+    local: cloud.Process, jetstream: JetStream, link: Link
+) -> None:
+    (gcs,) = [p for p in cloud.below(local.popen.pid, "gcs_server") if p.name() == "gcs_server"]
+    await cloud.escalate(link, range(EVENTS // 2))
+    await cloud.results(jetstream, 30)
+    gcs.kill()
+    await local.until("cloud_lost")
+    await cloud.escalate(link, range(EVENTS // 2, EVENTS))
+    await local.until("cloud_ready", times=2)
+    assert await cloud.once_each(jetstream, EVENTS)
+    await cloud.until_settled(jetstream)
+
+
+async def test_a_raylet_killed_is_rebuilt_too(
+    local: cloud.Process, jetstream: JetStream, link: Link
+) -> None:
+    (raylet,) = [p for p in cloud.below(local.popen.pid, "raylet") if p.name() == "raylet"]
+    raylet.kill()
+    await local.until("cloud_ready", times=2)
+    await cloud.escalate(link, range(10))
+    assert await cloud.once_each(jetstream, 10)
+
+
+async def test_two_clouds_on_one_machine_do_not_meet(
+    tmp_path: Path, broker: LocalBroker, local: cloud.Process, jetstream: JetStream, link: Link
+) -> None:
+    second_folder = tmp_path / "second"
+    second_folder.mkdir()
+    second = cloud.cloud_process(cloud.write_config(second_folder, broker))
+    await second.until("cloud_ready")
+    await stop(second)
+    await cloud.escalate(link, range(10))
+    assert await cloud.once_each(jetstream, 10)
+    assert local.popen.poll() is None
+
+
+async def test_a_node_of_two_killed_in_the_middle_loses_and_doubles_nothing(
+    broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    with tempfile.TemporaryDirectory() as folder, cloud.cluster(2) as (nodes, address, token):
+        config = cloud.write_config(Path(folder), broker, repeats=100, cpus=1.0)
+        running = cloud.cloud_process(config, address, token)
+        await running.until("cloud_ready")
+        assert [len(node.pids(REPLICA)) for node in nodes] == [1, 1]
+        await cloud.escalate(link, range(EVENTS))
+        await cloud.results(jetstream, 30)
+        nodes[1].kill()
+        assert await cloud.once_each(jetstream, EVENTS)
+        await cloud.until_settled(jetstream)
+        running.popen.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        assert nodes[0].pids("gcs_server")  # a cluster that is not ours stays
+        await cloud.until(lambda: not nodes[0].pids(REPLICA))

@@ -1,0 +1,90 @@
+"""The plain worker process: killed, stopped, refused, poisoned."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from tests.support import cloud
+
+from setsuden.link import JetStream, Link
+from setsuden.schemas.result import Status
+from setsuden.services.demo.broker import LocalBroker
+
+
+@pytest.mark.slow
+async def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
+    tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    config = cloud.write_config(tmp_path, broker, repeats=20)
+    await cloud.escalate(link, range(300))
+    first = cloud.worker_process(config)
+    await cloud.results(jetstream, 40)
+    first.kill()
+    left = 300 - len(await cloud.records(jetstream))
+    second = cloud.worker_process(config)
+    assert await cloud.once_each(jetstream, 300)
+    await cloud.until_settled(jetstream)
+    assert left > 0
+    second.popen.send_signal(signal.SIGTERM)
+    assert await second.ended() == 0
+
+
+@pytest.mark.slow
+async def test_an_aborting_model_ends_in_one_dead_letter_and_spares_its_neighbours(
+    tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    config = cloud.write_config(tmp_path, broker)
+    await cloud.escalate(link, range(20))
+    await cloud.escalate(link, [20], first=666.0)
+    await cloud.escalate(link, range(21, 40))
+    environment = cloud.aborting(tmp_path / "abort")
+    deaths, running = 0, cloud.worker_process(config, environment)
+
+    async def keep_alive() -> None:
+        nonlocal deaths, running
+        while True:
+            if await running.ended(300) == -signal.SIGABRT:
+                deaths += 1
+                running = cloud.worker_process(config, environment)
+
+    keeper = asyncio.create_task(keep_alive())
+    found = {result.event_id: result for result in await cloud.results(jetstream, 40)}
+    await cloud.until_settled(jetstream)
+    keeper.cancel()
+    running.popen.send_signal(signal.SIGTERM)
+    dead = found.pop(cloud.event_id(20))
+    assert dead.status is Status.DEAD
+    assert dead.error is not None
+    assert dead.error.code == "teacher_crashed"
+    assert {result.status for result in found.values()} == {Status.FINAL}
+    assert deaths == 2
+    (letter,) = await cloud.stored(jetstream, "DEAD", "dead.*.*")
+    assert json.loads(letter.data)["event_id"] == cloud.event_id(20)
+    assert await running.ended() == 0
+
+
+@pytest.mark.slow
+async def test_a_broker_that_cannot_prove_its_durability_is_refused(tmp_path: Path) -> None:
+    with LocalBroker(tmp_path / "nats", sync="2m") as weak:
+        config = cloud.write_config(tmp_path, weak)
+        refused = cloud.worker_process(config)
+        assert await refused.ended() == 1
+    assert "sync_interval: always" in refused.log.read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+async def test_a_worker_started_before_its_broker_waits_for_it(
+    tmp_path: Path, broker: LocalBroker
+) -> None:
+    broker.kill()
+    running = cloud.worker_process(cloud.write_config(tmp_path, broker))
+    await running.until("link_down")
+    broker.start()
+    await running.until("worker_ready")
+    running.popen.send_signal(signal.SIGTERM)
+    assert await running.ended() == 0
+    assert running.events()[-1]["event"] in {"worker_stopped", "link_down"}
