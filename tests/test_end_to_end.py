@@ -10,7 +10,6 @@ import pytest
 from tests.support import ml, site
 from tests.support.agent import digits
 
-from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.result import Status, Tier
 from setsuden.services.demo.broker import LocalBroker
 
@@ -23,11 +22,6 @@ async def digits_site(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[site
         yield up
 
 
-def images(count: int) -> list[bytes]:
-    test = data.load_splits().test
-    return [test.images[index % len(test)].tobytes() for index in range(count)]
-
-
 def attribute(span: dict[str, Any], key: str) -> Any:
     pairs = {pair["key"]: next(iter(pair["value"].values())) for pair in span["attributes"]}
     return pairs.get(key)
@@ -36,7 +30,7 @@ def attribute(span: dict[str, Any], key: str) -> Any:
 async def test_easy_events_end_on_the_edge_and_hard_ones_in_the_cloud(
     digits_site: site.Site,
 ) -> None:
-    finals = await digits_site.submit_all(images(200))
+    finals = await digits_site.submit_all(site.images(200))
     tiers = {final.tier for final in finals}
     assert tiers == {Tier.EDGE, Tier.CLOUD}
     assert {final.status for final in finals} == {Status.FINAL}
@@ -51,10 +45,9 @@ async def test_easy_events_end_on_the_edge_and_hard_ones_in_the_cloud(
 
 
 async def test_one_escalated_event_is_one_whole_trace(digits_site: site.Site) -> None:
-    finals = await digits_site.submit_all(images(60))
+    finals = await digits_site.submit_all(site.images(60))
     hard = next(final for final in finals if final.tier is Tier.CLOUD)
-    await digits_site.workers[0].stop()
-    spans = [span for span in digits_site.spans() if span["traceId"] == hard.trace_id]
+    spans = [span for span in await digits_site.spans() if span["traceId"] == hard.trace_id]
     by_id = {span["spanId"]: span for span in spans}
     roots = [span for span in spans if "parentSpanId" not in span]
     assert [root["name"] for root in roots] == ["event"]
@@ -72,10 +65,9 @@ async def test_one_escalated_event_is_one_whole_trace(digits_site: site.Site) ->
 
 
 async def test_spans_lie_within_their_parents(digits_site: site.Site) -> None:
-    finals = await digits_site.submit_all(images(60))
-    await digits_site.workers[0].stop()
+    finals = await digits_site.submit_all(site.images(60))
     hard = {final.trace_id for final in finals if final.tier is Tier.CLOUD}
-    spans = [span for span in digits_site.spans() if span["traceId"] in hard]
+    spans = [span for span in await digits_site.spans() if span["traceId"] in hard]
     by_id = {span["spanId"]: span for span in spans}
     for span in spans:
         parent = by_id.get(span.get("parentSpanId", ""))
@@ -102,7 +94,7 @@ async def test_a_killed_agent_loses_nothing_of_2000_events(digits_site: site.Sit
         digits_site.agent.kill()
         digits_site.agent.start()
 
-    await whole(digits_site, kill)
+    await site.whole(digits_site, kill)
 
 
 @pytest.mark.slow
@@ -111,14 +103,4 @@ async def test_a_killed_broker_loses_nothing_of_2000_events(digits_site: site.Si
         digits_site.broker.kill()
         digits_site.broker.start()
 
-    await whole(digits_site, kill)
-
-
-async def whole(up: site.Site, kill: Any) -> None:
-    """2,000 events, a kill in the middle, 2,000 finals, none doubled."""
-    finals = await up.submit_all(images(2000), half=kill)
-    records = await up.records()
-    assert len(finals) == 2000
-    assert len(records) == 2000
-    assert site.doubled(records) == 0
-    assert {record.status for record in records} == {Status.FINAL}
+    await site.whole(digits_site, kill)

@@ -69,7 +69,6 @@ async def test_waiting_for_a_lost_link_waits_and_does_not_spin(
     broker: LocalBroker, link: Link
 ) -> None:
     """A retry loop of store and wait_up once kept the supervisor from ever running."""
-    await link.store("nowhere", b"") if link.state is LinkState.DOWN else None
     assert link._connection is not None
     link._connection.lost.set()
     with pytest.raises(UnavailableError):
@@ -169,7 +168,7 @@ async def test_what_is_subscribed_while_it_connects_is_heard(
     heard: asyncio.Queue[str] = asyncio.Queue()
     second = Link(broker.options, "second")
     second.start()
-    names = []
+    names: list[str] = []
     while second.state is not LinkState.UP:
         name = f"here.{len(names)}"
         await second.subscribe(name, lambda message: heard.put_nowait(message.subject))

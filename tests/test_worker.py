@@ -156,10 +156,11 @@ async def test_a_final_record_that_is_there_is_acknowledged_and_left_alone(
 async def test_a_full_results_stream_leaves_the_event_unacknowledged(
     bench: cloud.Bench, jetstream: JetStream, link: Link
 ) -> None:
+    worker = await bench.start()
+    await cloud.until(lambda: worker.ready)
     info = await jetstream.api("STREAM.INFO.RES")
     await jetstream.api("STREAM.UPDATE.RES", info["config"] | {"max_bytes": 1})
     await cloud.escalate(link, [0])
-    worker = await bench.start()
     await cloud.until(lambda: worker.counters.nak >= 2)
     assert (await jetstream.api("STREAM.INFO.ESC"))["state"]["messages"] == 1
     await jetstream.api("STREAM.UPDATE.RES", info["config"])

@@ -197,8 +197,7 @@ async def eventually(
 ) -> None:
     """Return once it is true."""
     async with asyncio.timeout(timeout_seconds):
-        while not await true():
-            # What other processes do rings no bell here.
+        while not await true():  # noqa: ASYNC110  # other processes ring no bell here
             await asyncio.sleep(pause_seconds)
 
 

@@ -89,20 +89,30 @@ def _poison() -> tuple[list[Any], list[Any]]:
     return nodes, constants
 
 
-def _slow(features: int, repeats: int, width: int = 512) -> tuple[list[Any], list[Any]]:
-    """A detour through wide matrices that ends where it began: some 30 µs each."""
+def _slow(features: int, repeats: int, width: int = 64) -> tuple[list[Any], list[Any]]:
+    """A detour through square matrices that ends where it began; no cheaper in a batch."""
     rng = np.random.default_rng(7)
-    wide = rng.normal(0, 1e-3, (width, width)).astype(np.float32)
+    square = width * width
+
+    def constant(name: str, scale: float, *shape: int) -> Any:
+        return numpy_helper.from_array(rng.normal(0, scale, shape).astype(np.float32), name)
+
     constants = [
-        numpy_helper.from_array(rng.normal(0, 1, (features, width)).astype(np.float32), "in"),
-        numpy_helper.from_array(wide, "wide"),
-        numpy_helper.from_array(rng.normal(0, 1e-9, (width, features)).astype(np.float32), "out"),
+        constant("in", 1, features, square),
+        constant("wide", 1e-2, width, width),
+        constant("out", 1e-9, square, features),
+        numpy_helper.from_array(np.array([-1, width, width], np.int64), "as_squares"),
+        numpy_helper.from_array(np.array([-1, square], np.int64), "as_rows"),
     ]
-    nodes = [helper.make_node("MatMul", ["x", "in"], ["s0"])]
+    nodes = [
+        helper.make_node("MatMul", ["x", "in"], ["rows"]),
+        helper.make_node("Reshape", ["rows", "as_squares"], ["s0"]),
+    ]
     for step in range(repeats):
         nodes.append(helper.make_node("MatMul", [f"s{step}", "wide"], [f"m{step}"]))
         nodes.append(helper.make_node("Tanh", [f"m{step}"], [f"s{step + 1}"]))
-    nodes.append(helper.make_node("MatMul", [f"s{repeats}", "out"], ["back"]))
+    nodes.append(helper.make_node("Reshape", [f"s{repeats}", "as_rows"], ["back_rows"]))
+    nodes.append(helper.make_node("MatMul", ["back_rows", "out"], ["back"]))
     nodes.append(helper.make_node("Add", ["x", "back"], ["h"]))
     return nodes, constants
 

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,13 @@ from tests.support.agent import DEVICE, AgentProcess, config
 
 from setsuden.client import AsyncClient
 from setsuden.link import JetStream, Link
-from setsuden.pipelines import bundle, energy
-from setsuden.pipelines.tracing import Recorder
+from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.pipeline import PipelineSpec
-from setsuden.schemas.result import Result
+from setsuden.schemas.result import Result, Status
 from setsuden.schemas.streams import StreamBounds, all_streams
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import LocalBroker
-from setsuden.services.worker import Teacher, Worker
+from setsuden.services.worker.assembly import assembled
 
 FINAL_SECONDS = 150.0
 MAX_OPEN = 256
@@ -39,8 +38,7 @@ class Site:
     jetstream: JetStream
     folder: Path
     pipeline: str
-    workers: list[Worker]
-    recorder: Recorder
+    worker: AsyncExitStack | None = None
 
     async def submit_all(
         self, bodies: list[bytes], half: Callable[[], Any] | None = None
@@ -72,11 +70,12 @@ class Site:
         """Every record of the results stream."""
         return await cloud.records(self.jetstream)
 
-    def spans(self) -> list[dict[str, Any]]:
+    async def spans(self) -> list[dict[str, Any]]:
         """Every span of agent and worker, each with its service; ends both."""
         self.agent.terminate()
-        self.recorder.close()
-        files = [*self.agent.folder.glob("state/*.jsonl*"), self.recorder.path]
+        assert self.worker is not None
+        await self.worker.aclose()
+        files = [*self.agent.folder.glob("state/*.jsonl*"), *self.folder.glob("cloud/*.jsonl*")]
         return [span for file in files for span in read_spans(file)]
 
 
@@ -101,50 +100,55 @@ def doubled(records: list[Result]) -> int:
 
 @asynccontextmanager
 async def site(
-    folder: Path, broker: LocalBroker, *, bundle_folder: Path, pipeline: str, gate: str = ""
+    folder: Path,
+    broker: LocalBroker,
+    *,
+    bundle_folder: Path,
+    pipeline: str,
+    gate: str = "",
+    worker: bool = True,
 ) -> AsyncIterator[Site]:
-    """Broker, agent process and one worker in this process, all up."""
-    link = Link(broker.options, "site")
-    link.start()
-    await link.wait_up(10)
-    jetstream = JetStream(link)
-    await jetstream.start()
-    for stream in all_streams(StreamBounds()):
-        await jetstream.apply_stream(stream)
-    text = config(broker=broker, bundle=bundle_folder, pipeline=pipeline, pipeline_extra=gate)
-    agent = AgentProcess(folder / "agent", text)
-    recorder, worker, worker_link = await _worker(folder, broker, bundle_folder, pipeline)
-    try:
+    """Broker and agent process, all up, and one worker in this process unless told otherwise."""
+    async with AsyncExitStack() as ends:
+        link = Link(broker.options, "site")
+        ends.push_async_callback(link.close)
+        link.start()
+        await link.wait_up(10)
+        jetstream = JetStream(link)
+        await jetstream.start()
+        for stream in all_streams(StreamBounds()):
+            await jetstream.apply_stream(stream)
+        text = config(broker=broker, bundle=bundle_folder, pipeline=pipeline, pipeline_extra=gate)
+        agent = AgentProcess(folder / "agent", text)
+        ends.callback(agent.kill)
         await asyncio.to_thread(agent.start)
-        yield Site(broker, agent, link, jetstream, folder, pipeline, [worker], recorder)
-    finally:
-        await worker.stop()
-        await worker_link.close()
-        agent.kill()
-        await link.close()
-        recorder.close()
+        up = Site(broker, agent, link, jetstream, folder, pipeline)
+        if worker:
+            await _add_worker(up, bundle_folder, ends)
+        yield up
 
 
-async def _worker(
-    folder: Path, broker: LocalBroker, bundle_folder: Path, pipeline: str
-) -> tuple[Recorder, Worker, Link]:
-    spec = PipelineSpec(name=pipeline, bundle=str(bundle_folder))
-    options = CloudConfig(nats=broker.options, pipelines=(spec,))
-    teacher = Teacher(bundle.load(bundle_folder), "teacher", options.worker.inline_below_ms)
-    link = Link(options.nats, "worker")
-    recorder = Recorder(options.traces, folder / "cloud", "worker", {})
-    model = energy.choose(options.energy)
-    jetstream = JetStream(link)
-    await jetstream.start()
-    worker = Worker(
-        options,
-        spec,
-        teacher=teacher,
-        energy=model,
-        link=link,
-        jetstream=jetstream,
-        recorder=recorder,
-    )
-    link.start()
+async def _add_worker(up: Site, bundle_folder: Path, ends: AsyncExitStack) -> None:
+    spec = PipelineSpec(name=up.pipeline, bundle=str(bundle_folder))
+    options = CloudConfig(nats=up.broker.options, pipelines=(spec,))
+    made = assembled(options, spec, bundle_folder, up.folder / "cloud")
+    up.worker = await ends.enter_async_context(AsyncExitStack())
+    worker, _ = await up.worker.enter_async_context(made)
     await worker.start()
-    return recorder, worker, link
+    up.worker.push_async_callback(worker.stop)
+
+
+def images(count: int) -> list[bytes]:
+    """Observations of the workload's test split, again from the start past its end."""
+    test = data.load_splits().test
+    return [test.images[index % len(test)].tobytes() for index in range(count)]
+
+
+async def whole(up: Site, kill: Callable[[], Any]) -> None:
+    """2,000 events, a kill in the middle, 2,000 finals, none doubled."""
+    finals = await up.submit_all(images(2000), half=kill)
+    records = await up.records()
+    assert len(finals) == 2000
+    assert len(records) == 2000
+    assert doubled(records) == 0
+    assert {record.status for record in records} == {Status.FINAL}

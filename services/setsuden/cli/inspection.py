@@ -73,7 +73,7 @@ def _inspect_config(report: Report, *, load: bool, connect: bool) -> None:
         found = list(_pipeline_problems(report, spec, load=load))
         report.problems += [_placed(problem, document, index) for problem in found]
         report.checked.append(f"pipeline {spec.name}{'' if found or not load else ' runs'}")
-    if connect:
+    if connect and not report.problems:
         _connect(report, config.nats)
 
 

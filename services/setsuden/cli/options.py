@@ -29,6 +29,8 @@ _PATTERNS = {
     TOKEN_PATTERN.replace("64", "40"): "letters, digits, _ and -, at most 40",
     "^https?://": "http:// or https://",
 }
+ANY_NAME = "<name>"
+"""Stands in a table's path for a name of the user's own."""
 
 
 class Option(NamedTuple):
@@ -71,7 +73,9 @@ def table_of(model: type[BaseModel], path: KeyPath = (), *, repeated: bool = Fal
         if inner is None:
             options.append(_option(model, here, field, meanings.get(name, "")))
         else:
-            tables.append(table_of(inner, here, repeated=get_origin(field.annotation) is tuple))
+            kind = get_origin(field.annotation)
+            below = (*here, ANY_NAME) if kind is dict else here
+            tables.append(table_of(inner, below, repeated=kind is tuple))
     return Table(path, _first_line(model), tuple(options), tuple(tables), repeated)
 
 

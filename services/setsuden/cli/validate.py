@@ -108,7 +108,8 @@ def _words(report: Report) -> str:
         checked = f" ({', '.join(report.checked)})" if report.checked else ""
         return f"{click.style('ok', fg='green')}     {report.path}: {report.kind}{checked}"
     count = "1 problem" if len(found) == 1 else f"{len(found)} problems"
-    head = f"{click.style('wrong', fg='red')}  {report.path}: {report.kind}, {count}"
+    word = "wrong" if report.problems else "away "
+    head = f"{click.style(word, fg='red')}  {report.path}: {report.kind}, {count}"
     return "\n".join([head, *(_shown(report, problem) for problem in found)])
 
 

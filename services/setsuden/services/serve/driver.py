@@ -116,8 +116,8 @@ class Driver:
         for pipeline in self._config.pipelines:
             serve.delete(app.name_of(pipeline.name))
         if self._address is None:
-            serve.shutdown()
-            ray.shutdown()  # type: ignore[no-untyped-call]  # ray's decorator hides its types
+            serve.shutdown()  # type: ignore[no-untyped-call]  # ray's decorator hides its types
+            ray.shutdown()
 
     def _say(self, proof: str, **facts: int) -> None:
         self._proofs.write(json.dumps({"proof": proof} | facts) + "\n")

@@ -70,7 +70,7 @@ class Worker:
             hand=self._hand,
             writer=Writer(pipeline.name, teacher.session.ref, teacher.classes),
             spans=SpanMaker(pipeline.name, teacher.session.ref),
-            recorder=recorder,
+            recorder=recorder if self._options.traced else None,
             clock=self._clock,
             counters=self.counters,
             retry_delay_seconds=self._options.retry_delay_seconds,

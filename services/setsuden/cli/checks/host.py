@@ -1,0 +1,151 @@
+"""Checks of the machine itself: Python, C library, CPU, disk, clock, power sensor."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from setsuden.pipelines.energy import EnergyOptions, choose
+
+from .machine import Finding, Machine, Status
+
+PYTHON_FLOOR = (3, 11)
+GLIBC_FLOOR = (2, 28)
+FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "avx2", "avx512_vnni", "avx_vnni")
+"""CPU features that decide how fast int8 and bf16 inference can be; ``asimddp`` is dotprod."""
+_MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
+_SENSORS = (
+    ("sys/class/powercap/*/energy_uj", "powercap"),
+    ("sys/class/powercap/*/power_uw", "powercap"),
+    ("sys/class/hwmon/*/energy*_input", "hwmon"),
+    ("sys/class/hwmon/*/power*_input", "hwmon"),
+    ("sys/class/hwmon/*/power*_average", "hwmon"),
+    ("sys/class/hwmon/*/curr*_input", "hwmon"),
+    ("sys/class/power_supply/*/power_now", "battery"),
+    ("sys/class/power_supply/*/current_now", "battery"),
+)
+
+
+def python(machine: Machine) -> Finding:
+    """3.11 or newer."""
+    seen = ".".join(map(str, machine.python))
+    if machine.python[:2] >= PYTHON_FLOOR:
+        return Finding("python", Status.OK, seen)
+    return Finding(
+        "python", Status.FAIL, seen, "Python 3.11 or newer is needed", "apt install python3.11"
+    )
+
+
+def libc(machine: Machine) -> Finding:
+    """Glibc 2.28 or newer: there is no onnxruntime for anything else."""
+    version = machine.libc()
+    name, _, number = version.partition(" ")
+    parts = tuple(int(part) for part in number.split(".")[:2] if part.isdigit())
+    if name == "glibc" and parts >= GLIBC_FLOOR:
+        return Finding("glibc", Status.OK, number)
+    musl = any(machine.root.glob("lib/ld-musl-*"))
+    seen = version or ("musl" if musl else "no glibc")
+    cause = "onnxruntime has no wheel for it, or pip takes one of 2023"
+    return Finding("glibc", Status.FAIL, seen, cause, "docker run -it python:3.12-slim-bookworm")
+
+
+def cpu(machine: Machine) -> Finding:
+    """For information: what inference can use here."""
+    flags: set[str] = set()
+    for line in machine.text("proc/cpuinfo").splitlines():
+        key, _, value = line.partition(":")
+        if key.strip().lower() in {"flags", "features"}:
+            flags.update(value.split())
+    found = [name for name in FEATURES if name in flags]
+    return Finding("cpu", Status.OK, " ".join(found) or "no feature we know of")
+
+
+def disk(machine: Machine, folder: Path, *, needed_bytes: int, outbox: bool) -> Finding:
+    """Room for what the configuration may write, on something that survives a reboot."""
+    place = _existing(folder.absolute())
+    free = shutil.disk_usage(place).free
+    kind = _filesystem(machine, place)
+    seen = f"{_size(free)} free for {folder} on {kind}"
+    if kind in _MEMORY_FILESYSTEMS:
+        status = Status.FAIL if outbox else Status.WARN
+        cause = "memory is lost at a reboot, and with it accepted events"
+        return Finding("disk", status, seen, cause, "setsuden agent run --set state=DIR_ON_A_DISK")
+    if free < needed_bytes:
+        cause = f"the configuration allows {_size(needed_bytes)} of events and traces"
+        return Finding("disk", Status.WARN, seen, cause, f"df -h {place}")
+    return Finding("disk", Status.OK, seen)
+
+
+def _existing(folder: Path) -> Path:
+    return next(path for path in (folder, *folder.parents) if path.exists())
+
+
+def _filesystem(machine: Machine, place: Path) -> str:
+    """The type of the filesystem with the longest mount point above the place."""
+    best, kind = "", "an unknown filesystem"
+    for line in machine.text("proc/mounts").splitlines():
+        fields = line.split()
+        if len(fields) < 3:
+            continue
+        point = fields[1].replace("\\040", " ")
+        above = place == Path(point) or Path(point) in place.parents
+        if above and len(point) >= len(best):
+            best, kind = point, fields[2]
+    return kind
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def clock(machine: Machine) -> Finding:
+    """Whether a time daemon keeps the clock; unknown is said as unknown."""
+    told = machine.run(["timedatectl", "show", "--property", "NTPSynchronized", "--value"])
+    if told is not None and told.code == 0 and told.output.strip() in {"yes", "no"}:
+        return _clock(told.output.strip() == "yes", "timedatectl", "sudo timedatectl set-ntp true")
+    install = "sudo apt install systemd-timesyncd"
+    kernel = machine.kernel_clock()
+    if kernel is not None:
+        error = f", off by {kernel.max_error_seconds:.3g} s at most" if kernel.synchronised else ""
+        return _clock(kernel.synchronised, f"kernel{error}", install)
+    if (machine.root / "run/systemd/timesync/synchronized").exists():
+        return _clock(synchronised=True, told_by="timesyncd", remedy="")
+    cause = "neither timedatectl nor the kernel nor timesyncd tells"
+    return Finding("clock", Status.WARN, "unknown", cause, install)
+
+
+def _clock(synchronised: bool, told_by: str, remedy: str) -> Finding:
+    if synchronised:
+        return Finding("clock", Status.OK, f"synchronised ({told_by})")
+    cause = "deadlines that applications set and times in traces are as wrong as this clock"
+    return Finding("clock", Status.WARN, f"not synchronised ({told_by})", cause, remedy)
+
+
+def power(machine: Machine, options: EnergyOptions) -> Finding:
+    """Which power sensors there are, which may be read, and how joules are found."""
+    model = choose(options, machine.root)
+    how = f"{model.watts_per_core:g} W a busy core, within a factor of {model.factor:g}"
+    estimated = f"joules are estimated ({model.source.value}): {how} ({model.origin})"
+    sensors = _sensors(machine)
+    if not sensors:
+        return Finding("power", Status.OK, f"no sensor: {estimated}")
+    names = ", ".join(sorted({f"{kind} {path.parent.name}" for path, kind in sensors}))
+    locked = [path for path, _ in sensors if not machine.readable(path)]
+    if locked:
+        cause = f"{len(locked)} of {len(sensors)} files may not be read; {estimated}"
+        return Finding(
+            "power",
+            Status.WARN,
+            names,
+            cause,
+            f"sudo chmod o+r {locked[0].parent}/{locked[0].name}",
+        )
+    return Finding(
+        "power", Status.OK, f"{names}, readable; this version does not use it, {estimated}"
+    )
+
+
+def _sensors(machine: Machine) -> list[tuple[Path, str]]:
+    return [
+        (path, kind) for pattern, kind in _SENSORS for path in sorted(machine.root.glob(pattern))
+    ]

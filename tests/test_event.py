@@ -1,0 +1,139 @@
+"""An event's headers: what is written is read back, and what is malformed is named."""
+
+from __future__ import annotations
+
+import string
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from setsuden.schemas import escalation
+from setsuden.schemas.errors import InvalidEventError
+from setsuden.schemas.event import Event
+from setsuden.schemas.trace_context import parse_traceparent, traceparent
+
+TOKENS = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=64)
+TEXTS = st.text(
+    st.characters(exclude_categories=("Cc", "Cs", "Zs", "Zl", "Zp")), min_size=1, max_size=256
+)
+MOMENTS = st.integers(0, 7_258_118_399_999).map(
+    lambda milliseconds: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+)
+HEX32 = st.text("0123456789abcdef", min_size=32, max_size=32)
+EVENTS = st.builds(
+    Event,
+    id=TEXTS,
+    source=TEXTS,
+    type=TEXTS,
+    pipeline=TOKENS,
+    device=TOKENS,
+    content_type=TEXTS,
+    tensor_header_bytes=st.none() | st.integers(2, 10**9),
+    time=st.none() | MOMENTS,
+    deadline=st.none() | MOMENTS,
+    residency=st.none() | TEXTS,
+    priority=st.integers(0, 9),
+    idempotency_key=st.none() | TEXTS,
+    reply=st.none() | TEXTS,
+    trace_id=st.none() | HEX32,
+    traceparent=st.none() | TEXTS,
+    tracestate=st.none() | TEXTS,
+    baggage=st.none() | TEXTS,
+    data=st.binary(max_size=50),
+)
+
+
+@given(EVENTS)
+def test_headers_are_read_back_as_the_same_event(event: Event) -> None:
+    headers = event.headers()
+    assert all(name == name.lower() for name in headers)
+    read = Event.from_headers(headers, event.data, pipeline=event.pipeline, device=event.device)
+    assert read == event
+
+
+@given(EVENTS, st.none() | st.integers(0, 10**9))
+def test_an_escalation_is_read_back_without_what_stays_on_the_device(
+    event: Event, ttl_ms: int | None
+) -> None:
+    context = traceparent("ab" * 16, "cd" * 8)
+    headers = escalation.headers(event, "d-00000000-1", ttl_ms, context)
+    subject = f"esc.r.{event.pipeline}.{event.device}"
+    read = escalation.read(headers, event.data, subject)
+    assert (read.event_id, read.ttl_ms) == ("d-00000000-1", ttl_ms)
+    private = {"reply": None, "idempotency_key": None, "trace_id": None}
+    assert read.event == event.model_copy(update=private | {"traceparent": context})
+
+
+def read(headers: dict[str, str]) -> Event:
+    return Event.from_headers(
+        {"ce-id": "1", "ce-source": "s"} | headers, b"", pipeline="p", device="d"
+    )
+
+
+@pytest.mark.parametrize(
+    ("headers", "field"),
+    [
+        ({"ce-specversion": "0.3"}, "specversion"),
+        ({"ce-id": ""}, "id"),
+        ({"ce-source": ""}, "source"),
+        ({"ce-id": "x" * 257}, "id"),
+        ({"ce-deadline": "tomorrow"}, "deadline"),
+        ({"ce-deadline": "2026-01-01T00:00:00"}, "deadline"),
+        ({"ce-deadline": "9999-12-31T23:59:59Z"}, "deadline"),
+        ({"ce-deadline": "0001-01-01T00:00:00+23:59"}, "deadline"),
+        ({"ce-time": "1969-12-31T23:59:59Z"}, "time"),
+        ({"ce-priority": "10"}, "priority"),
+        ({"ce-priority": "-1"}, "priority"),
+        ({"ce-priority": "٣"}, "priority"),
+        ({"ce-priority": "1" * 13}, "priority"),
+        ({"ce-traceid": "AB" * 16}, "trace_id"),
+        ({"inference-header-content-length": "1"}, "tensor_header_bytes"),
+        ({"inference-header-content-length": "1e3"}, "tensor_header_bytes"),
+    ],
+)
+def test_a_malformed_attribute_is_named(headers: dict[str, str], field: str) -> None:
+    with pytest.raises(InvalidEventError) as caught:
+        read(headers)
+    assert caught.value.field == field
+    assert caught.value.http_status == 400
+
+
+@given(st.dictionaries(st.sampled_from([
+    "ce-id", "ce-source", "ce-type", "ce-time", "ce-deadline", "ce-priority", "ce-reply",
+    "ce-traceid", "ce-idempotencykey", "traceparent", "inference-header-content-length",
+]), st.text(max_size=300)))  # fmt: skip
+def test_no_header_raises_anything_else(headers: dict[str, str]) -> None:
+    with suppress(InvalidEventError):
+        assert read(headers).pipeline == "p"
+
+
+def test_a_time_of_any_zone_is_kept_as_the_same_moment() -> None:
+    local = datetime(2026, 1, 31, 12, tzinfo=timezone(timedelta(hours=2)))
+    event = read({"ce-deadline": local.isoformat()})
+    assert event.deadline == local
+    assert event.headers()["ce-deadline"] == "2026-01-31T10:00:00.000Z"
+
+
+def test_unknown_headers_of_a_newer_sender_are_ignored() -> None:
+    assert read({"ce-colour": "red", "x-other": "1"}).id == "1"
+
+
+def test_the_observation_is_not_in_the_events_repr() -> None:
+    assert "secret" not in repr(Event(id="1", source="s", pipeline="p", device="d", data=b"secret"))
+
+
+@given(HEX32, st.text("0123456789abcdef", min_size=16, max_size=16))
+def test_a_traceparent_is_read_back_unless_it_is_zero(trace_id: str, span_id: str) -> None:
+    usable = int(trace_id, 16) and int(span_id, 16)
+    expected = (trace_id, span_id) if usable else None
+    assert parse_traceparent(traceparent(trace_id, span_id)) == expected
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "00-zz", f"01-{'a' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01\n"]
+)
+def test_a_malformed_traceparent_is_none(header: str | None) -> None:
+    assert parse_traceparent(header) is None

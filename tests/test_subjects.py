@@ -1,0 +1,113 @@
+"""Subjects: what is built can be parsed, and nothing else can be smuggled in."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from setsuden.schemas import subjects
+from setsuden.schemas.errors import InvalidEventError
+from setsuden.schemas.streams import StreamBounds, all_streams
+
+TOKENS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+DEVICES = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
+
+
+@given(TOKENS, TOKENS)
+def test_an_event_subject_parses_to_what_built_it(pipeline: str, device: str) -> None:
+    assert subjects.parse_event(subjects.event(pipeline, device)) == (pipeline, device)
+
+
+@given(DEVICES, st.integers(0, 2**32 - 1), st.integers(0, 10**12 - 1))
+def test_the_device_is_read_back_from_an_event_id(device: str, epoch: int, sequence: int) -> None:
+    identity = subjects.event_id(device, f"{epoch:08x}", sequence)
+    assert subjects.device_of(identity) == device
+    assert subjects.token(identity, "event_id") == identity
+
+
+@given(st.text(max_size=80))
+def test_a_token_is_exactly_its_grammar(text: str) -> None:
+    if re.fullmatch(r"[A-Za-z0-9_-]{1,64}", text):
+        assert subjects.token(text, "x") == text
+    else:
+        with pytest.raises(InvalidEventError) as caught:
+            subjects.token(text, "x")
+        assert caught.value.field == "x"
+
+
+@pytest.mark.parametrize("bad", ["", "a.b", "*", ">", "a b", "a\n", "ü", "a" * 65, "$JS"])
+def test_no_wildcard_separator_or_line_end_is_a_token(bad: str) -> None:
+    with pytest.raises(InvalidEventError):
+        subjects.token(bad, "x")
+    with pytest.raises(InvalidEventError):
+        subjects.parse_event(f"evt.{bad}.d")
+
+
+@given(TOKENS, TOKENS, TOKENS)
+def test_an_agent_publishes_replies_of_its_own_device_only(
+    device: str, client: str, token: str
+) -> None:
+    subject = f"{subjects.reply_prefix(device, client)}.{token}"
+    assert subjects.is_reply_of(subject, device)
+    assert not subjects.is_reply_of(subject, device + "x")
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "esc.r.p.d",
+        "reply.d.c",
+        "reply.d.c.t.u",
+        "reply.d.c.*",
+        "reply.d.>.t",
+        "reply.d.c.t\n",
+        "reply.d.c.t\r\nPUB x 0",
+        "$JS.API.STREAM.DELETE.EVT",
+    ],
+)
+def test_a_reply_cannot_be_aimed_elsewhere(subject: str) -> None:
+    assert not subjects.is_reply_of(subject, "d")
+
+
+@pytest.mark.parametrize("bad", ["", "d", "d-0-1", "d-00000000-", "d-0000000G-1", "d-00000000-1\n"])
+def test_what_is_no_event_id_is_refused(bad: str) -> None:
+    with pytest.raises(InvalidEventError):
+        subjects.device_of(bad)
+
+
+def test_every_subject_of_the_table_is_unique_and_has_a_purpose() -> None:
+    patterns = [row.pattern for row in subjects.SUBJECTS]
+    assert len(set(patterns)) == len(patterns)
+    assert all(row.purpose and row.publisher and row.reader for row in subjects.SUBJECTS)
+
+
+@pytest.mark.parametrize(
+    ("built", "pattern"),
+    [
+        (subjects.event("p", "d"), "evt.<pipeline>.<device>"),
+        (subjects.escalation("r", "p", "d"), "esc.<region>.<pipeline>.<device>"),
+        (subjects.result("d", "e"), "res.<device>.<event_id>"),
+        (subjects.late("d", "e"), "late.<device>.<event_id>"),
+        (subjects.dead("p", "d"), "dead.<pipeline>.<device>"),
+    ],
+)
+def test_every_stored_subject_stands_in_the_table_and_in_one_stream(
+    built: str, pattern: str
+) -> None:
+    assert pattern in {row.pattern for row in subjects.SUBJECTS}
+    filters = [one for stream in all_streams(StreamBounds()) for one in _filters(stream)]
+    assert sum(_matches(one, built) for one in filters) == 1
+
+
+def _filters(stream: dict[str, object]) -> list[str]:
+    found = stream["subjects"]
+    assert isinstance(found, list)
+    return found
+
+
+def _matches(pattern: str, subject: str) -> bool:
+    expression = re.escape(pattern).replace(r"\*", "[^.]+")
+    return re.fullmatch(expression, subject) is not None
