@@ -23,13 +23,14 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tests.support import cloud, ml
+
 from setsuden.link import JetStream, Link
 from setsuden.pipelines import bundle, session
 from setsuden.pipelines.tracing import traceparent
 from setsuden.schemas import escalation, streams, subjects
 from setsuden.schemas.event import Event
 from setsuden.services.demo.broker import LocalBroker
-from tests.support import cloud, ml
 
 WINDOW = 64
 

@@ -202,6 +202,19 @@ async def test_a_store_tells_where_the_message_lies(link: Link, jetstream: JetSt
     assert await link.store("evt.p.d", b"2") == Stored("EVT", 2, duplicate=False)
 
 
+async def test_headers_arrive_as_sent_and_a_line_end_smuggles_nothing(
+    link: Link, jetstream: JetStream
+) -> None:
+    headers = {"ce-id": "ü 7", "ce-empty": "", "ce-bad": "x\r\nNats-Msg-Id: 1\r\n\r\nPUB a 0"}
+    await link.store("evt.p.d", b"body\r\n", headers)
+    found = await jetstream.last("EVT", "evt.p.d")
+    assert found is not None
+    assert found.data == b"body\r\n"
+    assert (found.headers["ce-id"], found.headers["ce-empty"]) == ("ü 7", "")
+    assert "\n" not in found.headers["ce-bad"]
+    assert "Nats-Msg-Id" not in found.headers
+
+
 async def test_the_same_message_id_is_stored_once(link: Link, jetstream: JetStream) -> None:
     headers = {MSG_ID_HEADER: "one"}
     first = await link.store("evt.p.d", b"1", headers)

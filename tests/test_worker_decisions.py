@@ -16,6 +16,7 @@ from setsuden.schemas.result import ModelRef, Result, Status
 from setsuden.services.worker import settle
 from setsuden.services.worker.records import Writer, problem
 from setsuden.services.worker.settle import Route, Step
+from setsuden.services.worker.teacher import _choices
 from setsuden.services.worker.work import Ran, Work, received
 
 
@@ -86,10 +87,9 @@ def test_a_written_result_is_what_the_schema_reads() -> None:
     work = _work()
     work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25)
     row = np.array([0.2, 0.7000004, 0.0999996])
+    (choice,) = _choices(row[None])
     writer = _writer(labels)
-    result = Result.model_validate_json(
-        writer.result(work, Status.FINAL, writer.answer(row.tolist()))
-    )
+    result = Result.model_validate_json(writer.result(work, Status.FINAL, writer.answer(*choice)))
     assert result.answer == gate.answers_of(row[None], labels)[0]
     assert result.energy.cloud == reading
     assert result.timing.queue_ms == pytest.approx(12.345678)

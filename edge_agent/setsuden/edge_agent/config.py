@@ -76,6 +76,7 @@ class AgentConfig(Model):
     """Final results stored in the results stream: of events that came over NATS, all, or none
     beyond what the cloud stores itself."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The lowest level that is written."""
     pipelines: tuple[PipelineSpec, ...] = Field(strict=False, min_length=1, max_length=64)
     nats: LinkOptions = LinkOptions()
     http: HttpOptions = HttpOptions()

@@ -26,6 +26,8 @@ from .outbox import Cursor, Outbox, OutboxBrokenError, key_of
 from .student import Student, StudentRun
 
 log = logging.getLogger(__name__)
+CRASHING_STARTS = 3
+"""Lives in a row that died before accepting anything: the student kills them, on some event."""
 SLOW_STUDENT_SECONDS = 0.002
 """A slower run leaves the event loop to a thread."""
 MAX_UNCOMMITTED_BATCHES = 2
@@ -89,6 +91,7 @@ class Engine:
         self._wakeup: asyncio.TimerHandle | None = None
         self._wakeup_ns: int | None = None
         self._slow: set[str] = set()
+        self._distrusted = outbox.fruitless_starts >= CRASHING_STARTS
 
     # -- arrivals -----------------------------------------------------------------------------
 
@@ -164,6 +167,8 @@ class Engine:
 
     async def _run(self, student: Student, observations: list[NDArray[Any]]) -> StudentRun:
         name = student.spec.name
+        if self._distrusted:
+            return student.distrusted(len(observations))
         if name in self._slow:
             run = await asyncio.to_thread(student.judge, observations)
         else:
@@ -246,6 +251,7 @@ class Engine:
         if error is not None:
             self._break(error)
             return
+        self._distrusted = False
         for arrival, result in accepted:
             self.metrics.accepted[result.pipeline] += 1
             arrival.answered(result, False)

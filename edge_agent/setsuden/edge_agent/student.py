@@ -70,6 +70,11 @@ class Student:
             judged = [unusable(Reason.STUDENT_RAISED)]
             return StudentRun(judged, None, start, time.time_ns())
 
+    def distrusted(self, items: int) -> StudentRun:
+        """Nothing is run: these observations, or some near them, killed the agent before."""
+        now = time.time_ns()
+        return StudentRun([unusable(Reason.STUDENT_CRASHED)] * items, None, now, now)
+
     def _run(
         self, session: sessions.Session, gate: Gate, observations: Sequence[Array], start: int
     ) -> StudentRun:

@@ -21,12 +21,17 @@ class LinkOptions(Model):
     credentials_file: str | None = None
     """A ``.creds`` file; read again at each connection, so a renewed one is taken up."""
     user: str | None = None
+    """Login name; with ``password_file``."""
     password_file: str | None = None
+    """File whose only content is the password."""
     tls_ca_file: str | None = None
+    """Certificate authority (PEM) that signed the server's certificate."""
     connect_timeout_seconds: float = Field(default=5.0, gt=0, le=60)
+    """An address that has not let us in by then counts as unreachable."""
     publish_timeout_seconds: float = Field(default=5.0, gt=0, le=300)
     """A stored message must be acknowledged within this, else it is tried again."""
     ping_interval_seconds: float = Field(default=2.0, gt=0, le=60)
+    """Pause between proofs that the broker still answers."""
     ping_timeout_seconds: float = Field(default=3.0, gt=0, le=60)
     """A half-open link is noticed within interval + timeout."""
     reconnect_max_seconds: float = Field(default=3.0, gt=0, le=300)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from math import prod
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from setsuden.schemas.errors import (
     PayloadTooLargeError,
     UnsupportedContentTypeError,
 )
-from setsuden.schemas.event import Event
 
 OCTETS = "application/octet-stream"
 MAX_TENSOR_HEADER_BYTES = 65_536
@@ -33,7 +32,20 @@ OIP_NAMES: dict[DType, str] = {
 }  # fmt: skip
 
 
-def decode(event: Event, declared: Observation, max_body_bytes: int) -> Array:
+class Carrier(Protocol):
+    """What :func:`decode` reads of an event or an escalation."""
+
+    @property
+    def pipeline(self) -> str: ...  # noqa: D102  # the field of that name
+    @property
+    def content_type(self) -> str: ...  # noqa: D102  # the field of that name
+    @property
+    def tensor_header_bytes(self) -> int | None: ...  # noqa: D102  # the field of that name
+    @property
+    def data(self) -> bytes: ...  # noqa: D102  # the field of that name
+
+
+def decode(event: Carrier, declared: Observation, max_body_bytes: int) -> Array:
     """The observation of an event, in the declared shape and dtype (a read-only view).
 
     Raises PayloadTooLargeError, UnsupportedContentTypeError or InvalidTensorError.

@@ -52,7 +52,9 @@ class Observation(Model):
     """What an event carries, as it travels: the raw reading, before any pre-processing."""
 
     dtype: DType = Field(strict=False)
+    """Element type as it travels."""
     shape: tuple[Dimension, ...] = Field(strict=False, min_length=1, max_length=8)
+    """Size of each axis of one observation."""
 
     @property
     def nbytes(self) -> int:
@@ -73,40 +75,56 @@ class ModelSpec(Model):
     """
 
     file: FileName
+    """The ONNX file, in the bundle folder itself."""
     sha256: Digest | None = None
     """Checked at load when given; a bundle written by hand may leave it out."""
     input: ShortText
+    """Name of the graph's only input."""
     output: ShortText
+    """Name of the output that holds one score for each class."""
     kind: OutputKind = Field(default=OutputKind.LOGITS, strict=False)
+    """What the scores are."""
     dtype: DType = Field(strict=False)
+    """Element type of the graph's input."""
     shape: tuple[Dimension, ...] = Field(strict=False, min_length=1, max_length=8)
     """One item; the graph has a batch axis in front of it."""
     scale: float = 1.0
+    """Factor of the pre-processing."""
     offset: float = 0.0
+    """Added after the factor."""
     max_batch: int = Field(default=32, ge=1, le=4096)
+    """Events in one inference at most."""
     threads: int = Field(default=1, ge=1, le=256)
+    """CPU threads of one inference; with 1 its CPU time is exact."""
 
 
 class OperatingPoint(Model):
     """The threshold that escalated this share on the validation split."""
 
     escalated: float = Field(ge=0, le=1)
+    """Share of the validation split."""
     threshold: float = Field(ge=0, le=1)
+    """Confidence below which that share lies."""
 
 
 class CurvePoint(Model):
     """Expected accuracy of the cascade on the test split."""
 
     escalated: float = Field(ge=0, le=1)
+    """Share that the teacher answers."""
     accuracy: float = Field(ge=0, le=1)
+    """Share of right answers of the cascade."""
 
 
 class GateSpec(Model):
     """How sure the student must be to answer alone."""
 
     score: Annotated[str, StringConstraints(pattern="^max_softmax$")] = "max_softmax"
+    """How confidence is found: the largest probability."""
     temperature: float = Field(default=1.0, gt=0, le=100)
+    """Divides the student's logits, so that its confidence is honest."""
     threshold: float = Field(ge=0, le=1)
+    """Confidence below which the teacher is asked; 1 escalates everything."""
     points: tuple[OperatingPoint, ...] = Field(default=(), strict=False, max_length=1000)
 
     def threshold_for(self, escalated: float) -> float:
@@ -127,8 +145,11 @@ class Manifest(Model):
     """``bundle.toml``."""
 
     name: Token
+    """The bundle's name in results and traces."""
     version: ShortText
+    """The bundle's version in results and traces."""
     classes: tuple[ShortText, ...] = Field(strict=False, min_length=2, max_length=10_000)
+    """Labels in the order of the models' scores."""
     observation: Observation
     models: dict[Token, ModelSpec] = Field(min_length=1, max_length=16)
     gate: GateSpec | None = None

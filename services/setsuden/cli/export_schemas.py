@@ -58,7 +58,8 @@ class _Described(GenerateJsonSchema):
     def model_schema(self, schema: core_schema.ModelSchema) -> dict[str, Any]:
         """The model's schema, its properties described."""
         made: dict[str, Any] = super().model_schema(schema)
-        for name, meaning in meanings_of(schema["cls"]).items():
+        model: type[BaseModel] = schema["cls"]
+        for name, meaning in meanings_of(model).items():
             if name in made.get("properties", {}):
                 made["properties"][name]["description"] = meaning
         if "description" in made:

@@ -121,7 +121,7 @@ def _shown(report: Report, problem: Problem) -> str:
     """The problem, the line it stands on, a caret under it, and what to do."""
     lines = [f"  {problem}"]
     own = problem.where.startswith(f"{report.file}:")
-    source = report.text.splitlines()
+    source = report.text.split("\n")
     if own and problem.place and problem.place.line <= len(source):
         lines += _caret(source[problem.place.line - 1], *problem.place)
     if problem.remedy:

@@ -20,7 +20,7 @@ from setsuden.schemas.energy import Method
 
 from . import settle
 from .records import problem
-from .teacher import Answers, Teacher, TeacherRaisedError
+from .teacher import Answers, Choice, Teacher, TeacherRaisedError
 
 _START_SECONDS = 60.0
 _MAX_LINE = 16 << 20
@@ -94,7 +94,7 @@ def _answers(reply: dict[str, Any]) -> Answers:
     if "code" in reply:
         raise TeacherRaisedError(problem(reply["code"], reply["message"]))
     run = Run(np.empty(0), reply["cpu_seconds"], reply["wall_seconds"], Method(reply["method"]))
-    return Answers([reply["scores"]], run)
+    return Answers([Choice(*reply["choice"])], run)
 
 
 def _serve(folder: Path, model: str) -> None:
@@ -118,10 +118,10 @@ def _reply(teacher: Teacher, array: NDArray[Any]) -> dict[str, Any]:
     except TeacherRaisedError as error:
         return error.problem.model_dump()
     row = answers.rows[0]
-    if not isinstance(row, list):
+    if not isinstance(row, Choice):
         return row.model_dump()
     return {
-        "scores": row,
+        "choice": row,
         "cpu_seconds": answers.run.cpu_seconds,
         "wall_seconds": answers.run.wall_seconds,
         "method": answers.run.method.value,

@@ -28,16 +28,14 @@ class Writer:
         self._pipeline = pipeline
         self._model = model
         self._labels = [json.dumps(label) for label in classes]
+        self._stamped = (-1, "")
         self._tail = f',"tier":"{Tier.CLOUD}","model":{model.model_dump_json()}'
 
-    def answer(self, scores: Sequence[float]) -> str:
-        """The JSON of the most probable class, as ``gate.answers_of`` chooses it."""
-        index = max(range(len(scores)), key=scores.__getitem__)
-        rounded = [round(score, 6) for score in scores]
-        confidence = min(1.0, max(0.0, scores[index]))
+    def answer(self, index: int, confidence: float, scores: list[float]) -> str:
+        """The JSON of an answer."""
         return (
             f'{{"label":{self._labels[index]},"index":{index},"confidence":{confidence!r},'
-            f'"scores":{rounded}}}'
+            f'"scores":{scores}}}'
         )
 
     def result(self, work: Work, status: Status, answer: str) -> bytes:
@@ -63,7 +61,7 @@ class Writer:
                 "model": self._model.model_dump(mode="json"),
                 "attempts": work.delivery.attempt,
                 "stream_sequence": work.delivery.stream_sequence,
-                "at": _stamp(work.taken_ns),
+                "at": self._at(work.taken_ns),
             }
         ).encode()
 
@@ -83,8 +81,14 @@ class Writer:
         return (
             f'{{"event_id":"{work.event_id}","pipeline":"{self._pipeline}",'
             f'"device":"{work.device}","status":"{status}","trace_id":"{work.trace_id}",'
-            f'"at":"{_stamp(work.taken_ns)}","timing":{{"queue_ms":{queue_ms}{infer}}}'
+            f'"at":"{self._at(work.taken_ns)}","timing":{{"queue_ms":{queue_ms}{infer}}}'
         )
+
+    def _at(self, at_ns: int) -> str:
+        """The stamp of this moment; a batch has one moment."""
+        if self._stamped[0] != at_ns:
+            self._stamped = (at_ns, _stamp(at_ns))
+        return self._stamped[1]
 
 
 def problem(code: str, message: str) -> Problem:

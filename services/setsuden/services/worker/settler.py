@@ -23,6 +23,7 @@ from .counters import Counters
 from .hand import ACK, Hand, nak
 from .records import CAS, Writer
 from .settle import Step
+from .teacher import Choice
 from .traces import SpanMaker
 from .work import Work
 
@@ -51,9 +52,9 @@ class Settler:
         self._retry_delay = retry_delay_seconds
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def answer(self, work: Work, scores: list[float]) -> None:
+    async def answer(self, work: Work, choice: Choice) -> None:
         """Send the teacher's answer on its way to the results stream."""
-        await self._store(work, self._writer.answer(scores))
+        await self._store(work, self._writer.answer(*choice))
 
     async def _store(self, work: Work, answer: str) -> None:
         status = Status.SUPERSEDED if work.late else Status.FINAL

@@ -19,9 +19,20 @@ from . import settle
 from .records import problem
 
 Observations = Sequence[NDArray[Any]]
-Row = list[float] | Problem
 _WEIGHT = 0.2
 """How fast the estimate of a run's time follows."""
+
+
+class Choice(NamedTuple):
+    """The most probable class of one event, as ``gate.answers_of`` chooses it."""
+
+    index: int
+    confidence: float
+    scores: list[float]
+    """Probabilities in the order of the classes, rounded to 6 digits."""
+
+
+Row = Choice | Problem
 
 
 class Answers(NamedTuple):
@@ -82,11 +93,18 @@ class Teacher:
     def _rows(self, output: NDArray[Any]) -> list[Row]:
         finite = np.isfinite(output)
         if finite.all():
-            return list(gate.probabilities(output, self.spec.kind).tolist())
+            return list(_choices(gate.probabilities(output, self.spec.kind)))
         good = finite.all(axis=1)
-        safe = gate.probabilities(np.where(good[:, None], output, 0.0), self.spec.kind).tolist()
+        safe = _choices(gate.probabilities(np.where(good[:, None], output, 0.0), self.spec.kind))
         bad = problem(settle.TEACHER_NOT_FINITE, "the output holds NaN or infinity")
         return [row if ok else bad for row, ok in zip(safe, good.tolist(), strict=True)]
+
+
+def _choices(scores: NDArray[Any]) -> list[Choice]:
+    """One choice for each row, by whole columns: a Python loop costs 6 µs a row."""
+    best = scores.argmax(axis=1).tolist()
+    confidence = scores.max(axis=1).clip(0.0, 1.0).tolist()
+    return list(map(Choice, best, confidence, np.round(scores, 6).tolist()))
 
 
 def _words(error: Exception) -> str:

@@ -70,17 +70,9 @@ def read(work: Work, declared: Observation, max_body_bytes: int) -> None:
     """Fill in identity and observation; raises RejectedError, with the identity if it is sound."""
     message = work.message
     work.event_id = _identity(work, message.headers.get(escalation.EVENT_ID_HEADER, ""))
-    found = escalation.read(message.headers, message.data, message.subject)
+    found = escalation.carried(message.headers, message.data, message.subject)
     work.ttl_ms = found.ttl_ms
-    work.observation = codec.decode(found.event, declared, max_body_bytes)
-
-
-def identify(work: Work) -> None:
-    """Fill in the identity alone, if it is sound."""
-    try:
-        work.event_id = _identity(work, work.message.headers.get(escalation.EVENT_ID_HEADER, ""))
-    except InvalidEventError:
-        work.event_id = None
+    work.observation = codec.decode(found, declared, max_body_bytes)
 
 
 def derived_trace_id(name: str) -> str:

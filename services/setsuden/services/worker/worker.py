@@ -29,7 +29,7 @@ from .pull import Puller
 from .records import Writer, problem
 from .settle import Route
 from .settler import Settler
-from .teacher import Answers, Teacher, TeacherRaisedError
+from .teacher import Answers, Choice, Teacher, TeacherRaisedError
 from .traces import SpanMaker
 from .work import Ran, Work, read
 
@@ -189,15 +189,16 @@ class Worker:
         return self._route(work) is not Route.RUN
 
     async def _handle(self, batch: list[Work]) -> None:
-        ready = [work for work in batch if self._prepared(work)]
+        now = self._clock.now_ns()
+        ready = [work for work in batch if self._prepared(work, now)]
         if ready and self._route(ready[0]) is Route.ISOLATE:
             await self._run_isolated(ready[0])
         elif ready:
             await self._run_batch(ready)
 
-    def _prepared(self, work: Work) -> bool:
+    def _prepared(self, work: Work, now_ns: int) -> bool:
         """True when the event can be run; else it is on its way to a dead letter."""
-        work.taken_ns = self._clock.now_ns()
+        work.taken_ns = now_ns
         try:
             read(work, self._teacher.observation, self._pipeline.limits.max_body_bytes)
         except RejectedError as error:
@@ -245,7 +246,7 @@ class Worker:
         self.counters.cpu_seconds += answers.run.cpu_seconds
         for work, row in zip(batch, answers.rows, strict=True):
             work.ran = ran
-            if isinstance(row, list):
+            if isinstance(row, Choice):
                 self.counters.answered += 1
                 await self._settler.answer(work, row)
             else:
