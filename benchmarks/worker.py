@@ -74,18 +74,18 @@ async def measure(
     broker: LocalBroker, running: cloud.Process, first: int, count: int
 ) -> dict[str, float]:
     """CPU and rate over ``count`` events that arrive while they are answered."""
-    assert broker.process is not None
+    server_pid = broker.process.pid if broker.process else 0
     link = Link(broker.options.model_copy(update={"durability": "relaxed"}), "bench")
     jetstream = JetStream(link)
     await jetstream.start()
     link.start()
     await link.wait_up(10)
     own = time.process_time()
-    server, worker = cpu_seconds(broker.process.pid), cpu_seconds(running.popen.pid)
+    server, worker = cpu_seconds(server_pid), cpu_seconds(running.popen.pid)
     start = time.perf_counter()
     await publish(link, first, count)
     end = await drained(jetstream)
-    server = cpu_seconds(broker.process.pid) - server
+    server = cpu_seconds(server_pid) - server
     worker = cpu_seconds(running.popen.pid) - worker
     own = time.process_time() - own
     await link.close()
@@ -123,7 +123,6 @@ def config(folder: Path, broker: LocalBroker, args: argparse.Namespace, repeats:
 
 async def case(folder: Path, args: argparse.Namespace, *, serve: bool, repeats: int) -> None:
     """One combination of teacher and place, on a broker of its own."""
-    folder.mkdir()
     with LocalBroker(folder / "nats", sync=args.sync) as broker:
         path = config(folder, broker, args, repeats)
         if args.sync != "always":
@@ -134,24 +133,26 @@ async def case(folder: Path, args: argparse.Namespace, *, serve: bool, repeats: 
         count = args.slow_events if repeats else args.events
         alone = in_process(path.parent / "bundle", args.batch) if repeats else 0.0
         await measure(broker, running, 0, count // 10)
-        told: dict[str, object] = {"where": "replica" if serve else "plain"}
-        told |= await measure(broker, running, count, count)
+        figures = await measure(broker, running, count, count)
+        told: dict[str, object] = {"where": "replica" if serve else "plain", **figures}
         if repeats:
-            rate = told["events_per_second"]
-            assert isinstance(rate, int)
-            told |= {"model_ms": round(1000 / alone, 2), "of_in_process": round(rate / alone, 3)}
+            share = figures["events_per_second"] / alone
+            told |= {"model_ms": round(1000 / alone, 2), "of_in_process": round(share, 3)}
         told |= {"traces": not args.no_traces, "sync": args.sync, "batch": args.batch}
         print(json.dumps(told), flush=True)
         running.popen.send_signal(signal.SIGTERM)
         await running.ended()
+        if args.verbose:
+            print(running.log.read_text(encoding="utf-8").splitlines()[-3:], file=sys.stderr)
 
 
 async def main(args: argparse.Namespace) -> None:
     """Every case, one after the other."""
     with tempfile.TemporaryDirectory() as root:
-        for number, repeats in enumerate((0, args.repeats)):
+        for repeats in (0, args.repeats) if args.repeats else (0,):
             for serve in (False, True) if args.serve else (False,):
-                await case(Path(root) / f"{number}{serve}", args, serve=serve, repeats=repeats)
+                folder = Path(tempfile.mkdtemp(dir=root))
+                await case(folder, args, serve=serve, repeats=repeats)
 
 
 def arguments() -> argparse.Namespace:
@@ -164,6 +165,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--sync", default="2m", help="'always' is what strict durability asks")
     parser.add_argument("--serve", action="store_true", help="also inside a Serve replica")
     parser.add_argument("--no-traces", action="store_true")
+    parser.add_argument("--verbose", action="store_true")
     return parser.parse_args()
 
 

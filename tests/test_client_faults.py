@@ -10,7 +10,7 @@ import pytest
 from tests.support.fake_agent import FakeAgent, hard, result_of
 from tests.support.proxy import Proxy
 
-from setsuden.client import AsyncClient, AsyncHandle, Status
+from setsuden.client import AsyncClient, AsyncHandle, Status, follower
 from setsuden.link import JetStream, Link
 from setsuden.schemas import subjects
 from setsuden.schemas.energy import EnergyReading
@@ -81,6 +81,43 @@ async def test_a_link_cut_before_the_agent_answered_is_recovered(
     assert result.status is Status.FINAL
     assert len(agent.results) == 1
     assert [event.idempotency_key for event in agent.events[:2]] == [handle.idempotency_key] * 2
+
+
+async def test_an_event_whose_ack_was_lost_is_stored_once(
+    client: AsyncClient, proxy: Proxy, agent: FakeAgent, jetstream: JetStream
+) -> None:
+    await (await client.submit("digits", b"first")).result(timeout=10)
+    proxy.mute()
+    submit = asyncio.create_task(client.submit("digits", b"second"))
+    await agent.seen(2)
+    proxy.reset()
+    proxy.heal()
+    await submit
+    again = await client.submit("digits", b"third")
+    await again.result(timeout=30)
+    ids = [event.reply for event in agent.events]
+    assert len(ids) == len(set(ids))
+    assert (await (await client.submit("digits", b"4")).result(timeout=30)).is_final
+    assert len(agent.results) == 4
+
+
+async def test_the_return_of_the_link_is_enough_to_find_what_was_missed(
+    client: AsyncClient, proxy: Proxy, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No check comes due by itself here."""
+    monkeypatch.setattr(follower, "FIRST_CHECK_SECONDS", 1e6)
+    monkeypatch.setattr(follower, "LONGEST_CHECK_SECONDS", 1e6)
+    agent.deaf = True
+    unheard = await client.submit("digits", b"a")
+    await agent.seen(1)
+    agent.deaf = False
+    agent.judge = lambda _: (Status.PROVISIONAL,)
+    half = await client.submit("digits", b"bc")
+    provisional = await anext(aiter(half))
+    await agent.store(provisional.model_copy(update={"status": Status.FINAL}))
+    proxy.reset()
+    results = await results_of([unheard, half])
+    assert [result.answer and result.answer.index for result in results] == [1, 2]
 
 
 async def test_a_lost_final_is_found_in_the_results_stream(

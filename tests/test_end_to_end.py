@@ -88,6 +88,24 @@ async def test_a_pair_of_models_the_code_never_saw_runs_from_its_folder_alone(
     assert all(final.model is not None and final.model.bundle == "tiny" for final in finals)
 
 
+async def test_events_wait_on_the_broker_while_the_outbox_is_full(
+    tmp_path: Path, broker: LocalBroker
+) -> None:
+    """Room for five observations, forty hard cases: refused none, lost none, in order."""
+    async with site.site(
+        tmp_path,
+        broker,
+        bundle_folder=digits(),
+        pipeline="digits",
+        gate="gate = { threshold = 1.0 }",
+        extra="outbox = { max_bytes = 4096 }",
+    ) as up:
+        finals = await up.submit_all(site.images(40))
+        assert {final.tier for final in finals} == {Tier.CLOUD}
+        assert len(await up.records()) == 40
+        assert up.agent.metric("setsuden_refused_events_total") == 0
+
+
 @pytest.mark.slow
 async def test_a_killed_agent_loses_nothing_of_2000_events(digits_site: site.Site) -> None:
     def kill() -> None:

@@ -107,6 +107,23 @@ async def test_stores_in_flight_are_told_once_and_promptly_when_the_broker_dies(
     assert info["state"]["messages"] >= kept > 0
 
 
+async def test_stores_whose_acks_are_lost_with_the_link_are_told_at_once(
+    through: Link, proxy: Proxy, jetstream: JetStream, link: Link
+) -> None:
+    stored: asyncio.Queue[Incoming] = asyncio.Queue()
+    await link.subscribe("bell.d.*", stored.put_nowait)
+    assert await link.store("evt.p.other", b"")  # the subscription stands
+    proxy.mute()
+    stores = [asyncio.create_task(through.store("evt.p.d", b"")) for _ in range(50)]
+    for _ in stores:
+        await asyncio.wait_for(stored.get(), 10)
+    proxy.reset()
+    proxy.heal()
+    async with asyncio.timeout(through.options.publish_timeout_seconds / 2):
+        outcomes = await asyncio.gather(*stores, return_exceptions=True)
+    assert all(isinstance(outcome, UnavailableError) for outcome in outcomes)
+
+
 async def test_an_acknowledged_message_outlives_ten_kills(
     broker: LocalBroker, link: Link, jetstream: JetStream
 ) -> None:

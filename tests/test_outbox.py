@@ -13,7 +13,7 @@ import pytest
 from tests.support.agent_world import EASY, HARD, World
 
 from setsuden.edge_agent.core import Finish, Insert, MarkPublished, Rebind, Row, Trail, Write, state
-from setsuden.edge_agent.outbox import Cursor, Outbox, key_of
+from setsuden.edge_agent.outbox import Cursor, Outbox, Place, key_of
 from setsuden.schemas.errors import OutboxLockedError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Status
@@ -115,10 +115,17 @@ def test_writes_of_one_job_are_all_or_nothing(box: Opened) -> None:
 
 
 def test_the_cursor_moves_with_the_events_it_stands_for(box: Opened) -> None:
-    box.write(Insert(row(1)), cursor=Cursor("born", 7))
-    assert box.outbox.cursor() == Cursor("born", 7)
-    box.write(Insert(row(1)), cursor=Cursor("born", 8))  # refused: the sequence is taken
-    assert box.outbox.cursor() == Cursor("born", 7)
+    box.write(Insert(row(1)), cursor=Cursor("born", {"p": 7}))
+    assert box.outbox.cursor() == Cursor("born", {"p": 7})
+    box.write(Insert(row(1)), cursor=Cursor("born", {"p": 8}))  # refused: the row is there
+    assert box.outbox.cursor() == Cursor("born", {"p": 7})
+
+
+def test_a_cursor_goes_forward_only_and_begins_again_with_a_new_stream() -> None:
+    cursor = Cursor("born", {"p": 7, "q": 2})
+    assert cursor.past(Place("born", "p", 5)) is cursor
+    assert cursor.past(Place("born", "p", 9)).positions == {"p": 9, "q": 2}
+    assert cursor.past(Place("again", "p", 1)) == Cursor("again", {"p": 1})
 
 
 def test_a_new_reply_replaces_the_old(box: Opened) -> None:

@@ -59,10 +59,17 @@ class Bench:
     recorder: Recorder | None = None
 
     async def start(
-        self, *, poisoned: bool = False, max_batch: int = 8, **worker: object
+        self,
+        *,
+        poisoned: bool = False,
+        hanging: bool = False,
+        max_batch: int = 8,
+        **worker: object,
     ) -> Worker:
         """A worker that pulls."""
-        folder = ml.write_bundle(self.folder / "bundle", poisoned=poisoned, max_batch=max_batch)
+        folder = ml.write_bundle(
+            self.folder / "bundle", poisoned=poisoned, hanging=hanging, max_batch=max_batch
+        )
         config = config_of(self.broker, folder, **worker)
         teacher = Teacher(bundle.load(folder), "teacher", config.worker.inline_below_ms)
         link = Link(config.nats, "worker")
@@ -328,15 +335,16 @@ def write_config(
     *,
     replicas: int = 2,
     cpus: float = 0.25,
-    poisoned: bool = False,
+    hanging: bool = False,
     repeats: int = 0,
+    extra: str = "",
 ) -> Path:
-    """``cloud.toml`` and its bundle."""
-    ml.write_bundle(folder / "bundle", poisoned=poisoned, repeats=repeats)
+    """``cloud.toml`` and its bundle; ``extra`` ends the ``[worker]`` table."""
+    ml.write_bundle(folder / "bundle", hanging=hanging, repeats=repeats)
     path = folder / "cloud.toml"
     urls = {"url": broker.url, "monitor_url": broker.monitor_url}
     text = CONFIG.format(replicas=replicas, cpus=cpus, **urls)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text.replace("\n[serve]", f"{extra}\n[serve]"), encoding="utf-8")
     return path
 
 

@@ -49,8 +49,14 @@ threshold = 0.9
 """
 
 
-def linear(weights: NDArray[np.float32], *, poisoned: bool = False, repeats: int = 0) -> bytes:
-    """``y = x @ weights``; ``poisoned`` raises on POISON, ``repeats`` matrices make it slow."""
+def linear(
+    weights: NDArray[np.float32],
+    *,
+    poisoned: bool = False,
+    hanging: bool = False,
+    repeats: int = 0,
+) -> bytes:
+    """``y = x @ weights``; on POISON ``poisoned`` raises and ``hanging`` never ends."""
     features, classes = weights.shape
     nodes = [helper.make_node("MatMul", ["h", "w"], ["logits"])]
     constants: list[Any] = [numpy_helper.from_array(weights, "w")]
@@ -58,6 +64,8 @@ def linear(weights: NDArray[np.float32], *, poisoned: bool = False, repeats: int
     if repeats:
         head, extra = _slow(features, repeats)
         constants += extra
+    if hanging:
+        head, constants = _endless(constants)
     tail, more = _poison() if poisoned else ([helper.make_node("Identity", ["logits"], ["y"])], [])
     graph = helper.make_graph(
         [*head, *nodes, *tail],
@@ -68,6 +76,36 @@ def linear(weights: NDArray[np.float32], *, poisoned: bool = False, repeats: int
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
     return bytes(model.SerializeToString())
+
+
+def _endless(constants: list[Any]) -> tuple[list[Any], list[Any]]:
+    """A loop of 2^40 turns for POISON, of none for all else."""
+    body = helper.make_graph(
+        [
+            helper.make_node("Identity", ["go"], ["go_on"]),
+            helper.make_node("Tanh", ["h_in"], ["h_out"]),
+        ],
+        "body",
+        [
+            helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+            helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("h_in", TensorProto.FLOAT, None),
+        ],
+        [
+            helper.make_tensor_value_info("go_on", TensorProto.BOOL, []),
+            helper.make_tensor_value_info("h_out", TensorProto.FLOAT, None),
+        ],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["largest"], keepdims=0),
+        helper.make_node("Equal", ["largest", "bad"], ["is_bad"]),
+        helper.make_node("Loop", ["turns", "is_bad", "x"], ["h"], body=body),
+    ]
+    return nodes, [
+        *constants,
+        numpy_helper.from_array(np.array(2**40, np.int64), "turns"),
+        numpy_helper.from_array(np.array(POISON, np.float32), "bad"),
+    ]
 
 
 def _poison() -> tuple[list[Any], list[Any]]:
@@ -122,6 +160,7 @@ def write_bundle(
     *,
     name: str = "tiny",
     poisoned: bool = False,
+    hanging: bool = False,
     student: bool = False,
     repeats: int = 0,
     max_batch: int = 32,
@@ -131,7 +170,9 @@ def write_bundle(
     fields = {"name": name, "features": FEATURES, "max_batch": max_batch}
     classes = "[" + ", ".join(f'"{label}"' for label in CLASSES) + "]"
     text = MANIFEST.format(classes=classes, **fields)
-    (folder / "teacher.onnx").write_bytes(linear(WEIGHTS, poisoned=poisoned, repeats=repeats))
+    (folder / "teacher.onnx").write_bytes(
+        linear(WEIGHTS, poisoned=poisoned, hanging=hanging, repeats=repeats)
+    )
     if student:
         text += STUDENT.format(**fields)
         (folder / "student.onnx").write_bytes(linear(WEIGHTS * np.float32(0.25)))

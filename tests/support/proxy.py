@@ -12,8 +12,9 @@ from typing import Self
 class Proxy:
     """Forwards one port to another.
 
-    ``blackhole`` swallows both directions without closing anything, as a pulled cable does;
-    ``delay_seconds`` holds every chunk back; :meth:`reset` ends connections with RST.
+    :meth:`blackhole` swallows both directions without closing anything, as a pulled cable does,
+    :meth:`mute` only the answers; ``delay_seconds`` holds every chunk back; :meth:`reset` ends
+    connections with RST.
     """
 
     def __init__(self, target_port: int) -> None:
@@ -23,8 +24,8 @@ class Proxy:
         self.connected = asyncio.Event()
         """Set at each connection."""
         self._target = target_port
-        self._open = asyncio.Event()
-        self._open.set()
+        self._there, self._back = asyncio.Event(), asyncio.Event()
+        self.heal()
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
@@ -36,11 +37,17 @@ class Proxy:
 
     def blackhole(self) -> None:
         """Forward nothing more; what is sent meanwhile arrives after :meth:`heal`."""
-        self._open.clear()
+        self._there.clear()
+        self._back.clear()
+
+    def mute(self) -> None:
+        """Forward what is said to the target, and nothing of what it answers."""
+        self._back.clear()
 
     def heal(self) -> None:
         """Forward again."""
-        self._open.set()
+        self._there.set()
+        self._back.set()
 
     def reset(self) -> None:
         """End every connection at once, unread data and all."""
@@ -74,8 +81,8 @@ class Proxy:
             there, back = await asyncio.open_connection("127.0.0.1", self._target)
             self._writers.add(back)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, back))
-                both.create_task(self._pump(there, writer))
+                both.create_task(self._pump(reader, back, self._there))
+                both.create_task(self._pump(there, writer, self._back))
             self._writers.discard(back)
         except* OSError:
             pass
@@ -84,9 +91,11 @@ class Proxy:
             self._writers.discard(writer)
             self._tasks.discard(task)
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, gate: asyncio.Event
+    ) -> None:
         while chunk := await reader.read(65_536):
-            await self._open.wait()
+            await gate.wait()
             if self.delay_seconds:
                 await asyncio.sleep(self.delay_seconds)
             writer.write(chunk)

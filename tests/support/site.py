@@ -106,6 +106,7 @@ async def site(
     bundle_folder: Path,
     pipeline: str,
     gate: str = "",
+    extra: str = "",
     worker: bool = True,
 ) -> AsyncIterator[Site]:
     """Broker and agent process, all up, and one worker in this process unless told otherwise."""
@@ -118,7 +119,13 @@ async def site(
         await jetstream.start()
         for stream in all_streams(StreamBounds()):
             await jetstream.apply_stream(stream)
-        text = config(broker=broker, bundle=bundle_folder, pipeline=pipeline, pipeline_extra=gate)
+        text = config(
+            broker=broker,
+            bundle=bundle_folder,
+            pipeline=pipeline,
+            pipeline_extra=gate,
+            extra=extra,
+        )
         agent = AgentProcess(folder / "agent", text)
         ends.callback(agent.kill)
         await asyncio.to_thread(agent.start)

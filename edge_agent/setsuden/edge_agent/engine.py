@@ -22,14 +22,14 @@ from . import traces
 from .config import AgentConfig
 from .core import AgentCore, Effects, Now, Send, Submission, Trail, Verdict
 from .metrics import Metrics
-from .outbox import Cursor, Outbox, OutboxBrokenError, key_of
+from .outbox import Cursor, Outbox, OutboxBrokenError, Place, key_of
 from .student import Student, StudentRun
 
 log = logging.getLogger(__name__)
 CRASHING_STARTS = 3
 """Lives in a row that died before accepting anything: the student kills them, on some event."""
 SLOW_STUDENT_SECONDS = 0.002
-"""A slower run leaves the event loop to a thread."""
+"""CPU time of one observation; a slower student leaves the event loop to a thread."""
 MAX_UNCOMMITTED_BATCHES = 2
 
 _RANDOM = Random(SystemRandom().getrandbits(128))  # noqa: S311  # ids, no secrets
@@ -55,7 +55,7 @@ class Arrival(NamedTuple):
     observation: NDArray[Any]
     answered: Answered
     """Told once: the accepted result when it is durable, or why the event was refused."""
-    cursor: Cursor | None = None
+    place: Place | None = None
     """Where the event lay in the broker's stream."""
     generation: int = 0
 
@@ -76,8 +76,12 @@ class Engine:
         self.outbox = outbox
         self.core = core
         self.metrics = metrics
+        self.cursor = outbox.cursor() or Cursor("", {})
+        """How far the broker's events were taken; durable with the events themselves."""
         self.generation = 1
         """Raised when arrivals from the broker must be read again."""
+        self.on_blocked: Callable[[], None] = lambda: None
+        """Called then."""
         self.room = asyncio.Event()
         self.room.set()
         self._full_at: int | None = None
@@ -118,14 +122,22 @@ class Engine:
         runs = await self._judge(fresh)
         out = Effects()
         accepted: list[tuple[Arrival, Result]] = []
-        cursor = max((a.cursor for a in batch if a.cursor), default=None)
-        blocked: Cursor | None = None
+        waiting: set[int] = set()
         for arrival in fresh:
-            if blocked is not None and arrival.cursor is not None:
+            if waiting and arrival.place is not None:
                 self._release(arrival, UnavailableError("waits on the broker for room"))
-                continue
-            blocked = self._admit(arrival, runs[id(arrival)], out, accepted) or blocked
-        self._commit(out, accepted, blocked or cursor)
+                waiting.add(id(arrival))
+            elif not self._admit(arrival, runs[id(arrival)], out, accepted):
+                waiting.add(id(arrival))
+        self._commit(out, accepted, self._moved([a for a in batch if id(a) not in waiting]))
+
+    def _moved(self, behind: list[Arrival]) -> Cursor | None:
+        """The cursor past these arrivals; None when none of them came from the broker."""
+        before = self.cursor
+        for arrival in behind:
+            if arrival.place is not None:
+                self.cursor = self.cursor.past(arrival.place)
+        return None if self.cursor is before else self.cursor
 
     def _without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
         """Those whose idempotency key is new; the others are told what is known already."""
@@ -173,7 +185,7 @@ class Engine:
             run = await asyncio.to_thread(student.judge, observations)
         else:
             run = student.judge(observations)
-            if run.end_ns - run.start_ns > SLOW_STUDENT_SECONDS * 1e9 * len(observations):
+            if run.energy is not None and run.energy.cpu_seconds > SLOW_STUDENT_SECONDS:
                 self._slow.add(name)
         self.metrics.energy(run.energy, len(observations))
         return run
@@ -184,23 +196,24 @@ class Engine:
         placed: tuple[StudentRun, int],
         out: Effects,
         accepted: list[tuple[Arrival, Result]],
-    ) -> Cursor | None:
-        """Admit one event; the cursor to stay at when the broker's events must wait for room."""
+    ) -> bool:
+        """Admit one event; False when it came from the broker and must wait there for room."""
         verdict = self._verdict(arrival.submission, *placed)
         try:
             result = self.core.admit(now(), arrival.submission, verdict, out)
         except OutboxFullError as error:
             self._release(arrival, error)
-            if arrival.cursor is None:
+            if arrival.place is None:
                 self.refuse(arrival, error)
-                return None
+                return True
             # Events on the broker are safe there: they wait, in order, until there is room.
             self.generation += 1
             self._full_at = self.core.pending_bytes
             self.room.clear()
-            return Cursor(arrival.cursor.created, arrival.cursor.sequence - 1)
+            self.on_blocked()
+            return False
         accepted.append((arrival, result))
-        return None
+        return True
 
     def refuse(self, arrival: Arrival, error: SetsudenError) -> None:
         """Tell the application; nothing changed."""

@@ -16,7 +16,7 @@ import secrets
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -74,12 +74,29 @@ Committed = Callable[[Exception | None], None]
 """Told in the writer's thread: None once durable, else why nothing of it was written."""
 
 
+class Place(NamedTuple):
+    """Where one event lay in the broker's stream."""
+
+    created: str
+    """The stream's own birth: a new stream of the same name begins again."""
+    pipeline: str
+    sequence: int
+
+
 class Cursor(NamedTuple):
     """How far the events of one stream were accepted."""
 
     created: str
-    """The stream's own birth: a new stream of the same name begins again."""
-    sequence: int
+    positions: Mapping[str, int]
+    """Last accepted sequence by pipeline: each subject is a line of its own."""
+
+    def past(self, place: Place) -> Cursor:
+        """The cursor with this event behind it."""
+        if place.created != self.created:
+            return Cursor(place.created, {place.pipeline: place.sequence})
+        if place.sequence <= self.positions.get(place.pipeline, 0):
+            return self
+        return Cursor(self.created, {**self.positions, place.pipeline: place.sequence})
 
 
 class Known(NamedTuple):

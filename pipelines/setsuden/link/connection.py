@@ -83,7 +83,7 @@ class _Client(nats.aio.client.Client):
         size = len(head) + payload_size
         command = f"HPUB {subject} {reply} {len(head)} {size}\r\n".encode()
         await self._send_command(b"".join((command, head, payload, b"\r\n")))
-        if self._flush_queue.empty():
+        if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
     @staticmethod
@@ -97,9 +97,13 @@ class _Client(nats.aio.client.Client):
         return found
 
 
+def _lines(headers: dict[str, str]) -> str:
+    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+
+
 def _head(headers: dict[str, str]) -> bytes | None:
     """The header block, or None when a value holds a line end, which must not reach the wire."""
-    text = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    text = _lines(headers)
     if text.count("\r") != len(headers) or text.count("\n") != len(headers):
         return None
     return b"%s%s\r\n" % (_HEADERS_START, text.encode())
@@ -210,7 +214,7 @@ class Connection:
         """The server counts the headers too, and drops the whole connection over one message."""
         size = len(data)
         if headers and size + _HEADERS_ROOM > self.max_payload:
-            size += len(_head(headers) or b"")
+            size += len(_HEADERS_START) + len(_lines(headers).encode()) + 2
         if size > self.max_payload:
             raise ForbiddenError(
                 f"{size} bytes are over the broker's max_payload of {self.max_payload}",

@@ -7,6 +7,7 @@ ever and leaks their slots (research N3).
 from __future__ import annotations
 
 import json
+import re
 from collections import OrderedDict
 from typing import NamedTuple
 
@@ -23,6 +24,8 @@ WRONG_LAST_SEQUENCE = 10071
 _FULL = frozenset({10023, 10047, 10077, 10122})
 """Resources exceeded, storage exceeded, maximum bytes, maximum messages per subject."""
 MAX_ACK_BYTES = 16_384
+_PLAIN = re.compile(rb'\{"stream":"([A-Za-z0-9_-]+)", ?"seq":([0-9]{1,18})\}')
+"""Nearly every acknowledgement; a third of the time that JSON takes."""
 
 
 class _Waiting(NamedTuple):
@@ -88,6 +91,9 @@ def parse_ack(data: bytes, status: str | None) -> Outcome:
         )
     if len(data) > MAX_ACK_BYTES:
         return UnavailableError("the acknowledgement is oversized")
+    plain = _PLAIN.fullmatch(data)
+    if plain is not None:
+        return Stored(plain[1].decode(), int(plain[2]), False)
     try:
         body = json.loads(data)
         error = body.get("error")

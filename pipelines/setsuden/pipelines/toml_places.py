@@ -83,7 +83,8 @@ class _Scanner:
             self._add_entry(keys, place)
         path = self._resolved(keys)
         self._expect("]]" if double else "]")
-        self.found.setdefault(path, place)
+        for length in range(1, len(path) + 1):
+            self.found.setdefault(path[:length], place)
         return path
 
     def _add_entry(self, keys: KeyPath, place: Place) -> None:

@@ -60,13 +60,12 @@ def _stream(
 
 
 def events(bounds: StreamBounds) -> dict[str, object]:
-    """Events in; each stored one rings its device's bell, headers only."""
+    """Events in; each stored one is rung at its device's bell."""
     return _stream(EVENTS, ["evt.*.*"], bounds.events_max_bytes, bounds) | {
         "max_age": _nanoseconds(bounds.events_max_age_seconds),
         "republish": {
             "src": "evt.*.*",
             "dest": "bell.{{wildcard(2)}}.{{wildcard(1)}}",
-            "headers_only": True,
         },
     }
 

@@ -13,7 +13,7 @@ from setsuden.link import JetStream, Link
 from setsuden.link.messages import Outcome
 from setsuden.pipelines.tracing import Recorder
 from setsuden.schemas import subjects
-from setsuden.schemas.errors import AlreadyStoredError, LinkError
+from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
 from setsuden.schemas.result import Problem, Result, Status
 from setsuden.schemas.streams import RESULTS
 
@@ -69,7 +69,7 @@ class Settler:
         if isinstance(outcome, AlreadyStoredError):
             self._counters.already += 1
         if step is Step.LOOK:
-            self._spawn(self._look(work, answer))
+            self._spawn(work, self._look(work, answer))
         elif step is Step.RETRY:
             self._give_back(work, str(outcome))
         else:
@@ -104,16 +104,14 @@ class Settler:
         work.problem = problem
         step = settle.after_failure(work.delivery.attempt, max_attempts, hopeless=hopeless)
         if step is Step.DEAD:
-            self._spawn(self._bury(work, problem))
+            self._spawn(work, self._bury(work, problem))
         else:
             self._give_back(work, problem.code)
 
     async def _bury(self, work: Work, problem: Problem) -> None:
         """A dead letter for people, then the final result for the device, then the ack."""
         try:
-            subject = subjects.dead(work.message.subject.split(".")[2], work.device)
-            letter, headers = self._writer.letter(work, problem), self._writer.letter_headers(work)
-            await self._link.store(subject, letter, headers)
+            await self._write_letter(work, problem)
             if work.event_id is not None:
                 work.stored_ns = self._clock.now_ns()
                 where = subjects.result(work.device, work.event_id)
@@ -135,6 +133,14 @@ class Settler:
         )
         self._finish(work, Status.DEAD)
 
+    async def _write_letter(self, work: Work, problem: Problem) -> None:
+        subject = subjects.dead(work.message.subject.split(".")[2], work.device)
+        letter, headers = self._writer.letter(work, problem), self._writer.letter_headers(work)
+        try:
+            await self._link.store(subject, letter, headers)
+        except StreamFullError as error:  # the device's final result must not wait for people
+            log.error("dead_letter_lost", extra={"event_id": work.event_id, "detail": str(error)})  # noqa: TRY400
+
     def _give_back(self, work: Work, reason: str) -> None:
         self._counters.nak += 1
         log.info("event_given_back", extra={"event_id": work.event_id, "reason": reason})
@@ -150,7 +156,15 @@ class Settler:
         if self._recorder is not None:
             self._recorder.add(self._spans.of(work, status, self._clock.now_ns()))
 
-    def _spawn(self, coroutine: Coroutine[None, None, None]) -> None:
-        task = asyncio.get_running_loop().create_task(coroutine)
+    def _spawn(self, work: Work, coroutine: Coroutine[None, None, None]) -> None:
+        task = asyncio.get_running_loop().create_task(self._guarded(work, coroutine))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    async def _guarded(self, work: Work, coroutine: Coroutine[None, None, None]) -> None:
+        """Nothing stays in hand because of a mistake of ours: heartbeats would keep it for ever."""
+        try:
+            await coroutine
+        except Exception:
+            log.exception("settling_failed", extra={"event_id": work.event_id})
+            self._give_back(work, "settling failed")

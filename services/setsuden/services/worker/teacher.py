@@ -26,7 +26,7 @@ _WEIGHT = 0.2
 class Choice(NamedTuple):
     """The most probable class of one event, as ``gate.answers_of`` chooses it."""
 
-    index: int
+    class_index: int
     confidence: float
     scores: list[float]
     """Probabilities in the order of the classes, rounded to 6 digits."""

@@ -211,23 +211,27 @@ class Worker:
         work.late = settle.is_late(work.taken_ns - work.delivery.stored_at_ns, work.ttl_ms)
         return True
 
-    async def _run_batch(self, batch: list[Work]) -> None:
+    async def _run_batch(self, batch: list[Work]) -> bool:
+        """True when the model answered."""
         start = self._clock.now_ns()
         try:
             answers = await self._teacher.run([_observation(work) for work in batch])
         except TeacherRaisedError as error:
             await self._isolate_failure(batch, error)
-            return
+            return False
         self.counters.batches += 1
         await self._settle_batch(batch, answers, start)
+        return True
 
     async def _isolate_failure(self, batch: list[Work], error: TeacherRaisedError) -> None:
         """A batch failed: find out whose fault it is, so that the others are answered."""
         if len(batch) == 1:
             self._fail(batch[0], error.problem)
             return
-        for work in batch:
-            await self._run_batch([work])
+        outcomes = [await self._run_batch([work]) for work in batch]
+        if all(outcomes):
+            self._batch = 1
+            log.warning("batch_refused_by_model", extra={"detail": error.problem.message})
 
     async def _run_isolated(self, work: Work) -> None:
         start = self._clock.now_ns()
