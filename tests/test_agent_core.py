@@ -105,13 +105,7 @@ def test_a_long_unkind_life_ends_with_one_final_for_each_event(seed: int) -> Non
             lambda: world.perform(arrives=random.random() < 0.7, answered=random.random() < 0.7),
         ),
         (5, lambda: world.work(dead=random.random() < 0.1)),
-        (
-            3,
-            lambda: [
-                world.push(one)
-                for one in random.sample(sorted(world.results), min(1, len(world.results)))
-            ],
-        ),
+        (3, lambda: world.push_any(random)),
         (2, world.connect),
         (1, world.disconnect),
         (3, lambda: world.advance(random.choice([0.05, 1, 6, 70]))),

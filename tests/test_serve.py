@@ -102,3 +102,18 @@ async def test_a_node_of_two_killed_in_the_middle_loses_and_doubles_nothing(
         assert await running.ended() == 0
         assert nodes[0].pids("gcs_server")  # a cluster that is not ours stays
         await cloud.until(lambda: not nodes[0].pids(REPLICA))
+
+
+async def test_a_growing_queue_adds_replicas(
+    tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    config = cloud.write_config(tmp_path, broker, replicas=1, repeats=3000)
+    text = config.read_text(encoding="utf-8").replace("max_replicas = 1", "max_replicas = 2")
+    eager = "upscale_delay_seconds = 0.0\ntarget_lag = 20\npoll_seconds = 0.5\nnum_cpus"
+    config.write_text(text.replace("num_cpus", eager), encoding="utf-8")
+    running = cloud.cloud_process(config)
+    await running.until("cloud_ready")
+    assert len(cloud.below(running.popen.pid, REPLICA)) == 1
+    await cloud.escalate(link, range(EVENTS))
+    await cloud.until(lambda: len(cloud.below(running.popen.pid, REPLICA)) == 2, 60, 0.2)
+    await stop(running)

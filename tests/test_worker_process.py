@@ -8,11 +8,12 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.support import cloud
+from tests.support import cloud, ml
 
 from setsuden.link import JetStream, Link
 from setsuden.schemas.result import Status
 from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.worker.process import STALLED_EXIT
 
 
 @pytest.mark.slow
@@ -64,6 +65,27 @@ async def test_an_aborting_model_ends_in_one_dead_letter_and_spares_its_neighbou
     assert deaths == 2
     (letter,) = await cloud.stored(jetstream, "DEAD", "dead.*.*")
     assert json.loads(letter.data)["event_id"] == cloud.event_id(20)
+    assert await running.ended() == 0
+
+
+@pytest.mark.slow
+async def test_a_hanging_model_ends_its_worker_and_then_in_a_dead_letter(
+    tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    limits = "stall_seconds = 1.0\nisolate_from_attempt = 2\nisolate_timeout_seconds = 1.0\n"
+    config = cloud.write_config(
+        tmp_path, broker, hanging=True, extra=limits + "inline_below_ms = 0.0\n"
+    )
+    await cloud.escalate(link, [0], first=ml.POISON)
+    assert await cloud.worker_process(config).ended() == STALLED_EXIT
+    running = cloud.worker_process(config)
+    await cloud.escalate(link, range(1, 20))
+    found = {result.event_id: result for result in await cloud.results(jetstream, 20)}
+    dead = found.pop(cloud.event_id(0))
+    assert dead.error is not None
+    assert dead.error.code == "teacher_timed_out"
+    assert {result.status for result in found.values()} == {Status.FINAL}
+    running.popen.send_signal(signal.SIGTERM)
     assert await running.ended() == 0
 
 

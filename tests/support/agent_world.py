@@ -162,6 +162,11 @@ class World:
         if self.link_up and self.results[event_id].tier is not Tier.EDGE:
             self.apply(self.core.cloud_result(self.now, self.results[event_id]))
 
+    def push_any(self, random: Random) -> None:
+        """One stored record, whichever."""
+        if self.results:
+            self.push(random.choice(sorted(self.results)))
+
     def connect(self) -> None:
         self.link_up = True
         self.apply(self.core.link_up(self.now))

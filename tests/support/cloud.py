@@ -208,13 +208,15 @@ async def eventually(
             await asyncio.sleep(pause_seconds)
 
 
-async def until(true: Callable[[], bool], timeout_seconds: float = 30) -> None:
-    """Return in the very turn of the loop in which it is true."""
+async def until(
+    true: Callable[[], bool], timeout_seconds: float = 30, pause_seconds: float = 0
+) -> None:
+    """Return once it is true; without a pause, in the very turn of the loop."""
 
     async def now() -> bool:
         return true()
 
-    await eventually(now, timeout_seconds, 0)
+    await eventually(now, timeout_seconds, pause_seconds)
 
 
 async def once_each(jetstream: JetStream, count: int, timeout_seconds: float = 120) -> bool:

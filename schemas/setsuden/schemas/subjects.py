@@ -28,7 +28,7 @@ class SubjectTemplate:
 SUBJECTS = (
     SubjectTemplate("evt.<pipeline>.<device>", "events in, durable", "application", "agent"),
     SubjectTemplate(
-        "bell.<device>.<pipeline>", "an event as it was stored, with its sequence", "broker", "agent"
+        "bell.<device>.<pipeline>", "a stored event with its sequence", "broker", "agent"
     ),
     SubjectTemplate(
         "reply.<device>.<client>.<token>", "accepted, provisional, final", "agent", "application"
