@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import dataclass
 from typing import Any
 
+import click
 import pytest
 
 from setsuden.cli.main import run
@@ -40,3 +42,9 @@ class Command:
             code = ending.code if isinstance(ending.code, int) else 0
         told = self._capsys.readouterr()
         return Ended(code, told.out, told.err)
+
+
+@click.command()
+def interrupted() -> None:
+    """Get a Ctrl-C."""
+    signal.raise_signal(signal.SIGINT)

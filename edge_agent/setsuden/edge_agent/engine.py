@@ -129,14 +129,19 @@ class Engine:
                 waiting.add(id(arrival))
             elif not self._admit(arrival, runs[id(arrival)], out, accepted):
                 waiting.add(id(arrival))
-        self._commit(out, accepted, self._moved([a for a in batch if id(a) not in waiting]))
+        self._commit(out, accepted, self._moved(batch, waiting))
 
-    def _moved(self, behind: list[Arrival]) -> Cursor | None:
-        """The cursor past these arrivals; None when none of them came from the broker."""
-        before = self.cursor
-        for arrival in behind:
-            if arrival.place is not None:
-                self.cursor = self.cursor.past(arrival.place)
+    def _moved(self, batch: list[Arrival], waiting: set[int]) -> Cursor | None:
+        """The cursor past this batch, short of the first event of each pipeline that waits."""
+        before, stopped = self.cursor, set[str]()
+        for arrival in batch:
+            place = arrival.place
+            if place is None:
+                continue
+            if id(arrival) in waiting:
+                stopped.add(place.pipeline)
+            elif place.pipeline not in stopped:
+                self.cursor = self.cursor.past(place)
         return None if self.cursor is before else self.cursor
 
     def _without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
@@ -277,7 +282,7 @@ class Engine:
         for repeat in self._uncommitted.pop(key, ()) if key is not None else ():
             if isinstance(outcome, Result):
                 self._repeat(repeat, outcome)
-            else:
+            elif repeat.place is None:
                 self.refuse(repeat, outcome)
 
     def apply(self, out: Effects) -> None:
@@ -343,9 +348,14 @@ class Engine:
             self.broken.set_result(problem)
 
     def refuse_queued(self) -> None:
-        """Arrivals still queued are refused: the application may send them again."""
+        """Arrivals still queued are refused: the application may send them again.
+
+        The broker still holds those that came from there, and the next life reads them.
+        """
         while not self._queue.empty():
-            self.refuse(self._queue.get_nowait(), UnavailableError("the agent is stopping"))
+            arrival = self._queue.get_nowait()
+            if arrival.place is None:
+                self.refuse(arrival, UnavailableError("the agent is stopping"))
 
 
 def now() -> Now:

@@ -272,7 +272,7 @@ def _transact(writer: sqlite3.Connection, jobs: Iterable[_Job]) -> Exception | N
                     writer.execute(*_statement(write))
                 if job.cursor is not None:
                     writer.execute(_META, ("cursor", json.dumps(job.cursor)))
-    except sqlite3.Error as error:
+    except Exception as error:  # whatever it is, the writer must live to tell of it
         return error
     return None
 

@@ -16,6 +16,7 @@ from typing import Any
 import uvicorn
 
 from setsuden.link import JetStream, Link
+from setsuden.link.tasks import end
 from setsuden.pipelines import energy, logs
 from setsuden.pipelines.tracing import Recorder
 from setsuden.schemas import spans
@@ -76,18 +77,18 @@ async def _main(config: AgentConfig, base: Path) -> int:
         server.stop()
         await asyncio.wait([tasks[-1]], timeout=STOP_SECONDS)
         agent.engine.refuse_queued()
-        for task in tasks:
-            task.cancel()
-        outcomes = await asyncio.gather(*tasks, return_exceptions=True)
+        outcomes = [await _ended(task) for task in tasks]
     return _verdict(agent.engine, outcomes)
 
 
-def _verdict(engine: Engine, outcomes: list[Any]) -> int:
-    failures = [
-        outcome
-        for outcome in outcomes
-        if isinstance(outcome, BaseException) and not isinstance(outcome, asyncio.CancelledError)
-    ]
+async def _ended(task: asyncio.Task[None]) -> BaseException | None:
+    """What the task died of, once it is over; None for an ordinary end."""
+    await end(task)
+    return None if task.cancelled() else task.exception()
+
+
+def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
+    failures = [outcome for outcome in outcomes if outcome is not None]
     if engine.broken.done():
         failures.append(engine.broken.result())
     for failure in failures:

@@ -69,5 +69,5 @@ class Refusal(WireModel):
             found = kind(told.message, remedy=told.remedy)
         if isinstance(found, errors.RejectedError):
             found.field = told.field
-        found.trace_id = self.trace_id
+        found.trace_id, found.code = self.trace_id, told.code
         return found

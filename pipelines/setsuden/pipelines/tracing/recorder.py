@@ -104,10 +104,17 @@ class Recorder:
     def _drain(self, exporter: OtlpExporter | None) -> None:
         while self._queue:
             batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-            self._file.write("".join(otlp.line(self.resource, [span]) for span in batch))
-            self.recorded += len(batch)
+            self._keep(batch)
             if exporter is not None:
                 self._send(exporter, batch)
+
+    def _keep(self, batch: list[Span]) -> None:
+        try:
+            self._file.write("".join(otlp.line(self.resource, [span]) for span in batch))
+            self.recorded += len(batch)
+        except OSError as error:  # a full disk must not end tracing for good
+            self.dropped += len(batch)
+            log.warning("spans_not_written", extra={"detail": str(error), "count": len(batch)})
 
     def _send(self, exporter: OtlpExporter, batch: list[Span]) -> None:
         for attempt in range(_ATTEMPTS):

@@ -28,6 +28,7 @@ jetstream {{
   max_file_store: 4GB
   sync_interval: {sync}
 }}
+{extra}
 """
 
 
@@ -52,7 +53,7 @@ def free_port() -> int:
 class LocalBroker:
     """One nats-server process whose ports and store survive its death."""
 
-    def __init__(self, folder: Path, *, sync: str = "always") -> None:
+    def __init__(self, folder: Path, *, sync: str = "always", extra: str = "") -> None:
         self.folder = folder
         self.port, self.monitor_port = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -66,6 +67,7 @@ class LocalBroker:
                 monitor_port=self.monitor_port,
                 store=folder / "store",
                 sync=sync,
+                extra=extra,
             ),
             encoding="utf-8",
         )

@@ -32,6 +32,8 @@ class Isolation:
     def __init__(self, folder: Path, model: str, timeout_seconds: float) -> None:
         self._command = [sys.executable, "-m", __name__, str(folder), model]
         self._timeout = timeout_seconds
+        self.longest_seconds = timeout_seconds + _START_SECONDS
+        """No run takes longer, whatever the model does."""
         self._child: asyncio.subprocess.Process | None = None
 
     async def run(self, observation: NDArray[Any]) -> Answers:

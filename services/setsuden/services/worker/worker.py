@@ -236,6 +236,7 @@ class Worker:
     async def _run_isolated(self, work: Work) -> None:
         start = self._clock.now_ns()
         self.counters.isolated += 1
+        self._progress = asyncio.get_running_loop().time() + self._isolation.longest_seconds
         try:
             answers = await self._isolation.run(_observation(work))
         except TeacherRaisedError as error:
