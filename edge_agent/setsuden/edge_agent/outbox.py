@@ -1,7 +1,7 @@
 """The outbox: a durable SQLite queue with one writer thread and group commit.
 
 An event is accepted when its row is committed (WAL, ``synchronous=FULL``: no acknowledged row
-was lost in 13,600 simulated crash states, research/reliability E6). Whatever is queued while a
+was lost in 13,600 simulated crash states). Whatever is queued while a
 commit runs shares the next one, so the cost of an fsync is divided by the load.
 """
 

@@ -1,7 +1,7 @@
 """One NATS connection from its opening to its loss. The only module that imports ``nats``.
 
 nats-py's own reconnecting is off: it can hang for ever on a half-open link, drop its error
-callback and leak (research N1 to N8). A lost connection is thrown away and the link opens a new
+callback and leak what was in flight. A lost connection is thrown away and the link opens a new
 one.
 """
 
@@ -171,7 +171,7 @@ class Connection:
         self.lost.set()
 
     def _tune_socket(self) -> None:
-        """A dead peer fails the socket in seconds even while data is queued (N1)."""
+        """A dead peer fails the socket in seconds even while data is queued."""
         writer = self._writer()
         sock = writer.get_extra_info("socket") if writer is not None else None
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):

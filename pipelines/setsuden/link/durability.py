@@ -1,8 +1,7 @@
 """Durability is proven, not assumed.
 
 A JetStream ack is not on disk by default: a power cut a second after start lost every one of
-84,986 acknowledged events with the default ``sync_interval`` and none with ``always``
-(research/reliability, section 0.1).
+84,986 acknowledged events with the default ``sync_interval`` and none with ``always``.
 """
 
 from __future__ import annotations

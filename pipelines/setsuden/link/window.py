@@ -1,7 +1,7 @@
 """Stores in flight: each one ends in exactly one call of its ``done``.
 
 No library futures here: nats-py's ``publish_async`` leaves futures of a lost link pending for
-ever and leaks their slots (research N3).
+ever and leaks their slots.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ def parse_ack(data: bytes, status: str | None) -> Outcome:
     """A JetStream publish acknowledgement as an outcome.
 
     10071 means a record is there already; 10164 (another write to the subject in flight) and
-    all else unknown mean: try again (research, section 0.4).
+    all else unknown mean: try again.
     """
     if status is not None:
         return UnavailableError(

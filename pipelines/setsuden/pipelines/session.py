@@ -1,7 +1,7 @@
 """The one door to onnxruntime: load a bundle's model, run it, know its CPU time exactly.
 
 Threads are always explicit and spinning is off: onnxruntime's default burned 18.9 ms of CPU for
-a 0.47 ms inference every 20 ms (research/performance, section 3).
+a 0.47 ms inference every 20 ms.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Session:
         """The model's output for [items, *shape]; whatever onnxruntime raises comes through.
 
         ``cpu_seconds`` is the CPU time of the run itself: the calling thread's when the model has
-        one thread (exact to 0.2 %, research/energy section 0.5), else the process's.
+        one thread (exact to 0.2 %), else the process's.
         """
         feed = {self.spec.input: batch}
         wall, cpu = time.perf_counter_ns(), self._clock()

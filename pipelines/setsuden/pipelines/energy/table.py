@@ -1,9 +1,9 @@
 """The labelled table model: joules = CPU-seconds x watts of one busy core, with its spread.
 
 Watts are wall power at full load per core of published SPECpower_ssj2008 results (retrieved
-2026-03-09; research/energy, section 4.3). Spread: a factor of 2 either way covers 91 to 96 % of
+2026-03-09). Spread: a factor of 2 either way covers 91 to 96 % of
 78 published points for such a model, 3 when the machine is a guest whose host is unknown
-(research/energy, sections 4.1 and 4.2; the factor 3 is a judgement).
+(the points are CodeCarbon's published CPU load profiles; the factor 3 is a judgement).
 """
 
 from __future__ import annotations
