@@ -7,7 +7,9 @@ the model would carry its innocent neighbours into the dead letters with it.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -130,5 +132,12 @@ def _reply(teacher: Teacher, array: NDArray[Any]) -> dict[str, Any]:
     }
 
 
+def _die_with_parent() -> None:
+    """A child in a model that never returns would outlive a killed worker, at a full core."""
+    parent_death_signal = 1  # PR_SET_PDEATHSIG, linux/prctl.h
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+
+
 if __name__ == "__main__":
+    _die_with_parent()
     _serve(Path(sys.argv[1]), sys.argv[2])

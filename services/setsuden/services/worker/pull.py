@@ -1,6 +1,7 @@
 """Overlapped pull requests on an inbox of our own.
 
-``PullSubscription.fetch()`` of nats-py costs 31 µs an event, this 8, and it can wait for ever on a consumer that is gone.
+``PullSubscription.fetch()`` of nats-py costs 31 µs an event, this 8, and it can wait
+for ever on a consumer that is gone.
 """
 
 from __future__ import annotations
