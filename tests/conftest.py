@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 from setsuden.link import JetStream, Link
 from setsuden.schemas.streams import StreamBounds, all_streams
 from setsuden.services.demo.broker import LocalBroker
+
+# A shell's background job inherits an ignored SIGINT, and so would every process of ours: Ctrl-C
+# is tested, so it must be heard.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_every_option_is_there_once(folder: Path, name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_the_files_with_every_comment_removed_mean_the_same(folder: Path, name: str) -> None:
-    text = re.sub(r"(?m)^#(\w+ = .+)$", r"\1", (folder / name).read_text())
+    text = re.sub(r"(?m)^#(\w+ = [^ #].*)$", r"\1", (folder / name).read_text())
     path = folder / "all.toml"
     path.write_text(text)
     model = MODELS[name]

@@ -32,11 +32,11 @@ def edit(path: Path, old: str, new: str) -> None:
 def test_what_init_writes_is_valid(setsuden: Command, files: Path) -> None:
     ended = setsuden("validate", "agent.toml", "cloud.toml", "bundles/digits")
     assert ended.code == 0, ended.out
+    runs = ", ".join(f"model {name} runs" for name in ("student", "teacher", "teacher-int8"))
     assert ended.out.splitlines() == [
         "ok     agent.toml: agent (pipeline digits runs)",
         "ok     cloud.toml: cloud (pipeline digits runs)",
-        "ok     bundles/digits: bundle (model student runs, model teacher runs, "
-        "model teacher-int8 runs)",
+        f"ok     bundles/digits: bundle ({runs})",
     ]
 
 
