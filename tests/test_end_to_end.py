@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support import ml, site
+from tests.support import cloud, ml, site
 from tests.support.agent import digits
 
 from setsuden.schemas.result import Status, Tier
@@ -122,3 +123,23 @@ async def test_a_killed_broker_loses_nothing_of_2000_events(digits_site: site.Si
         digits_site.broker.start()
 
     await site.whole(digits_site, kill)
+
+
+async def test_finals_made_during_an_outage_reach_the_results_stream_after_it(
+    tmp_path: Path, broker: LocalBroker
+) -> None:
+    """1,200 events over HTTP expire while the broker is dead: every record is stored after it."""
+    async with site.site(
+        tmp_path,
+        broker,
+        bundle_folder=digits(),
+        pipeline="digits",
+        gate="deadline_seconds = 0.05\ngate = { threshold = 1.0 }",
+    ) as up:
+        await asyncio.to_thread(broker.kill)
+        body = site.images(1)[0]
+        statuses = await asyncio.to_thread(lambda: [up.agent.event(body)[0] for _ in range(1200)])
+        assert set(statuses) <= {200, 202}
+        await asyncio.to_thread(broker.start)
+        records = await cloud.results(up.jetstream, 1200)
+    assert {record.status for record in records} == {Status.EXPIRED}

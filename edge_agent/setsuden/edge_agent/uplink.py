@@ -49,6 +49,7 @@ class Uplink:
         self._lookups_waiting = asyncio.Event()
         self._publishing: set[int] = set()
         self._republish: asyncio.TimerHandle | None = None
+        self._more_unpublished = False
 
     async def start(self) -> None:
         """Listen for results and for the link's state; before the link starts."""
@@ -169,6 +170,8 @@ class Uplink:
         self._engine.apply(self._engine.core.published(send, error))
         if isinstance(error, UnavailableError):
             self._republish_later()
+        elif self._more_unpublished and not self._publishing:
+            self.republish()
 
     def _republish_later(self) -> None:
         if self._republish is None and self._link.state is LinkState.UP:
@@ -185,8 +188,7 @@ class Uplink:
         for sequence, stated in rows:
             if sequence not in self._publishing:
                 self._engine.send(PublishFinal(sequence, stated))
-        if len(rows) == PUBLISH_WINDOW:
-            self._republish_later()
+        self._more_unpublished = len(rows) == PUBLISH_WINDOW
 
     async def _forward(self, result: Result) -> None:
         sequence = int(result.event_id.rsplit("-", 1)[-1])
