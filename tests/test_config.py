@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from setsuden.cli.toml_text import toml, toml_key
@@ -265,6 +265,7 @@ def test_written_toml_reads_back_as_it_was(table: dict[str, Any]) -> None:
 
 
 @given(TABLES, TABLES)
+@example({}, {"0\n": 1})
 def test_every_key_is_found_where_it_stands(above: dict[str, Any], below: dict[str, Any]) -> None:
     text = written(above) + "\n[[entries]]\n# no.key = 1\n" + written(below)
     if "entries" in above:

@@ -30,7 +30,7 @@ async def stop(running: cloud.Process) -> None:
 @pytest.fixture
 async def local(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[cloud.Process]:
     """A cloud on a Ray of its own, slow enough to be killed in the middle."""
-    running = cloud.cloud_process(cloud.write_config(tmp_path, broker, repeats=100))
+    running = cloud.cloud_process(cloud.write_config(tmp_path, broker, repeats=1000))
     await running.until("cloud_ready")
     yield running
     await stop(running)
@@ -44,6 +44,7 @@ async def test_a_replica_killed_in_the_middle_loses_and_doubles_nothing(
     await cloud.escalate(link, range(EVENTS))
     await cloud.results(jetstream, 30)
     replicas[0].kill()
+    assert len(await cloud.records(jetstream)) < EVENTS
     assert await cloud.once_each(jetstream, EVENTS)
     await cloud.until_settled(jetstream)
 
@@ -89,13 +90,14 @@ async def test_a_node_of_two_killed_in_the_middle_loses_and_doubles_nothing(
     broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
     with tempfile.TemporaryDirectory() as folder, cloud.cluster(2) as (nodes, address, token):
-        config = cloud.write_config(Path(folder), broker, repeats=100, cpus=1.0)
+        config = cloud.write_config(Path(folder), broker, repeats=1000, cpus=1.0)
         running = cloud.cloud_process(config, address, token)
         await running.until("cloud_ready")
         assert [len(node.pids(REPLICA)) for node in nodes] == [1, 1]
         await cloud.escalate(link, range(EVENTS))
         await cloud.results(jetstream, 30)
         nodes[1].kill()
+        assert len(await cloud.records(jetstream)) < EVENTS
         assert await cloud.once_each(jetstream, EVENTS)
         await cloud.until_settled(jetstream)
         running.popen.send_signal(signal.SIGTERM)

@@ -20,7 +20,7 @@ from setsuden.services.worker.process import STALLED_EXIT
 async def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
-    config = cloud.write_config(tmp_path, broker, repeats=20)
+    config = cloud.write_config(tmp_path, broker, repeats=200)
     await cloud.escalate(link, range(300))
     first = cloud.worker_process(config)
     await cloud.results(jetstream, 40)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .lazy import needs
+
 if TYPE_CHECKING:
     from setsuden.services.demo.report_model import DemoReport
 
@@ -66,8 +68,9 @@ def demo(  # noqa: PLR0917  # one argument for each option
     Exits 0 only if every accepted event got exactly one final result. Everything that was started
     is stopped at the end, also on Ctrl-C.
     """
-    from setsuden.services.demo.run import DemoOptions, run_demo  # noqa: PLC0415  # numpy and all
-    from setsuden.services.demo.terminal import text  # noqa: PLC0415
+    with needs("demo"):
+        from setsuden.services.demo.run import DemoOptions, run_demo  # noqa: PLC0415  # numpy
+        from setsuden.services.demo.terminal import text  # noqa: PLC0415
 
     folder = out or Path("setsuden-demo") / time.strftime("%Y%m%d-%H%M%S")
     options = DemoOptions(

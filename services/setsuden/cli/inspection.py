@@ -24,7 +24,13 @@ from setsuden.pipelines.config import (
 )
 from setsuden.pipelines.toml_places import place_of
 from setsuden.schemas.bundle import Manifest
-from setsuden.schemas.errors import ConfigError, LinkError, SetsudenError, UnavailableError
+from setsuden.schemas.errors import (
+    ConfigError,
+    LinkError,
+    MissingExtraError,
+    SetsudenError,
+    UnavailableError,
+)
 from setsuden.services.config import CloudConfig
 
 from .loading import BUNDLE, CLOUD, kind_of, model_of, overlay
@@ -35,10 +41,18 @@ if TYPE_CHECKING:
     from setsuden.link import LinkOptions
     from setsuden.schemas.pipeline import PipelineSpec
 
+EDGE_REMEDY = "pip install 'setsuden[edge]'"
+
 
 def inspect(path: Path, *, load: bool | None, connect: bool) -> Report:
-    """Everything wrong with one file or bundle folder."""
-    running = find_spec("onnxruntime") is not None if load is None else load
+    """Everything wrong with one file or bundle folder.
+
+    Raises MissingExtraError when models are to run and there is nothing to run them.
+    """
+    able = find_spec("onnxruntime") is not None
+    if load and not able:
+        raise MissingExtraError("onnxruntime is not installed", remedy=EDGE_REMEDY)
+    running = able if load is None else load
     file = path / bundles.MANIFEST if path.is_dir() else path
     report = Report(path, BUNDLE if path.is_dir() else "file", file)
     try:
@@ -173,10 +187,8 @@ def _try_model(bundle: bundles.Bundle, name: str, *, load: bool) -> None:
     if not load:
         bundle.read(name)
         return
-    from .lazy import needs  # noqa: PLC0415
+    from setsuden.pipelines import session  # noqa: PLC0415  # numpy
 
-    with needs("edge"):
-        from setsuden.pipelines import session  # noqa: PLC0415  # numpy, onnxruntime
     session.load(bundle, name)
 
 

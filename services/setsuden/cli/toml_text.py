@@ -6,7 +6,7 @@ import json
 import re
 from typing import Any
 
-_BARE = re.compile(r"^[A-Za-z0-9_-]+$")
+_BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
 def toml(value: Any) -> str:
@@ -30,4 +30,4 @@ def toml(value: Any) -> str:
 
 def toml_key(key: str) -> str:
     """The key, quoted when it must be."""
-    return key if _BARE.match(key) else toml(key)
+    return key if _BARE.fullmatch(key) else toml(key)

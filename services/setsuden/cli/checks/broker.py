@@ -127,7 +127,8 @@ async def _inside(options: LinkOptions) -> list[Finding]:
         await up_or_refused(link, 2 * options.connect_timeout_seconds)
         return [Finding("login", Status.OK, "accepted"), await _streams(jetstream)]
     except LinkError as error:
-        return [Finding("login", Status.FAIL, error.message, "", error.remedy)]
+        cause = "the broker answers, and does not let us in"
+        return [Finding("login", Status.FAIL, error.message, cause, error.remedy)]
     finally:
         await link.close()
 

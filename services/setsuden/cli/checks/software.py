@@ -44,7 +44,8 @@ def onnxruntime(machine: Machine, *, needed: bool) -> Finding:
     """A model of one node runs, in a child process that may die of it."""
     ended = machine.run([sys.executable, "-c", PROBE])
     if ended is None:
-        return Finding("onnxruntime", Status.FAIL, "no Python to ask", "", sys.executable)
+        cause = f"{sys.executable} cannot be started"
+        return Finding("onnxruntime", Status.FAIL, "unknown", cause, "python3 -m venv .venv")
     if ended.code == 0:
         return Finding("onnxruntime", Status.OK, f"{ended.output.strip()}, runs a model")
     if ended.code < 0:

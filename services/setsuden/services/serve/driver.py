@@ -84,6 +84,9 @@ class Driver:
         while True:
             time.sleep(self._config.serve.probe_seconds)
             alive = [node for node in _nodes() if node["Alive"]]
+            if not alive:
+                log.error("nodes_lost")
+                return FAILED_EXIT
             replicas = self._replicas()  # asks the Serve controller
             lost = self._lost()
             self._say("alive", nodes=len(alive), replicas=replicas)

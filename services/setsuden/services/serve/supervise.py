@@ -128,6 +128,11 @@ class Session:
         }
         if self._address is None:
             found.pop("RAY_ADDRESS", None)
+            found["TMPDIR"] = self._temporary  # what a killed replica leaves goes with the session
+            # Ray turns 127.0.0.1 into the machine's outer address unless told so by this name.
+            found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+            # A dead raylet is known after 5 s, not 15; a slow one still has 10 s for each check.
+            found["RAY_health_check_period_ms"] = "1000"
             if self._config.serve.auth == "token":
                 found["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         return found
