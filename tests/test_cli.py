@@ -54,6 +54,21 @@ print(sorted(set({HEAVY!r}) & sys.modules.keys()), file=sys.stderr)
     assert ended.stderr.strip() == "[]"
 
 
+def test_help_imports_no_command() -> None:
+    code = """
+import sys
+from setsuden.cli.main import run
+run(["--help"])
+ours = sorted(name for name in sys.modules if name.startswith("setsuden."))
+print(" ".join(ours), file=sys.stderr)
+"""
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ended.stderr.split() == [
+        *("setsuden.cli", "setsuden.cli.failure", "setsuden.cli.lazy", "setsuden.cli.main"),
+        *("setsuden.schemas", "setsuden.schemas.errors"),
+    ]
+
+
 def test_help_names_every_command_and_exit_code(setsuden: Command) -> None:
     out = setsuden("--help").out
     assert all(f"\n  {name} " in out for name in COMMANDS)

@@ -159,6 +159,6 @@ Next, in {folder}, each in a terminal of its own (`setsuden doctor --config agen
   setsuden worker run --config cloud.toml
   setsuden agent run --config agent.toml
 
-Then send an event, as 28 x 28 bytes of a grey image:
+Then send an event, 28 x 28 bytes of a black image:
 
   head -c 784 /dev/zero | setsuden event pub {pipeline} --device {DEVICE} -"""
