@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from tests.support.command import Command
 
+from setsuden.cli.loading import load_agent
 from setsuden.services.demo.broker import LocalBroker, free_port
 
 
@@ -179,3 +180,12 @@ def test_a_broker_that_is_not_durable_is(setsuden: Command, files: Path, tmp_pat
         ended = setsuden("validate", "--connect", "agent.toml")
     assert ended.code == 78
     assert "the broker acknowledges before its disk has the message" in ended.out
+
+
+def test_files_of_the_nats_table_are_relative_to_the_configuration(tmp_path: Path) -> None:
+    (tmp_path / "agent.toml").write_text(
+        'device = "d"\n[nats]\npassword_file = "secret"\n[[pipelines]]\nname = "p"\nbundle = "b"\n'
+    )
+    config = load_agent(tmp_path / "agent.toml")
+    assert config.nats.password_file == str(tmp_path / "secret")
+    assert config.nats.tls_ca_file is None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, field_validator
@@ -38,6 +39,14 @@ class LinkOptions(Model):
     """Longest pause between attempts; pauses grow from 0.05 s with jitter."""
     max_pending_bytes: int = Field(default=1 << 20, ge=1 << 12)
     """Unsent bytes past which a publisher waits."""
+
+    def resolved(self, folder: Path) -> LinkOptions:
+        """The same, its relative files being relative to this folder."""
+        names = ("credentials_file", "password_file", "tls_ca_file")
+        found = {name: getattr(self, name) for name in names}
+        return self.model_copy(
+            update={name: str(folder / file) for name, file in found.items() if file is not None}
+        )
 
     @field_validator("urls")
     @classmethod

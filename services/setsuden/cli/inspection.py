@@ -102,7 +102,7 @@ def _document(report: Report) -> Document | None:
 def _missing_files(options: LinkOptions, document: Document) -> Iterator[Problem]:
     for name in ("credentials_file", "password_file", "tls_ca_file"):
         value = getattr(options, name)
-        if value is not None and not Path(value).is_file():
+        if value is not None and not (document.path.parent / value).is_file():
             where, place = whereabouts(document, ("nats", name))
             key = f"nats.{name}"
             yield Problem(where, f"{key}: there is no file {value}", key, place)

@@ -52,7 +52,8 @@ def load_agent(path: Path, assignments: Sequence[str] = ()) -> AgentConfig:
     from setsuden.edge_agent.config import AgentConfig  # noqa: PLC0415  # pydantic and more
     from setsuden.pipelines.config import validate  # noqa: PLC0415
 
-    return validate(AgentConfig, laid_over(path, AgentConfig, assignments))
+    config = validate(AgentConfig, laid_over(path, AgentConfig, assignments))
+    return config.model_copy(update={"nats": config.nats.resolved(path.parent)})
 
 
 def load_cloud(path: Path, assignments: Sequence[str] = ()) -> CloudConfig:
@@ -60,7 +61,8 @@ def load_cloud(path: Path, assignments: Sequence[str] = ()) -> CloudConfig:
     from setsuden.pipelines.config import validate  # noqa: PLC0415
     from setsuden.services.config import CloudConfig  # noqa: PLC0415
 
-    return validate(CloudConfig, laid_over(path, CloudConfig, assignments))
+    config = validate(CloudConfig, laid_over(path, CloudConfig, assignments))
+    return config.model_copy(update={"nats": config.nats.resolved(path.parent)})
 
 
 def laid_over(path: Path, model: type[BaseModel], assignments: Sequence[str]) -> Document:
