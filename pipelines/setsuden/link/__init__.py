@@ -1,17 +1,40 @@
 """The link: the one supervised NATS connection of a process.
 
 Nothing else imports ``nats``. Imports ``setsuden.schemas`` only, so that the light client can
-stand on it too.
+stand on it too. Names are loaded when asked for: reading a configuration needs
+:class:`LinkOptions` and not the 0.2 s of a NATS client.
 """
 
-import logging
+from __future__ import annotations
 
-from .jetstream import Delivery, JetStream
-from .link import Link, LinkState
-from .messages import Incoming, Stored
-from .options import LinkOptions
+import logging
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .jetstream import Delivery, JetStream
+    from .link import Link, LinkState
+    from .messages import Incoming, Stored
+    from .options import LinkOptions
 
 __all__ = ["Delivery", "Incoming", "JetStream", "Link", "LinkOptions", "LinkState", "Stored"]
 
+_PLACES = {
+    "Delivery": ".jetstream",
+    "Incoming": ".messages",
+    "JetStream": ".jetstream",
+    "Link": ".link",
+    "LinkOptions": ".options",
+    "LinkState": ".link",
+    "Stored": ".messages",
+}
+
 # An application that configures no logging hears nothing from us: errors are raised to it.
 logging.getLogger("setsuden").addHandler(logging.NullHandler())
+
+
+def __getattr__(name: str) -> Any:
+    """One of the names above."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_PLACES[name], __name__), name)
