@@ -34,7 +34,7 @@ from setsuden.schemas.errors import (
 from setsuden.services.config import CloudConfig
 
 from .loading import BUNDLE, CLOUD, kind_of, model_of, overlay
-from .validate import Report
+from .report import Report
 
 if TYPE_CHECKING:
     from setsuden.edge_agent.config import AgentConfig
