@@ -23,7 +23,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tests.support import cloud, ml
+from tests.support import cloud, ml, processes
 
 from setsuden.link import JetStream, Link
 from setsuden.pipelines import bundle, session
@@ -71,7 +71,7 @@ async def drained(jetstream: JetStream) -> float:
 
 
 async def measure(
-    broker: LocalBroker, running: cloud.Process, first: int, count: int
+    broker: LocalBroker, running: processes.Process, first: int, count: int
 ) -> dict[str, float]:
     """CPU and rate over ``count`` events that arrive while they are answered."""
     server_pid = broker.process.pid if broker.process else 0
@@ -113,7 +113,7 @@ def in_process(folder: Path, batch: int, seconds: float = 3.0) -> float:
 
 def config(folder: Path, broker: LocalBroker, args: argparse.Namespace, repeats: int) -> Path:
     """A cloud with one replica."""
-    path = cloud.write_config(folder, broker, replicas=1, cpus=1.0, repeats=repeats)
+    path = processes.write_config(folder, broker, replicas=1, cpus=1.0, repeats=repeats)
     text = path.read_text(encoding="utf-8").replace("max_batch = 8", f"max_batch = {args.batch}")
     if args.no_traces:
         text = text.replace("[worker]", "[worker]\ntraced = false")
@@ -128,7 +128,7 @@ async def case(folder: Path, args: argparse.Namespace, *, serve: bool, repeats: 
         if args.sync != "always":
             text = path.read_text(encoding="utf-8")
             path.write_text(text.replace("[nats]", '[nats]\ndurability = "relaxed"'))
-        running = cloud.cloud_process(path) if serve else cloud.worker_process(path)
+        running = processes.cloud_process(path) if serve else processes.worker_process(path)
         await running.until("cloud_ready" if serve else "worker_ready")
         count = args.slow_events if repeats else args.events
         alone = in_process(path.parent / "bundle", args.batch) if repeats else 0.0

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
-from tests.support import cloud, site
+from tests.support import processes, site
 from tests.support.agent import digits
 
 from setsuden.services.demo.broker import LocalBroker
@@ -43,12 +43,12 @@ async def up(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[site.Site]:
 @asynccontextmanager
 async def serving(
     up: site.Site, *, cpus: float = 0.25, address: str | None = None, token: str | None = None
-) -> AsyncIterator[cloud.Process]:
+) -> AsyncIterator[processes.Process]:
     """``setsuden cloud run``, its replicas pulling; stopped cleanly at the end."""
     path = up.folder / "cloud.toml"
     names = {"url": up.broker.url, "monitor_url": up.broker.monitor_url, "bundle": digits()}
     path.write_text(CLOUD.format(cpus=cpus, **names), encoding="utf-8")
-    running = cloud.cloud_process(path, address, token)
+    running = processes.cloud_process(path, address, token)
     try:
         await running.until("cloud_ready")
         yield running
@@ -60,20 +60,20 @@ async def serving(
 
 async def test_a_killed_replica_loses_nothing_of_2000_events(up: site.Site) -> None:
     async with serving(up) as running:
-        await site.whole(up, cloud.below(running.popen.pid, REPLICA)[0].kill)
+        await site.whole(up, processes.below(running.popen.pid, REPLICA)[0].kill)
 
 
 async def test_a_killed_head_loses_nothing_of_2000_events(up: site.Site) -> None:
     async with serving(up) as running:
         (gcs,) = [
-            p for p in cloud.below(running.popen.pid, "gcs_server") if p.name() == "gcs_server"
+            p for p in processes.below(running.popen.pid, "gcs_server") if p.name() == "gcs_server"
         ]
         await site.whole(up, gcs.kill)
         await running.until("cloud_ready", times=2)
 
 
 async def test_a_killed_node_of_two_loses_nothing_of_2000_events(up: site.Site) -> None:
-    with cloud.cluster(2) as (nodes, address, token):
+    with processes.cluster(2) as (nodes, address, token):
         async with serving(up, cpus=1.0, address=address, token=token):
             assert [len(node.pids(REPLICA)) for node in nodes] == [1, 1]
             await site.whole(up, nodes[1].kill)

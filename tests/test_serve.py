@@ -9,7 +9,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from tests.support import cloud
+from tests.support import cloud, processes
 
 from setsuden.link import JetStream, Link
 from setsuden.services.demo.broker import LocalBroker
@@ -19,7 +19,7 @@ EVENTS = 300
 REPLICA = "ray::ServeReplica:setsuden-tiny"
 
 
-async def stop(running: cloud.Process) -> None:
+async def stop(running: processes.Process) -> None:
     """SIGTERM; nothing it started is left."""
     family = psutil.Process(running.popen.pid).children(recursive=True)
     running.popen.send_signal(signal.SIGTERM)
@@ -28,18 +28,18 @@ async def stop(running: cloud.Process) -> None:
 
 
 @pytest.fixture
-async def local(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[cloud.Process]:
+async def local(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[processes.Process]:
     """A cloud on a Ray of its own, slow enough to be killed in the middle."""
-    running = cloud.cloud_process(cloud.write_config(tmp_path, broker, repeats=1000))
+    running = processes.cloud_process(processes.write_config(tmp_path, broker, repeats=1000))
     await running.until("cloud_ready")
     yield running
     await stop(running)
 
 
 async def test_a_replica_killed_in_the_middle_loses_and_doubles_nothing(
-    local: cloud.Process, jetstream: JetStream, link: Link
+    local: processes.Process, jetstream: JetStream, link: Link
 ) -> None:
-    replicas = cloud.below(local.popen.pid, REPLICA)
+    replicas = processes.below(local.popen.pid, REPLICA)
     assert len(replicas) == 2
     await cloud.escalate(link, range(EVENTS))
     await cloud.results(jetstream, 30)
@@ -50,9 +50,9 @@ async def test_a_replica_killed_in_the_middle_loses_and_doubles_nothing(
 
 
 async def test_a_head_killed_in_the_middle_is_rebuilt_without_a_human(
-    local: cloud.Process, jetstream: JetStream, link: Link
+    local: processes.Process, jetstream: JetStream, link: Link
 ) -> None:
-    (gcs,) = [p for p in cloud.below(local.popen.pid, "gcs_server") if p.name() == "gcs_server"]
+    (gcs,) = [p for p in processes.below(local.popen.pid, "gcs_server") if p.name() == "gcs_server"]
     await cloud.escalate(link, range(EVENTS // 2))
     await cloud.results(jetstream, 30)
     gcs.kill()
@@ -64,9 +64,9 @@ async def test_a_head_killed_in_the_middle_is_rebuilt_without_a_human(
 
 
 async def test_a_raylet_killed_is_rebuilt_too(
-    local: cloud.Process, jetstream: JetStream, link: Link
+    local: processes.Process, jetstream: JetStream, link: Link
 ) -> None:
-    (raylet,) = [p for p in cloud.below(local.popen.pid, "raylet") if p.name() == "raylet"]
+    (raylet,) = [p for p in processes.below(local.popen.pid, "raylet") if p.name() == "raylet"]
     raylet.kill()
     await local.until("cloud_ready", times=2)
     await cloud.escalate(link, range(10))
@@ -74,11 +74,11 @@ async def test_a_raylet_killed_is_rebuilt_too(
 
 
 async def test_two_clouds_on_one_machine_do_not_meet(
-    tmp_path: Path, broker: LocalBroker, local: cloud.Process, jetstream: JetStream, link: Link
+    tmp_path: Path, broker: LocalBroker, local: processes.Process, jetstream: JetStream, link: Link
 ) -> None:
     second_folder = tmp_path / "second"
     second_folder.mkdir()
-    second = cloud.cloud_process(cloud.write_config(second_folder, broker))
+    second = processes.cloud_process(processes.write_config(second_folder, broker))
     await second.until("cloud_ready")
     await stop(second)
     await cloud.escalate(link, range(10))
@@ -89,9 +89,9 @@ async def test_two_clouds_on_one_machine_do_not_meet(
 async def test_a_node_of_two_killed_in_the_middle_loses_and_doubles_nothing(
     broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
-    with tempfile.TemporaryDirectory() as folder, cloud.cluster(2) as (nodes, address, token):
-        config = cloud.write_config(Path(folder), broker, repeats=1000, cpus=1.0)
-        running = cloud.cloud_process(config, address, token)
+    with tempfile.TemporaryDirectory() as folder, processes.cluster(2) as (nodes, address, token):
+        config = processes.write_config(Path(folder), broker, repeats=1000, cpus=1.0)
+        running = processes.cloud_process(config, address, token)
         await running.until("cloud_ready")
         assert [len(node.pids(REPLICA)) for node in nodes] == [1, 1]
         await cloud.escalate(link, range(EVENTS))
@@ -109,13 +109,13 @@ async def test_a_node_of_two_killed_in_the_middle_loses_and_doubles_nothing(
 async def test_a_growing_queue_adds_replicas(
     tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
-    config = cloud.write_config(tmp_path, broker, replicas=1, repeats=3000)
+    config = processes.write_config(tmp_path, broker, replicas=1, repeats=3000)
     text = config.read_text(encoding="utf-8").replace("max_replicas = 1", "max_replicas = 2")
     eager = "upscale_delay_seconds = 0.0\ntarget_lag = 20\npoll_seconds = 0.5\nnum_cpus"
     config.write_text(text.replace("num_cpus", eager), encoding="utf-8")
-    running = cloud.cloud_process(config)
+    running = processes.cloud_process(config)
     await running.until("cloud_ready")
-    assert len(cloud.below(running.popen.pid, REPLICA)) == 1
+    assert len(processes.below(running.popen.pid, REPLICA)) == 1
     await cloud.escalate(link, range(EVENTS))
-    await cloud.until(lambda: len(cloud.below(running.popen.pid, REPLICA)) == 2, 60, 0.2)
+    await cloud.until(lambda: len(processes.below(running.popen.pid, REPLICA)) == 2, 60, 0.2)
     await stop(running)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from ray.serve.schema import ServeDeploySchema
-from tests.support import cloud, ml
+from tests.support import cloud, ml, processes
 
 from setsuden.link import JetStream, Link
 from setsuden.pipelines import bundle
@@ -73,6 +73,6 @@ def test_the_deploy_document_is_what_serve_takes(tmp_path: Path) -> None:
 
 
 def test_the_builder_makes_an_application_from_a_file(tmp_path: Path, broker: LocalBroker) -> None:
-    path = cloud.write_config(tmp_path, broker)
+    path = processes.write_config(tmp_path, broker)
     built = app.build({"config": str(path), "pipeline": "tiny"})
     assert built._bound_deployment.name == "teacher-tiny"

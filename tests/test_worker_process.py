@@ -8,7 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from tests.support import cloud, ml
+from tests.support import cloud, ml, processes
 
 from setsuden.link import JetStream, Link
 from setsuden.schemas.result import Status
@@ -20,13 +20,13 @@ from setsuden.services.worker.process import STALLED_EXIT
 async def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
     tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
-    config = cloud.write_config(tmp_path, broker, repeats=200)
+    config = processes.write_config(tmp_path, broker, repeats=200)
     await cloud.escalate(link, range(300))
-    first = cloud.worker_process(config)
+    first = processes.worker_process(config)
     await cloud.results(jetstream, 40)
     first.kill()
     left = 300 - len(await cloud.records(jetstream))
-    second = cloud.worker_process(config)
+    second = processes.worker_process(config)
     assert await cloud.once_each(jetstream, 300)
     await cloud.until_settled(jetstream)
     assert left > 0
@@ -38,19 +38,19 @@ async def test_a_worker_killed_in_the_middle_loses_and_doubles_nothing(
 async def test_an_aborting_model_ends_in_one_dead_letter_and_spares_its_neighbours(
     tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
-    config = cloud.write_config(tmp_path, broker)
+    config = processes.write_config(tmp_path, broker)
     await cloud.escalate(link, range(20))
     await cloud.escalate(link, [20], first=666.0)
     await cloud.escalate(link, range(21, 40))
-    environment = cloud.aborting(tmp_path / "abort")
-    deaths, running = 0, cloud.worker_process(config, environment)
+    environment = processes.aborting(tmp_path / "abort")
+    deaths, running = 0, processes.worker_process(config, environment)
 
     async def keep_alive() -> None:
         nonlocal deaths, running
         while True:
             if await running.ended(300) == -signal.SIGABRT:
                 deaths += 1
-                running = cloud.worker_process(config, environment)
+                running = processes.worker_process(config, environment)
 
     keeper = asyncio.create_task(keep_alive())
     found = {result.event_id: result for result in await cloud.results(jetstream, 40)}
@@ -73,12 +73,12 @@ async def test_a_hanging_model_ends_its_worker_and_then_in_a_dead_letter(
     tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
     limits = "stall_seconds = 1.0\nisolate_from_attempt = 2\nisolate_timeout_seconds = 1.0\n"
-    config = cloud.write_config(
+    config = processes.write_config(
         tmp_path, broker, hanging=True, extra=limits + "inline_below_ms = 0.0\n"
     )
     await cloud.escalate(link, [0], first=ml.POISON)
-    assert await cloud.worker_process(config).ended() == STALLED_EXIT
-    running = cloud.worker_process(config)
+    assert await processes.worker_process(config).ended() == STALLED_EXIT
+    running = processes.worker_process(config)
     await cloud.escalate(link, range(1, 20))
     found = {result.event_id: result for result in await cloud.results(jetstream, 20)}
     dead = found.pop(cloud.event_id(0))
@@ -92,8 +92,8 @@ async def test_a_hanging_model_ends_its_worker_and_then_in_a_dead_letter(
 @pytest.mark.slow
 async def test_a_broker_that_cannot_prove_its_durability_is_refused(tmp_path: Path) -> None:
     with LocalBroker(tmp_path / "nats", sync="2m") as weak:
-        config = cloud.write_config(tmp_path, weak)
-        refused = cloud.worker_process(config)
+        config = processes.write_config(tmp_path, weak)
+        refused = processes.worker_process(config)
         assert await refused.ended() == 1
     assert "sync_interval: always" in refused.log.read_text(encoding="utf-8")
 
@@ -103,7 +103,7 @@ async def test_a_worker_started_before_its_broker_waits_for_it(
     tmp_path: Path, broker: LocalBroker
 ) -> None:
     broker.kill()
-    running = cloud.worker_process(cloud.write_config(tmp_path, broker))
+    running = processes.worker_process(processes.write_config(tmp_path, broker))
     await running.until("link_down")
     broker.start()
     await running.until("worker_ready")
