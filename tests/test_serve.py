@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import os
 import signal
+import sys
 import tempfile
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,7 +16,11 @@ import pytest
 from tests.support import cloud, processes
 
 from setsuden.link import JetStream, Link
-from setsuden.services.demo.broker import LocalBroker
+from setsuden.pipelines.config import load_toml, validate
+from setsuden.services import topology
+from setsuden.services.config import CloudConfig
+from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.serve import app
 
 pytestmark = pytest.mark.slow
 EVENTS = 300
@@ -119,3 +127,28 @@ async def test_a_growing_queue_adds_replicas(
     await cloud.escalate(link, range(EVENTS))
     await cloud.until(lambda: len(processes.below(running.popen.pid, REPLICA)) == 2, 60, 0.2)
     await stop(running)
+
+
+async def test_serve_deploys_the_application_that_we_describe(
+    broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    dashboard = free_port()
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        processes.cluster(1, dashboard) as (_, __, token),
+    ):
+        path = processes.write_config(Path(folder), broker, replicas=1)
+        config = validate(CloudConfig, load_toml(path))
+        await topology.apply_when_up(config)
+        described = Path(folder) / "serve.json"
+        described.write_text(json.dumps(app.document(config, path)), encoding="utf-8")
+        deploying = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).with_name("serve")),
+            "deploy",
+            str(described),
+            f"--address=http://127.0.0.1:{dashboard}",
+            env=os.environ | {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
+        )
+        assert await deploying.wait() == 0
+        await cloud.escalate(link, range(10))
+        assert await cloud.once_each(jetstream, 10)

@@ -167,7 +167,9 @@ def below(pid: int, needle: str) -> list[psutil.Process]:
 class Node:
     """One Ray node of a local cluster: its own processes, folder and ports."""
 
-    def __init__(self, folder: Path, token: str, port: int, *, head: bool) -> None:
+    def __init__(
+        self, folder: Path, token: str, port: int, *, head: bool, dashboard: int | None = None
+    ) -> None:
         self.mark = secrets.token_hex(8)
         self.folder = folder
         ports = ["--min-worker-port=0", "--max-worker-port=0", "--dashboard-agent-listen-port=0"]
@@ -175,7 +177,8 @@ class Node:
             [
                 "--head",
                 f"--port={port}",
-                "--include-dashboard=false",
+                f"--include-dashboard={'false' if dashboard is None else 'true'}",
+                f"--dashboard-port={dashboard or free_port()}",
                 f"--ray-client-server-port={free_port()}",
                 f"--temp-dir={folder}",
             ]
@@ -215,7 +218,7 @@ class Node:
 
 
 @contextmanager
-def cluster(nodes: int) -> Iterator[tuple[list[Node], str, str]]:
+def cluster(nodes: int, dashboard: int | None = None) -> Iterator[tuple[list[Node], str, str]]:
     """A local Ray cluster: its nodes, its address and its token; all killed at the end."""
     port, token = free_port(), secrets.token_hex(32)
     # Unix sockets of a session stand 60 characters below this folder, and 107 are allowed.
@@ -224,7 +227,8 @@ def cluster(nodes: int) -> Iterator[tuple[list[Node], str, str]]:
         try:
             for number in range(nodes):
                 folder = Path(root) / f"n{number}"
-                started.append(Node(folder, token, port, head=number == 0))
+                head = number == 0
+                started.append(Node(folder, token, port, head=head, dashboard=dashboard))
             yield started, f"127.0.0.1:{port}", token
         finally:
             for node in started:

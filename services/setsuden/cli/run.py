@@ -70,6 +70,20 @@ def cloud_run(path: Path, assignments: Sequence[str], address: str | None) -> No
     sys.exit(run_cloud(config, path.parent, address))
 
 
+@cloud.command("serve-config")
+@config_option("cloud.toml")
+def cloud_serve_config(path: Path) -> None:
+    """Print what `serve deploy` takes: for a Ray cluster that others run.
+
+    The configuration file must lie at the same place on the cluster's head, where Serve builds
+    the application. `cloud run --address` needs no file there.
+    """
+    config = load_cloud(path)
+    with needs("cloud"):
+        from setsuden.services.serve.app import document  # noqa: PLC0415  # ray
+    click.echo(json.dumps(document(config, path), indent=2))
+
+
 @cloud.command("streams")
 @config_option("cloud.toml")
 @set_option

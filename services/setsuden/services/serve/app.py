@@ -28,6 +28,7 @@ def build(args: dict[str, str]) -> serve.Application:
     """The application of one pipeline from a configuration file."""
     path = Path(args["config"])
     config = validate(CloudConfig, load_toml(path))
+    config = config.model_copy(update={"nats": config.nats.resolved(path.parent)})
     return application(config, path.parent, config.pipeline(args.get("pipeline")))
 
 
