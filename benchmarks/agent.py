@@ -8,7 +8,6 @@ the process. One JSON line. ``python benchmarks/agent.py [events]``.
 from __future__ import annotations
 
 import asyncio
-import json
 import resource
 import sys
 import tempfile
@@ -17,6 +16,10 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.lines import emit
 
 from setsuden.edge_agent.config import AgentConfig, HttpOptions
 from setsuden.edge_agent.core import Submission
@@ -48,7 +51,6 @@ async def measure(events: int, folder: Path) -> dict[str, object]:
         await asyncio.gather(engine, return_exceptions=True)
     each = used / events * 1e6
     return {
-        "benchmark": "agent_intake",
         "events": events,
         "cpu_us_per_event": round(each, 1),
         "student_cpu_us_per_event": round(student / events * 1e6, 1),
@@ -96,7 +98,7 @@ def main() -> None:
     """Print one JSON line."""
     events = int(sys.argv[1]) if len(sys.argv) > 1 else 20_000
     with tempfile.TemporaryDirectory() as folder:
-        print(json.dumps(asyncio.run(measure(events, Path(folder)))))
+        emit("agent_intake", **asyncio.run(measure(events, Path(folder))))
 
 
 if __name__ == "__main__":

@@ -7,13 +7,17 @@ for each finding. ``python benchmarks/site.py``.
 from __future__ import annotations
 
 import asyncio
-import json
+import sys
 import tempfile
 import time
 from importlib.resources import files
 from pathlib import Path
 
 import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from benchmarks.lines import emit
 
 from setsuden.client import AsyncClient
 from setsuden.pipelines.workloads.digits import data
@@ -66,12 +70,6 @@ def agent_cpu(fleet: Fleet) -> float:
     return fleet.cpu_seconds()["edge"]
 
 
-def report(name: str, **values: object) -> None:
-    """One JSON line."""
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in values.items()}
-    print(json.dumps({"benchmark": name, **rounded}), flush=True)
-
-
 def overheads(finals: list[Result]) -> list[float]:
     """Milliseconds of escalated events beyond both models' runs."""
     return [
@@ -91,14 +89,14 @@ def escalated(folder: Path) -> None:
         time.sleep(IDLE_SECONDS)
         idle = (agent_cpu(fleet) - quiet) / IDLE_SECONDS
         rss = agent.memory_info().rss / 2**20
-        report("agent_start", ready_s=ready, rss_mb=rss, idle_cores=idle)
+        emit("agent_start", ready_s=ready, rss_mb=rss, idle_cores=idle)
         asyncio.run(drive(fleet, 20, SPARSE_RATE))
         before = fleet.cpu_seconds()
         found = sorted(overheads(asyncio.run(drive(fleet, SPARSE_EVENTS, SPARSE_RATE))))
         after = fleet.cpu_seconds()
         cpu = {f"{k}_cpu_ms": (after[k] - before[k]) / SPARSE_EVENTS * 1e3 for k in after}
         p50, p99 = percentile(found, 0.5), percentile(found, 0.99)
-        report("escalation_overhead", rate=SPARSE_RATE, p50_ms=p50, p99_ms=p99, **cpu)
+        emit("escalation_overhead", rate=SPARSE_RATE, p50_ms=p50, p99_ms=p99, **cpu)
     finally:
         fleet.stop()
 
@@ -116,7 +114,7 @@ def easy(folder: Path) -> None:
             asyncio.run(drive(fleet, events, rate))
             passed, after = time.perf_counter() - began, fleet.cpu_seconds()
             cpu = {f"{k}_cpu_us": (after[k] - before[k]) / events * 1e6 for k in ("edge", "broker")}
-            report(name, events=events, events_per_s=events / passed, **cpu)
+            emit(name, events=events, events_per_s=events / passed, **cpu)
     finally:
         fleet.stop()
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
 import signal
 import sys
 import tempfile
@@ -23,6 +22,7 @@ import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from benchmarks.lines import emit
 from tests.support import cloud, ml, processes
 
 from setsuden.link import JetStream, Link
@@ -139,7 +139,7 @@ async def case(folder: Path, args: argparse.Namespace, *, serve: bool, repeats: 
             share = figures["events_per_second"] / alone
             told |= {"model_ms": round(1000 / alone, 2), "of_in_process": round(share, 3)}
         told |= {"traces": not args.no_traces, "sync": args.sync, "batch": args.batch}
-        print(json.dumps(told), flush=True)
+        emit("worker_slow_teacher" if repeats else "worker_noop_teacher", **told)
         running.popen.send_signal(signal.SIGTERM)
         await running.ended()
         if args.verbose:
