@@ -7,10 +7,13 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from tests.support import cloud, ml, site
-from tests.support.agent import digits
+from tests.support.agent import DEVICE, digits
 
+from setsuden.client import AsyncClient
+from setsuden.schemas.errors import OutboxFullError
 from setsuden.schemas.result import Status, Tier
 from setsuden.services.demo.broker import LocalBroker
 
@@ -105,6 +108,31 @@ async def test_events_wait_on_the_broker_while_the_outbox_is_full(
         assert {final.tier for final in finals} == {Tier.CLOUD}
         assert len(await up.records()) == 40
         assert up.agent.metric("setsuden_refused_events_total") == 0
+
+
+async def test_an_event_larger_than_the_whole_outbox_does_not_block_the_others(
+    tmp_path: Path, broker: LocalBroker
+) -> None:
+    folder = ml.write_bundle(tmp_path / "wide", student=True)
+    text = (folder / "bundle.toml").read_text(encoding="utf-8")
+    (folder / "bundle.toml").write_text(text.replace("shape = [4]", "shape = [2000]"))
+    for name in ("student.onnx", "teacher.onnx"):
+        (folder / name).write_bytes(ml.linear(np.zeros((2000, 3), np.float32)))
+    async with (
+        site.site(
+            tmp_path,
+            broker,
+            bundle_folder=folder,
+            pipeline="wide",
+            extra="outbox = { max_bytes = 4096 }",
+        ),
+        AsyncClient(options=broker.options, device=DEVICE) as client,
+    ):
+        for _ in range(2):
+            handle = await client.submit("wide", bytes(8000))
+            with pytest.raises(OutboxFullError) as refused:
+                await handle.result(timeout=20)
+            assert refused.value.quota_bytes == 4096
 
 
 @pytest.mark.slow

@@ -208,7 +208,8 @@ class Engine:
             result = self.core.admit(now(), arrival.submission, verdict, out)
         except OutboxFullError as error:
             self._release(arrival, error)
-            if arrival.place is None:
+            never_fits = len(arrival.submission.event.data) > self.config.outbox.max_bytes
+            if arrival.place is None or never_fits:
                 self.refuse(arrival, error)
                 return True
             # Events on the broker are safe there: they wait, in order, until there is room.
