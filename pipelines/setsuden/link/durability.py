@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
-import urllib.request
+from urllib.parse import SplitResult, urlsplit
 
 from setsuden.schemas.errors import NotDurableError
 
@@ -21,9 +21,7 @@ def read_varz(monitor_url: str, timeout_seconds: float) -> dict[str, object]:
     """The server's ``/varz``; raises NotDurableError when it cannot be read. Blocks."""
     url = monitor_url.rstrip("/") + "/varz"
     try:
-        with urllib.request.urlopen(url, timeout=timeout_seconds) as answer:  # noqa: S310  # LinkOptions allows http(s) only
-            body = answer.read(MAX_VARZ_BYTES)
-        varz = json.loads(body)
+        varz = json.loads(_get(urlsplit(url), timeout_seconds))
     except (OSError, ValueError, http.client.HTTPException) as error:
         raise NotDurableError(
             f"cannot read {url}: {error}", remedy="check nats.monitor_url and the http port"
@@ -31,6 +29,25 @@ def read_varz(monitor_url: str, timeout_seconds: float) -> dict[str, object]:
     if not isinstance(varz, dict):
         raise NotDurableError(f"{url} is no server status", remedy="check nats.monitor_url")
     return varz
+
+
+def _get(url: SplitResult, timeout_seconds: float) -> bytes:
+    """The body behind a URL; raises OSError or HTTPException.
+
+    Not urllib: its opener loads every certificate authority first, 45 ms of a start, also for
+    plain HTTP.
+    """
+    secure = url.scheme == "https"
+    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
+    connection = kind(url.hostname or "", url.port, timeout=timeout_seconds)
+    try:
+        connection.request("GET", url.path)
+        answer = connection.getresponse()
+        if answer.status != http.client.OK:
+            raise OSError(f"status {answer.status}")
+        return answer.read(MAX_VARZ_BYTES)
+    finally:
+        connection.close()
 
 
 def check_version(version: str) -> None:
