@@ -14,7 +14,7 @@ from tests.support.agent_world import EASY, HARD, POLICY, World, cloud_answer
 from setsuden.edge_agent.core import Escalate, Lookup, Notify, PublishFinal
 from setsuden.edge_agent.core.backlog import Backlog
 from setsuden.edge_agent.core.timers import Timers
-from setsuden.schemas.errors import ForbiddenError, OutboxFullError
+from setsuden.schemas.errors import ForbiddenError, MessageTooLargeError, OutboxFullError
 from setsuden.schemas.result import Status, Tier
 
 
@@ -217,9 +217,20 @@ def test_an_escalation_the_broker_can_never_take_ends_as_a_dead_letter() -> None
     world = World()
     world.connect()
     world.submit(HARD)
-    world.apply(world.core.escalated(world.now, 1, None, ForbiddenError("too big")))
+    world.apply(world.core.escalated(world.now, 1, None, MessageTooLargeError("too big")))
     assert world.disk[1].result.status is Status.DEAD
     assert world.disk[1].result.error is not None
+
+
+def test_a_missing_permission_kills_no_event_it_is_tried_again() -> None:
+    world = World()
+    world.connect()
+    world.submit(HARD)
+    world.sends.clear()
+    world.apply(world.core.escalated(world.now, 1, None, ForbiddenError("no permission")))
+    assert not world.disk[1].result.is_final
+    world.advance(0.2)
+    assert [type(send) for send in world.sends] == [Escalate]
 
 
 def test_a_dead_letter_from_the_cloud_keeps_the_students_answer() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -120,11 +119,6 @@ class AgentProcess:
         assert self.process is not None
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(timeout=20)
-
-    def pause(self) -> None:
-        """SIGSTOP."""
-        assert self.process is not None
-        os.kill(self.process.pid, signal.SIGSTOP)
 
     def log(self) -> str:
         return (self.folder / "agent.log").read_text(encoding="utf-8", errors="replace")[-3000:]

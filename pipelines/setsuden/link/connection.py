@@ -22,7 +22,7 @@ import nats.aio.client
 import nats.aio.msg
 import nats.errors
 
-from setsuden.schemas.errors import ForbiddenError, UnavailableError
+from setsuden.schemas.errors import ForbiddenError, MessageTooLargeError, UnavailableError
 
 from .messages import Handler, Incoming
 from .options import LinkOptions
@@ -216,7 +216,7 @@ class Connection:
         if headers and size + _HEADERS_ROOM > self.max_payload:
             size += len(_HEADERS_START) + len(_lines(headers).encode()) + 2
         if size > self.max_payload:
-            raise ForbiddenError(
+            raise MessageTooLargeError(
                 f"{size} bytes are over the broker's max_payload of {self.max_payload}",
                 remedy="raise max_payload on the server or lower limits.max_body_bytes",
             )

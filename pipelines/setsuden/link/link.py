@@ -48,8 +48,6 @@ class Link:
         self.state = LinkState.DOWN
         self.problem: LinkError | None = None
         self.connections = 0
-        self.bytes_sent = 0
-        self.messages_sent = 0
         self.inbox = f"_INBOX.{name}.{random.getrandbits(64):016x}"  # a name, no secret
         self._window = Window(options.publish_timeout_seconds)
         self._subscriptions: dict[str, Handler] = {f"{self.inbox}.ack.*": self._on_ack}
@@ -227,8 +225,6 @@ class Link:
         if full and not await connection.flush(self.options.publish_timeout_seconds):
             raise UnavailableError("the broker takes no more bytes now")
         await connection.publish(subject, data, reply=reply, headers=headers)
-        self.messages_sent += 1
-        self.bytes_sent += len(data)
 
     def _on_ack(self, message: Incoming) -> None:
         token = message.subject.rsplit(".", 1)[-1]

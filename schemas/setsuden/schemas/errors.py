@@ -13,11 +13,11 @@
     │   ├── UnsupportedContentTypeError
     │   └── OutboxFullError           the device's quota is used up
     ├── OutboxLockedError             a second agent on the same outbox
-    ├── StudentError                  the student raised or answered nonsense: escalates
     ├── LinkError                     the broker
     │   ├── UnavailableError          not reachable now: try again
     │   ├── NotDurableError           it cannot prove that an ack survives a power cut
     │   ├── ForbiddenError            credentials do not allow it
+    │   │   └── MessageTooLargeError  it never will: over the broker's max_payload
     │   ├── AlreadyStoredError        compare-and-set lost: a result is there (JetStream 10071)
     │   └── StreamFullError           a stream's bound is reached
     ├── ResultTimeoutError            no final result in the caller's time
@@ -124,12 +124,6 @@ class OutboxLockedError(SetsudenError):
     code = "outbox_locked"
 
 
-class StudentError(SetsudenError):
-    """The student gave no usable answer; the event escalates with ``reason``."""
-
-    code = "student_failed"
-
-
 class LinkError(SetsudenError):
     """Something between us and the broker."""
 
@@ -152,6 +146,12 @@ class ForbiddenError(LinkError):
     """The broker refused these credentials or this subject."""
 
     code = "broker_forbidden"
+
+
+class MessageTooLargeError(ForbiddenError):
+    """The message is over the broker's max_payload: trying again cannot help."""
+
+    code = "message_too_large"
 
 
 class AlreadyStoredError(LinkError):

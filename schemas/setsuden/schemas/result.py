@@ -15,7 +15,6 @@ from .energy import EnergyReading
 class Status(StrEnum):
     """Where an answer stands. Every accepted event gets exactly one of the final three."""
 
-    ACCEPTED = "accepted"
     PROVISIONAL = "provisional"
     FINAL = "final"
     EXPIRED = "expired"

@@ -15,8 +15,6 @@ PROCESS: Final = "process ESC"
 SETTLE: Final = "settle ESC"
 GATE_DECISION: Final = "gate.decision"
 
-NAMESPACE: Final = "setsuden."
-
 ATTRIBUTES: Final[dict[str, str]] = {
     "setsuden.event_id": "device, outbox epoch and sequence of the event",
     "setsuden.pipeline": "the pipeline's name",

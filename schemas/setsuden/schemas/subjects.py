@@ -31,7 +31,7 @@ SUBJECTS = (
         "bell.<device>.<pipeline>", "a stored event with its sequence", "broker", "agent"
     ),
     SubjectTemplate(
-        "reply.<device>.<client>.<token>", "accepted, provisional, final", "agent", "application"
+        "reply.<device>.<client>.<token>", "provisional, final, superseded", "agent", "application"
     ),
     SubjectTemplate("esc.<region>.<pipeline>.<device>", "escalations", "agent", "worker"),
     SubjectTemplate(

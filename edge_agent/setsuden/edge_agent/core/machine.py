@@ -13,8 +13,8 @@ from typing import NamedTuple
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import (
     AlreadyStoredError,
-    ForbiddenError,
     LinkError,
+    MessageTooLargeError,
     OutboxFullError,
 )
 from setsuden.schemas.result import Problem, Result, Status, Tier
@@ -211,7 +211,7 @@ class AgentCore:
         pending = self._by_sequence.get(sequence)
         if pending is not None:
             self._close_send(now, pending, stored, error)
-            if isinstance(error, ForbiddenError):
+            if isinstance(error, MessageTooLargeError):
                 self._die(now, pending, error, out)
             elif error is not None:
                 self._retry_later(now, pending)
@@ -306,7 +306,7 @@ class AgentCore:
         return out
 
     def tick(self, now: Now) -> Effects:
-        """Do what is due: deadlines first, then lookups."""
+        """Do what is due: deadlines first, then lookups, then what is sent again."""
         out = Effects()
         for sequence in self._deadlines.pop(now.mono_ns):
             pending = self._by_sequence.get(sequence)

@@ -85,6 +85,7 @@ class BrokerDoor:
                 try:
                     await self._advance()
                 except LinkError as error:
+                    self._caught_up = False
                     log.warning("events_not_read", extra={"detail": str(error)})
                     if self._link.state is LinkState.UP:
                         asyncio.get_running_loop().call_later(1.0, self._something.set)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from setsuden.edge_agent.student import Student
 from setsuden.pipelines import codec
-from setsuden.schemas.errors import RejectedError, UnknownPipelineError
+from setsuden.schemas.errors import UnknownPipelineError
 from setsuden.schemas.event import Event
 from setsuden.schemas.refusal import Refusal
 
@@ -35,8 +35,3 @@ def pipeline(name: str, students: dict[str, Student]) -> Student:
 def refusal(error: Exception, source_id: str | None = None, trace_id: str | None = None) -> bytes:
     """The refusal as the application reads it."""
     return Refusal.of(error, source_id=source_id, trace_id=trace_id).model_dump_json().encode()
-
-
-def is_bad_input(error: Exception) -> bool:
-    """True when the sender must change something."""
-    return isinstance(error, RejectedError)
