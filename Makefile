@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench clean
+.PHONY: demo test check bench jaeger clean
 
 demo: $(STAMP)  ## run real events through a real cascade on this machine
 	$(BIN)/setsuden demo
@@ -22,6 +22,9 @@ check: $(STAMP)  ## format, lint, types, import contracts, generated files
 bench: $(STAMP)  ## print every benchmark's JSON lines and keep them
 	for script in agent site worker; do \
 	  $(BIN)/python benchmarks/$$script.py | tee -a benchmarks/results.jsonl || exit 1; done
+
+jaeger:  ## build Jaeger once, into the user's cache folder (3 minutes)
+	$(PYTHON) infra/jaeger/build.py
 
 clean:  ## remove what make made
 	rm -rf $(VENV) dist build setsuden-demo

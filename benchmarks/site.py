@@ -35,7 +35,7 @@ IDLE_SECONDS = 10.0
 def start(folder: Path, *, escalate: float) -> tuple[Fleet, float]:
     """A fleet that is up, and how long its agent took from start to readiness with its link."""
     bundle = Path(str(files("setsuden.pipelines.workloads") / "digits"))
-    fleet = Fleet(folder, bundle, plain=True, escalate=escalate)
+    fleet = Fleet(folder, bundle, plain=True, otlp_url=None, escalate=escalate)
     fleet.start_broker()
     fleet.start_cloud()
     asyncio.run(wait_workers(fleet.broker.options, consumer_name(REGION, PIPELINE), 60))
@@ -82,7 +82,7 @@ def overheads(finals: list[Result]) -> list[float]:
 
 def escalated(folder: Path) -> None:
     """Start, memory, idleness, and hard cases one at a time."""
-    fleet, ready = start(folder, escalate=1.0)
+    fleet, ready = start(folder, otlp_url=None, escalate=1.0)
     try:
         agent = psutil.Process(fleet.child("agent").process.pid)
         quiet = agent_cpu(fleet)
@@ -103,7 +103,7 @@ def escalated(folder: Path) -> None:
 
 def easy(folder: Path) -> None:
     """Easy events over NATS: one at a time, and in bulk."""
-    fleet, _ = start(folder, escalate=0.0)
+    fleet, _ = start(folder, otlp_url=None, escalate=0.0)
     try:
         asyncio.run(drive(fleet, 500, 1e9))
         for name, events, rate in (

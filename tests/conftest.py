@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.jaeger import jaeger  # noqa: F401  # a fixture
 
 from setsuden.link import JetStream, Link
 from setsuden.schemas.streams import StreamBounds, all_streams

@@ -17,8 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setsuden.pipelines.energy import EnergyOptions, choose
-from setsuden.services.demo import figures, html, terminal, waterfall
-from setsuden.services.demo.report_model import CpuSeconds, DemoReport, Hop
+from setsuden.services.demo import figures, html, terminal
+from setsuden.services.demo.report_model import CpuSeconds, DemoReport
 
 COMMAND = [sys.executable, "-m", "setsuden.cli.main", "demo"]
 
@@ -62,7 +62,7 @@ def test_a_plain_demo_tells_one_whole_story(tmp_path: Path) -> None:
     assert 0 < report.escalated < 200
     assert report.sample is not None
     assert report.sample.hops[0].name == "event"
-    assert {hop.service for hop in report.sample.hops} == {"edge-agent", "worker"}
+    assert {hop.service for hop in report.sample.hops} == {"edge-agent", "nats", "worker"}
     page = Path(report.files.report).read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=|https?://|<script", page), "the page fetches something"
     assert Path(report.files.trace).stat().st_size > 0
@@ -110,28 +110,10 @@ def test_a_percentile_is_one_of_the_values(values: list[float], share: float) ->
     assert found in values
 
 
-def test_an_orphan_is_shown_and_does_not_vanish() -> None:
-    root = waterfall.FoundSpan("edge-agent", "t", "a", None, "event", 0, 9_000_000, {})
-    child = root._replace(span_id="b", parent_id="a", name="infer", start_ns=1_000_000)
-    orphan = root._replace(span_id="c", parent_id="gone", name="process", start_ns=2_000_000)
-    hops = waterfall.hops([orphan, child, root])
-    assert [(hop.name, hop.depth) for hop in hops] == [("event", 0), ("infer", 1), ("process", 0)]
-    assert all(len(line) < 100 for line in waterfall.lines(hops))
-
-
-@pytest.mark.parametrize(
-    ("joules", "text"), [(None, "-"), (2.5, "2.5 J"), (0.0021, "2.1 mJ"), (3e-7, "300 nJ")]
-)
-def test_joules_are_written_with_a_fitting_prefix(joules: float | None, text: str) -> None:
-    assert waterfall.energy(joules) == text
-
-
 def test_page_and_text_stand_without_an_escalated_event() -> None:
-    hop = Hop(name="event", service="edge-agent", ms=1, joules=None, depth=0, start_ms=0)
-    assert waterfall.lines([hop])
     example = DemoReport.model_validate_json(EXAMPLE)
     assert "No event was escalated" in html.page(example)
-    assert "no event was escalated" in terminal.text(example)
+    assert "no event was escalated" in terminal.text(example, [])
 
 
 EXAMPLE = json.dumps(
@@ -158,6 +140,7 @@ EXAMPLE = json.dumps(
             for part in ("edge", "broker", "network", "cloud", "total")
         },
         "sample": None,
+        "jaeger": {"url": None, "trace_ids": [], "spans_dropped": 0},
         "files": {"trace": "t", "report": "r"},
     }
 )

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +15,8 @@ from setsuden.client import AsyncClient
 from setsuden.schemas.errors import OutboxFullError
 from setsuden.schemas.result import Status, Tier
 from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.traces import tree
+from setsuden.services.traces.lint import lint
 
 
 @pytest.fixture
@@ -24,11 +25,6 @@ async def digits_site(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[site
         tmp_path, broker, bundle_folder=digits(), pipeline="digits", gate="gate = { escalate=0.3 }"
     ) as up:
         yield up
-
-
-def attribute(span: dict[str, Any], key: str) -> Any:
-    pairs = {pair["key"]: next(iter(pair["value"].values())) for pair in span["attributes"]}
-    return pairs.get(key)
 
 
 async def test_easy_events_end_on_the_edge_and_hard_ones_in_the_cloud(
@@ -51,33 +47,33 @@ async def test_easy_events_end_on_the_edge_and_hard_ones_in_the_cloud(
 async def test_one_escalated_event_is_one_whole_trace(digits_site: site.Site) -> None:
     finals = await digits_site.submit_all(site.images(60))
     hard = next(final for final in finals if final.tier is Tier.CLOUD)
-    spans = [span for span in await digits_site.spans() if span["traceId"] == hard.trace_id]
-    by_id = {span["spanId"]: span for span in spans}
-    roots = [span for span in spans if "parentSpanId" not in span]
-    assert [root["name"] for root in roots] == ["event"]
-    assert all(s["parentSpanId"] in by_id for s in spans if s not in roots), "an orphan"
-    named = {(span["service"], span["name"]): span for span in spans}
-    process = named["worker", "process ESC"]
-    assert by_id[process["parentSpanId"]]["name"] == "escalate"
-    infers = [span for span in spans if span["name"] == "infer"]
-    assert {span["service"] for span in infers} == {"edge-agent", "worker"}
-    joules = [attribute(span, "setsuden.energy.joules") for span in infers]
+    found = await digits_site.spans()
+    trace = tree.traces_of(found)[hard.trace_id]
+    (root,) = trace.roots
+    assert (root.span.name, trace.orphans) == ("event", ())
+    (process,) = trace.named("process ESC")
+    above = trace.parent(process)
+    assert above is not None
+    assert above.span.name == "escalate"
+    infers = trace.named("infer")
+    assert {infer.service for infer in infers} == {"edge-agent", "worker"}
+    joules = [infer.number("setsuden.energy.joules") or 0.0 for infer in infers]
     assert all(value > 0 for value in joules)
-    total = attribute(roots[0], "setsuden.energy.trace_joules")
+    total = root.number("setsuden.energy.trace_joules")
     assert total == pytest.approx(sum(joules), rel=1e-9)
-    assert attribute(roots[0], "setsuden.energy.complete") is True
+    assert root.flag("setsuden.energy.complete") is True
+    assert {hop.span.name for hop in trace.spans if hop.service == "nats"} == {
+        "store ESC",
+        "store RES",
+    }
 
 
-async def test_spans_lie_within_their_parents(digits_site: site.Site) -> None:
-    finals = await digits_site.submit_all(site.images(60))
-    hard = {final.trace_id for final in finals if final.tier is Tier.CLOUD}
-    spans = [span for span in await digits_site.spans() if span["traceId"] in hard]
-    by_id = {span["spanId"]: span for span in spans}
-    for span in spans:
-        parent = by_id.get(span.get("parentSpanId", ""))
-        # The worker settles after the device has its result: that span may end later.
-        if parent is not None and span["name"] not in {"settle ESC", "process ESC"}:
-            assert int(span["startTimeUnixNano"]) >= int(parent["startTimeUnixNano"])
+async def test_every_trace_of_a_site_passes_the_lint(digits_site: site.Site) -> None:
+    """Parents, names, microseconds, joules, batches: what ``setsuden trace lint`` looks at."""
+    finals = await digits_site.submit_all(site.images(120))
+    traces = tree.traces_of(await digits_site.spans())
+    assert [finding.words() for finding in lint(traces)] == []
+    assert {final.trace_id for final in finals if final.tier is Tier.CLOUD} <= set(traces)
 
 
 async def test_a_pair_of_models_the_code_never_saw_runs_from_its_folder_alone(

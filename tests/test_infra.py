@@ -24,11 +24,11 @@ INFRA = Path(__file__).parent.parent / "infra"
 ANALYZE = shutil.which("systemd-analyze")
 
 
-def authorization() -> str:
+def accounts() -> str:
     """The example's own block, for the device under test."""
     lines = (INFRA / "nats-server.conf").read_text(encoding="utf-8").splitlines()
-    start = lines.index("# authorization {")
-    block = "\n".join(line.removeprefix("#") for line in lines[start : lines.index("# }") + 1])
+    start = lines.index("accounts {")
+    block = "\n".join(lines[start : lines.index("}", start) + 1])
     block = block.replace("$DEVICE_PASSWORD", '"secret"').replace("$CLOUD_PASSWORD", '"secret"')
     return block.replace("DEVICE", DEVICE)
 
@@ -41,7 +41,7 @@ async def test_a_device_needs_no_more_permissions_than_the_example_gives(tmp_pat
     password = tmp_path / "password"
     password.write_text("secret")
     folder = ml.write_bundle(tmp_path / "mine", student=True)
-    with LocalBroker(tmp_path / "nats", extra=authorization()) as broker:
+    with LocalBroker(tmp_path / "nats", accounts=accounts()) as broker:
         admin = options(broker, "cloud", password)
         link = Link(admin, "admin")
         jetstream = JetStream(link)
@@ -78,7 +78,7 @@ async def test_a_device_needs_no_more_permissions_than_the_example_gives(tmp_pat
 async def test_a_device_may_not_speak_for_another(tmp_path: Path) -> None:
     password = tmp_path / "password"
     password.write_text("secret")
-    with LocalBroker(tmp_path / "nats", extra=authorization()) as broker:
+    with LocalBroker(tmp_path / "nats", accounts=accounts()) as broker:
         quick = options(broker, DEVICE, password).model_copy(
             update={"publish_timeout_seconds": 1.0}
         )

@@ -60,6 +60,7 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         event,
         Trail("2" * 16, 10, 20, 30, 1),
         True,
+        1_000,
         99,
         state(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
         published=not hard,

@@ -11,8 +11,11 @@ import pytest
 from tests.support import cloud, ml
 
 from setsuden.link import JetStream, Link
+from setsuden.pipelines.tracing import Link as SpanLink
 from setsuden.schemas.result import Status, Tier
 from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.traces import tree
+from setsuden.services.traces.lint import lint
 from setsuden.services.worker import StalledError
 
 
@@ -226,20 +229,51 @@ async def test_the_spans_hang_under_the_escalation_and_carry_the_joules(
     await cloud.until_settled(jetstream)
     await worker.stop()
     bench.workers.clear()
-    spans = {span["name"]: span for span in bench.spans()}
-    assert set(spans) == {"process ESC", "infer", "settle ESC"}
+    traces = tree.traces_of(bench.spans())
+    spans = {found.span.name: found.span for found in traces.pop(cloud.trace_id(3)).spans}
+    assert set(spans) == {"process ESC", "infer", "send RES", "settle ESC"}
     process = spans["process ESC"]
-    assert process["parentSpanId"] == cloud.PARENT_SPAN
-    assert {span["traceId"] for span in spans.values()} == {cloud.trace_id(3)}
-    for child in ("infer", "settle ESC"):
-        assert spans[child]["parentSpanId"] == process["spanId"]
+    assert process.parent_id == cloud.PARENT_SPAN
+    for child in ("infer", "send RES", "settle ESC"):
+        assert spans[child].parent_id == process.span_id
     assert result.energy.cloud is not None
-    infer = cloud.attributes(spans["infer"])
-    assert infer["setsuden.energy.joules"] == pytest.approx(result.energy.cloud.joules)
-    assert int(str(spans["settle ESC"]["startTimeUnixNano"])) > int(
-        str(spans["infer"]["endTimeUnixNano"])
+    infer = spans["infer"]
+    assert infer.attributes["setsuden.energy.joules"] == pytest.approx(result.energy.cloud.joules)
+    assert infer.end_ns < spans["send RES"].start_ns
+    assert spans["send RES"].end_ns < spans["settle ESC"].start_ns
+    assert spans["settle ESC"].end_ns < process.end_ns
+    (batch,) = traces.values()
+    root = batch.roots[0].span
+    assert (root.name, batch.trace_id) == (
+        "infer batch",
+        infer.attributes["setsuden.batch.trace_id"],
     )
-    assert int(str(process["endTimeUnixNano"])) > int(str(spans["settle ESC"]["endTimeUnixNano"]))
+    assert root.links == (SpanLink(infer.trace_id, infer.span_id),)
+    assert infer.links == (SpanLink(root.trace_id, root.span_id),)
+
+
+async def test_a_batch_is_one_trace_whose_members_share_its_joules(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    await cloud.escalate(link, [0, 1, 2, 4])
+    worker = await bench.start(max_batch=4)
+    await cloud.results(jetstream, 4)
+    await cloud.until_settled(jetstream)
+    await worker.stop()
+    bench.workers.clear()
+    traces = tree.traces_of(bench.spans())
+    (batch,) = [trace for trace in traces.values() if trace.named("infer batch")]
+    (root,) = batch.named("infer batch")
+    members = [traces[link.trace_id].by_id[link.span_id] for link in root.span.links]
+    assert len(members) == 4
+    assert {member.span.links for member in members} == {
+        (SpanLink(batch.trace_id, root.span.span_id),)
+    }
+    assert sum(member.number("setsuden.batch.share") or 0.0 for member in members) == 1.0
+    joules = sum(member.number("setsuden.energy.joules") or 0.0 for member in members)
+    assert joules == pytest.approx(root.number("setsuden.energy.joules"), rel=1e-9)
+    assert root.text("setsuden.energy.allocation") == "batch_total"
+    assert [finding for finding in lint(traces) if finding.rule != "orphan"] == []
 
 
 async def test_late_work_starts_a_trace_of_its_own_with_a_link(
@@ -251,11 +285,11 @@ async def test_late_work_starts_a_trace_of_its_own_with_a_link(
     await cloud.until_settled(jetstream)
     await worker.stop()
     bench.workers.clear()
-    process = next(span for span in bench.spans() if span["name"] == "process ESC")
-    assert process["traceId"] != cloud.trace_id(3)
-    assert "parentSpanId" not in process
-    assert process["links"] == [{"traceId": cloud.trace_id(3), "spanId": cloud.PARENT_SPAN}]
-    assert cloud.attributes(process)["setsuden.escalation.late"] is True
+    process = next(f.span for f in bench.spans() if f.span.name == "process ESC")
+    assert process.trace_id != cloud.trace_id(3)
+    assert process.parent_id is None
+    assert process.links == (SpanLink(cloud.trace_id(3), cloud.PARENT_SPAN),)
+    assert process.attributes["setsuden.escalation.late"] is True
 
 
 async def test_a_worker_whose_loop_died_says_so(bench: cloud.Bench) -> None:

@@ -85,7 +85,7 @@ def test_a_written_result_is_what_the_schema_reads() -> None:
     labels = ["low", 'mid "dle"', "hîgh"]
     reading = choose(EnergyOptions()).reading(1e-5, Method.BATCH_WEIGHTED)
     work = _work()
-    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25)
+    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32)
     row = np.array([0.2, 0.7000004, 0.0999996])
     (choice,) = _choices(row[None])
     writer = _writer(labels)

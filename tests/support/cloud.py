@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.support import ml
+from tests.support.spans import spooled
 
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.pipelines import bundle, energy
@@ -22,6 +22,7 @@ from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Result, Status
 from setsuden.services.config import CloudConfig, WorkerOptions
 from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.traces.found import FoundSpan
 from setsuden.services.worker import Teacher, Worker
 
 PIPELINE, DEVICE, EPOCH = "tiny", "dev-1", "0000abcd"
@@ -83,18 +84,11 @@ class Bench:
         self.links.append(link)
         return running
 
-    def spans(self) -> list[dict[str, object]]:
-        """Every span written, once the recorder is closed."""
+    def spans(self) -> list[FoundSpan]:
+        """Every span sealed, once the recorder is closed."""
         assert self.recorder is not None
         self.recorder.close()
-        lines = self.recorder.path.read_text(encoding="utf-8").splitlines()
-        return [
-            span
-            for line in lines
-            for resource in json.loads(line)["resourceSpans"]
-            for scope in resource["scopeSpans"]
-            for span in scope["spans"]
-        ]
+        return spooled(self.folder / "state")
 
 
 @asynccontextmanager
@@ -232,10 +226,3 @@ async def claim(link: Link, index: int, status: Status) -> None:
         record.model_dump_json().encode(),
         {escalation.EXPECTED_SUBJECT_SEQUENCE: "0"},
     )
-
-
-def attributes(span: dict[str, object]) -> dict[str, object]:
-    """A written span's attributes by name."""
-    pairs = span["attributes"]
-    assert isinstance(pairs, list)
-    return {pair["key"]: next(iter(pair["value"].values())) for pair in pairs}

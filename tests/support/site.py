@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -13,6 +12,7 @@ from typing import Any
 
 from tests.support import cloud
 from tests.support.agent import DEVICE, AgentProcess, config
+from tests.support.spans import shipped, spooled
 
 from setsuden.client import AsyncClient
 from setsuden.link import JetStream, Link
@@ -22,6 +22,7 @@ from setsuden.schemas.result import Result, Status
 from setsuden.schemas.streams import StreamBounds, all_streams
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.traces.found import FoundSpan
 from setsuden.services.worker.assembly import assembled
 
 FINAL_SECONDS = 150.0
@@ -70,25 +71,13 @@ class Site:
         """Every record of the results stream."""
         return await cloud.records(self.jetstream)
 
-    async def spans(self) -> list[dict[str, Any]]:
-        """Every span of agent and worker, each with its service; ends both."""
-        self.agent.terminate()
-        assert self.worker is not None
-        await self.worker.aclose()
-        files = [*self.agent.folder.glob("state/*.jsonl*"), *self.folder.glob("cloud/*.jsonl*")]
-        return [span for file in files for span in read_spans(file)]
-
-
-def read_spans(path: Path) -> list[dict[str, Any]]:
-    """The spans of one OTLP JSON Lines file."""
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        for group in json.loads(line)["resourceSpans"]:
-            resource = {pair["key"]: pair["value"] for pair in group["resource"]["attributes"]}
-            for span in group["scopeSpans"][0]["spans"]:
-                service = resource["service.name"]["stringValue"]
-                found.append({**span, "service": service, "resource": resource})
-    return found
+    async def spans(self) -> list[FoundSpan]:
+        """Every span of agent, worker and broker; ends agent and worker."""
+        await asyncio.to_thread(self.agent.terminate)
+        if self.worker is not None:
+            await self.worker.aclose()
+        left = [*spooled(self.agent.folder / "state"), *spooled(self.folder / "cloud")]
+        return [*await shipped(self.jetstream), *left]
 
 
 def doubled(records: list[Result]) -> int:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from setsuden.pipelines.tracing import new_trace_id, parse_traceparent
+from setsuden.pipelines.tracing import SpanClock, new_trace_id, parse_traceparent
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result
@@ -70,8 +70,11 @@ class Engine:
         outbox: Outbox,
         core: AgentCore,
         metrics: Metrics,
+        *,
+        clock: SpanClock,
     ) -> None:
         self.config = config
+        self.clock = clock
         self.students = students
         self.outbox = outbox
         self.core = core
@@ -230,12 +233,14 @@ class Engine:
         event = submission.event
         judged = run.judged[place]
         self.metrics.decisions[event.pipeline, judged.decision.reason] += 1
+        at = self.clock.at
         trail = Trail(
             traces.parent_of(event.traceparent),
-            submission.received.wall_ns,
-            run.start_ns,
-            run.end_ns,
+            at(submission.received.mono_ns),
+            at(run.start_ns),
+            at(run.end_ns),
             len(run.judged),
+            at(run.prepare_ns) if run.prepare_ns < run.start_ns else 0,
         )
         return Verdict(
             judged,

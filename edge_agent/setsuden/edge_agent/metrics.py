@@ -88,6 +88,7 @@ class Gauges:
     waiting_to_send: int
     spans_recorded: int
     spans_lost: int
+    spool_bytes: int
 
 
 def exposition(metrics: Metrics, gauges: Gauges) -> bytes:
@@ -155,7 +156,7 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "lookups": ("Results asked for", metrics.lookups),
         "student_cpu_seconds": ("CPU time of student runs", metrics.cpu_seconds),
         "link_connections": ("Connections opened", gauges.link_connections),
-        "spans_recorded": ("Spans written", gauges.spans_recorded),
+        "spans_recorded": ("Spans sealed", gauges.spans_recorded),
         "spans_lost": ("Spans nobody keeps", gauges.spans_lost),
     }
     for name, (text, value) in counters.items():
@@ -172,6 +173,7 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "outbox_bytes": ("Observations waiting for the cloud", gauges.pending_bytes),
         "outbox_quota_bytes": ("Their bound", gauges.quota_bytes),
         "waiting_to_send": ("Escalations no broker has yet", gauges.waiting_to_send),
+        "spool_bytes": ("Sealed spans no broker has yet", gauges.spool_bytes),
     }
     for name, (text, value) in states.items():
         yield GaugeMetricFamily(f"setsuden_{name}", text, value=value)

@@ -65,8 +65,8 @@ DELETE FROM events WHERE sequence IN (
   ORDER BY sequence LIMIT 1000)
 """
 _OPEN = (
-    "SELECT sequence, event_id, pipeline, over_nats, deadline_ns, published, trail, headers, data, "
-    "result, reply FROM events WHERE final = 0 ORDER BY sequence"
+    "SELECT sequence, event_id, pipeline, over_nats, accepted_ns, deadline_ns, published, trail, "
+    "headers, data, result, reply FROM events WHERE final = 0 ORDER BY sequence"
 )
 _META = "INSERT INTO meta VALUES (?,?) ON CONFLICT (name) DO UPDATE SET value=excluded.value"
 
@@ -298,7 +298,7 @@ def _values(row: Row) -> tuple[object, ...]:
         key_of(event),
         event.reply,
         row.over_nats,
-        row.trail.accepted_ns,
+        row.accepted_wall_ns,
         row.deadline_wall_ns,
         final,
         row.published,
@@ -314,6 +314,7 @@ def _row(  # noqa: PLR0917  # the columns of _OPEN, in order
     event_id: str,
     pipeline: str,
     over_nats: int,
+    accepted_ns: int,
     deadline_ns: int | None,
     published: int,
     trail: str,
@@ -329,6 +330,7 @@ def _row(  # noqa: PLR0917  # the columns of _OPEN, in order
         event,
         Trail(*json.loads(trail)),
         bool(over_nats),
+        accepted_ns,
         deadline_ns,
         _stated(result),
         bool(published),

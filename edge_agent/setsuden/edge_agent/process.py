@@ -18,11 +18,13 @@ import uvicorn
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import energy, logs
-from setsuden.pipelines.tracing import Recorder
+from setsuden.pipelines.tracing import Recorder, SpanClock
+from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.schemas import spans
 from setsuden.schemas.errors import ConfigError
 
 from . import student
+from .clock import CloudClock
 from .config import AgentConfig
 from .core import AgentCore, Policy
 from .engine import Engine, now
@@ -35,6 +37,8 @@ from .uplink import Uplink
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
+FAREWELL_SECONDS = 2.0
+"""How long a stopping agent sends spans; the next life sends the rest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,8 @@ class Agent:
     link: Link
     status: AgentStatus
     http: HttpDoor
+    clock: CloudClock
+    shipper: Shipper
 
 
 def run_agent(config: AgentConfig, base: Path) -> int:
@@ -62,11 +68,18 @@ async def _main(config: AgentConfig, base: Path) -> int:
     async with build(config, base) as agent:
         stop = _stop_signal()
         server = _Server(agent.http, config, base / config.state)
+        serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
+            serving,
             asyncio.create_task(agent.engine.run(agent.uplink.perform), name="engine"),
             asyncio.create_task(agent.door.run(), name="door"),
             asyncio.create_task(agent.uplink.run_lookups(), name="lookups"),
-            asyncio.create_task(server.serve(), name="http"),
+            asyncio.create_task(agent.clock.run(), name="clock"),
+            *(
+                [asyncio.create_task(agent.shipper.run(), name="spans")]
+                if config.traces.ship
+                else []
+            ),
         ]
         agent.link.start()
         await server.listening.wait()
@@ -75,7 +88,7 @@ async def _main(config: AgentConfig, base: Path) -> int:
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         agent.status.stopping = True
         server.stop()
-        await asyncio.wait([tasks[-1]], timeout=STOP_SECONDS)
+        await asyncio.wait([serving], timeout=STOP_SECONDS)
         agent.engine.refuse_queued()
         outcomes = [await _ended(task) for task in tasks]
     return _verdict(agent.engine, outcomes)
@@ -108,24 +121,30 @@ async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
         state, keep_seconds=config.outbox.keep_seconds, keep_events=config.outbox.keep_events
     )
     extra: dict[str, Any] = {"device.id": config.device}
-    recorder = Recorder(config.traces, state, spans.SERVICE_EDGE, extra)
     link = Link(config.nats, config.device)
+    jetstream = JetStream(link)
+    spans_clock = SpanClock(state)
+    clock = CloudClock(spans_clock, link, jetstream, config.traces.clock_seconds)
+    recorder = Recorder(config.traces, state, spans.SERVICE_EDGE, extra, clock.timeline)
+    shipper = Shipper(link, recorder, config.device, clock.timeline)
     try:
         core = AgentCore(_policy(config, outbox), outbox.next_sequence, random.SystemRandom())
         core.restore(now(), outbox.open_rows())
-        engine = Engine(config, students, outbox, core, Metrics())
-        jetstream = JetStream(link)
+        engine = Engine(config, students, outbox, core, Metrics(), clock=spans_clock)
         await jetstream.start()
         uplink = Uplink(engine, link, jetstream, recorder)
         await uplink.start()
         door = BrokerDoor(engine, link, jetstream)
         await door.start()
         status = AgentStatus(engine, link, recorder)
-        yield Agent(engine, uplink, door, link, status, HttpDoor(engine, uplink, status))
+        http = HttpDoor(engine, uplink, status)
+        yield Agent(engine, uplink, door, link, status, http, clock, shipper)
     finally:
+        recorder.close()
+        if config.traces.ship:
+            await shipper.finish(FAREWELL_SECONDS)
         await link.close()
         outbox.close()
-        recorder.close()
 
 
 def _policy(config: AgentConfig, outbox: Outbox) -> Policy:

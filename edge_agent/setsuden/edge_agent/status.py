@@ -54,5 +54,6 @@ class AgentStatus:
             waiting_to_send=core.waiting_to_send,
             spans_recorded=self._recorder.recorded,
             spans_lost=self._recorder.lost,
+            spool_bytes=self._recorder.spool.size_bytes,
         )
         return exposition(self._engine.metrics, gauges)

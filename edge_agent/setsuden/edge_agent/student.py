@@ -31,9 +31,10 @@ class StudentRun(NamedTuple):
     judged: list[Judged]
     energy: EnergyReading | None
     """Of each observation: an equal share of the run."""
+    prepare_ns: int
     start_ns: int
     end_ns: int
-    """Wall clock."""
+    """Preparation begun, run begun and ended, on the monotonic clock; equal where nothing ran."""
 
 
 class Student:
@@ -57,9 +58,9 @@ class Student:
 
     def judge(self, observations: Sequence[Array]) -> StudentRun:
         """Judge the observations together, or one by one when the model fails on them all."""
-        start = time.time_ns()
+        start = time.monotonic_ns()
         if self._session is None or self._gate is None:
-            return StudentRun([unusable(Reason.NO_STUDENT)] * len(observations), None, start, start)
+            return _nothing_ran(Reason.NO_STUDENT, len(observations), start)
         try:
             return self._run(self._session, self._gate, observations, start)
         except Exception as error:  # a user's model may raise anything; its events escalate
@@ -68,26 +69,26 @@ class Student:
             self.failures += 1
             log.warning("student_failed", extra={"detail": type(error).__name__})
             judged = [unusable(Reason.STUDENT_RAISED)]
-            return StudentRun(judged, None, start, time.time_ns())
+            return StudentRun(judged, None, start, start, time.monotonic_ns())
 
     def distrusted(self, items: int) -> StudentRun:
         """Nothing is run: these observations, or some near them, killed the agent before."""
-        now = time.time_ns()
-        return StudentRun([unusable(Reason.STUDENT_CRASHED)] * items, None, now, now)
+        return _nothing_ran(Reason.STUDENT_CRASHED, items, time.monotonic_ns())
 
     def _run(
         self, session: sessions.Session, gate: Gate, observations: Sequence[Array], start: int
     ) -> StudentRun:
         count = len(observations)
         run = session.run(session.prepare(observations))
-        end = time.time_ns()
+        end = time.monotonic_ns()
         if session.check(run.output, count):
             judged = gate.judge(run.output)
         else:
             judged = [unusable(Reason.STUDENT_WRONG_SHAPE)] * count
         method = Method.BATCH_WEIGHTED if count > 1 else run.method
         energy = self._energy.reading(run.cpu_seconds / count, method)
-        return StudentRun(judged, energy, max(start, end - int(run.wall_seconds * 1e9)), end)
+        began = max(start, end - int(run.wall_seconds * 1e9))
+        return StudentRun(judged, energy, start, began, end)
 
     def _one_by_one(self, observations: Sequence[Array], start: int) -> StudentRun:
         runs = [self.judge([observation]) for observation in observations]
@@ -95,7 +96,11 @@ class Student:
         # One figure stands for all: what the successful ones took, by equal shares.
         seconds = sum(run.energy.cpu_seconds for run in runs if run.energy is not None)
         energy = self._energy.reading(seconds / len(runs), Method.BATCH_WEIGHTED)
-        return StudentRun(judged, energy, start, time.time_ns())
+        return StudentRun(judged, energy, start, start, time.monotonic_ns())
+
+
+def _nothing_ran(reason: Reason, items: int, now_ns: int) -> StudentRun:
+    return StudentRun([unusable(reason)] * items, None, now_ns, now_ns, now_ns)
 
 
 def load(spec: PipelineSpec, base: Path, energy: EnergyModel) -> Student:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 from setsuden.pipelines.tracing import (
     Kind,
+    Link,
     Span,
     SpanEvent,
     derived_span_id,
@@ -12,14 +16,39 @@ from setsuden.pipelines.tracing import (
 )
 from setsuden.pipelines.tracing.span import Value, energy_attributes
 from setsuden.schemas import spans
+from setsuden.schemas.decision import Decision
 from setsuden.schemas.energy import EnergyReading, total
 from setsuden.schemas.result import ModelRef, Result, Status
+from setsuden.schemas.streams import ESCALATIONS, RESULTS
 
 from .core import Pending, Trail
 from .core.records import Sent
+from .sampling import Kept
 
 _STEP_NS = 1_000
 """Siblings follow each other by a microsecond: Jaeger leaves equal ones off the critical path."""
+_TO_BROKER: dict[str, Value] = {
+    "messaging.system": "nats",
+    "messaging.operation.name": "send",
+    "messaging.operation.type": "send",
+    "peer.service": "nats",
+}
+At = Callable[[int], int]
+"""From the monotonic clock to the span timeline."""
+
+
+class Ended(NamedTuple):
+    """An event that is final, with all that its spans are made from."""
+
+    result: Result
+    trail: Trail
+    end_ns: int
+    """On the span timeline, like the trail."""
+    over_nats: bool
+    pending: Pending | None
+    """Set for a hard case."""
+    kept: Kept
+    energy_class: str | None
 
 
 def root_id(result: Result) -> str:
@@ -30,6 +59,11 @@ def root_id(result: Result) -> str:
 def escalate_id(trace_id: str, event_id: str) -> str:
     """The span id that the cloud's work hangs under."""
     return derived_span_id(trace_id, f"escalate/{event_id}")
+
+
+def send_result_id(result: Result) -> str:
+    """The span id of the device's own publishing of a final result."""
+    return derived_span_id(result.trace_id, f"send-res/{result.event_id}")
 
 
 def escalation_context(result: Result) -> str:
@@ -43,39 +77,81 @@ def parent_of(header: str | None) -> str | None:
     return context[1] if context is not None else None
 
 
-def event_spans(
-    result: Result, trail: Trail, end_ns: int, *, over_nats: bool, pending: Pending | None
-) -> list[Span]:
-    """Root, inference and, for a hard case, the escalation with its sends."""
+def event_spans(ended: Ended, at: At) -> list[Span]:
+    """Root, preprocessing, inference and, for a hard case, the escalation with its sends."""
+    result, pending = ended.result, ended.pending
     root = root_id(result)
-    infer = _infer(result, trail, root, (pending.provisional if pending else result).model)
-    found = [_root(result, trail, root, max(end_ns, infer.end_ns + _STEP_NS), over_nats), infer]
+    prepared = _preprocess(ended, root)
+    after = ended.trail.accepted_ns if prepared is None else prepared.end_ns
+    infer = _infer(ended, root, after + _STEP_NS)
+    found = [_root(ended, root, max(ended.end_ns, infer.end_ns + _STEP_NS)), infer]
+    if prepared is not None:
+        found.append(prepared)
     if pending is not None:
-        found += _escalation(result, pending, root, infer.end_ns + _STEP_NS, end_ns)
+        found += _escalation(result, pending, root, infer.end_ns + _STEP_NS, ended.end_ns, at)
     return found
 
 
-def _root(result: Result, trail: Trail, root: str, end_ns: int, over_nats: bool) -> Span:
+def sent_result(
+    result: Result, start_ns: int, end_ns: int, *, sequence: int | None, error: str | None
+) -> Span:
+    """The device's own final result on its way into the results stream."""
+    attributes = _TO_BROKER | {
+        "messaging.destination.template": "res.<device>.<event_id>",
+        "messaging.message.id": result.event_id,
+    }
+    acked = _acked(RESULTS, sequence, end_ns)
+    if error is not None:
+        attributes["error.type"] = error
+    return Span(
+        result.trace_id,
+        send_result_id(result),
+        root_id(result),
+        spans.SEND_RESULT,
+        Kind.PRODUCER,
+        start_ns,
+        max(end_ns, start_ns + _STEP_NS),
+        attributes,
+        events=acked,
+        error=error,
+    )
+
+
+def _root(ended: Ended, root: str, end_ns: int) -> Span:
+    result, trail = ended.result, ended.trail
+    escalated = result.decision is not None and result.decision.escalates
     attributes: dict[str, Value] = {
         "setsuden.event_id": result.event_id,
         "setsuden.pipeline": result.pipeline,
         "setsuden.status": result.status.value,
-        "setsuden.escalated": result.decision is not None and result.decision.escalates,
+        "setsuden.escalated": escalated,
+        "setsuden.sampling.reason": ended.kept.reason,
+        "setsuden.sampling.adjusted_count": ended.kept.adjusted_count,
     }
     if result.tier is not None:
         attributes["setsuden.tier"] = result.tier.value
+    if escalated and result.decision is not None:
+        attributes["setsuden.escalation.reason"] = result.decision.reason.value
+    if ended.energy_class is not None:
+        attributes["setsuden.energy.class"] = ended.energy_class
     failed = result.status in {Status.DEAD, Status.EXPIRED}
+    if failed:
+        attributes["error.type"] = _error_of(result)
     return Span(
         result.trace_id,
         root,
         trail.parent_span_id,
         spans.EVENT,
-        Kind.CONSUMER if over_nats else Kind.SERVER,
+        Kind.CONSUMER if ended.over_nats else Kind.SERVER,
         trail.accepted_ns,
         end_ns,
         attributes | _totals(result),
-        error=result.status.value if failed else None,
+        error=_error_of(result) if failed else None,
     )
+
+
+def _error_of(result: Result) -> str:
+    return result.error.code if result.error is not None else result.status.value
 
 
 def _totals(result: Result) -> dict[str, Value]:
@@ -104,25 +180,32 @@ def _joules(reading: EnergyReading | None) -> float | None:
     return None if reading is None else reading.joules
 
 
-def _infer(result: Result, trail: Trail, root: str, model: ModelRef | None) -> Span:
-    decision = result.decision
-    gate: dict[str, Value] = {}
-    if decision is not None:
-        gate = {
-            "setsuden.gate.action": decision.action.value,
-            "setsuden.gate.reason": decision.reason.value,
-        }
-        if decision.confidence is not None:
-            gate["setsuden.gate.confidence"] = decision.confidence
-        if decision.threshold is not None:
-            gate["setsuden.gate.threshold"] = decision.threshold
+def _preprocess(ended: Ended, root: str) -> Span | None:
+    result, trail = ended.result, ended.trail
+    if not trail.prepare_start_ns:
+        return None
+    start = max(trail.prepare_start_ns, trail.accepted_ns + _STEP_NS)
+    return Span(
+        result.trace_id,
+        derived_span_id(result.trace_id, f"preprocess/{result.event_id}"),
+        root,
+        spans.PREPROCESS,
+        Kind.INTERNAL,
+        start,
+        max(trail.infer_start_ns - _STEP_NS, start + _STEP_NS),
+        {"setsuden.batch.size": trail.infer_items},
+    )
+
+
+def _infer(ended: Ended, root: str, not_before_ns: int) -> Span:
+    result, trail = ended.result, ended.trail
+    model = (ended.pending.provisional if ended.pending else result).model
     attributes = energy_attributes(result.energy.edge)
     attributes["setsuden.batch.size"] = trail.infer_items
     attributes["setsuden.batch.share"] = 1 / trail.infer_items
     if model is not None:
-        attributes["setsuden.model.name"] = f"{model.bundle}/{model.model}"
-        attributes["setsuden.model.digest"] = model.digest
-    start = max(trail.infer_start_ns, trail.accepted_ns + _STEP_NS)
+        attributes |= _model(model)
+    start = max(trail.infer_start_ns, not_before_ns)
     end = max(trail.infer_end_ns, start + _STEP_NS)
     return Span(
         result.trace_id,
@@ -133,20 +216,44 @@ def _infer(result: Result, trail: Trail, root: str, model: ModelRef | None) -> S
         start,
         end,
         attributes,
-        events=(SpanEvent(spans.GATE_DECISION, end, gate),),
+        events=(SpanEvent(spans.GATE_DECISION, end, _gate(result.decision)),),
     )
 
 
-def _escalation(
-    result: Result, pending: Pending, root: str, start_ns: int, end_ns: int
+def _model(model: ModelRef) -> dict[str, Value]:
+    return {
+        "setsuden.model.name": f"{model.bundle}/{model.model}",
+        "setsuden.model.digest": model.digest,
+    }
+
+
+def _gate(decision: Decision | None) -> dict[str, Value]:
+    if decision is None:
+        return {}
+    found: dict[str, Value] = {
+        "setsuden.gate.action": decision.action.value,
+        "setsuden.gate.reason": decision.reason.value,
+    }
+    if decision.confidence is not None:
+        found["setsuden.gate.confidence"] = decision.confidence
+    if decision.threshold is not None:
+        found["setsuden.gate.threshold"] = decision.threshold
+    return found
+
+
+def _escalation(  # noqa: PLR0917  # all that the wait for the cloud is made of
+    result: Result, pending: Pending, root: str, start_ns: int, end_ns: int, at: At
 ) -> list[Span]:
     identity = escalate_id(result.trace_id, result.event_id)
-    error = result.status.value if result.status is not Status.FINAL else None
+    failed = result.status is not Status.FINAL
     end_ns = max(end_ns - _STEP_NS, start_ns + _STEP_NS)
     attributes: dict[str, Value] = {
         "setsuden.pipeline": result.pipeline,
-        "setsuden.escalation.attempts": len(pending.sends),
+        "setsuden.escalation.attempts": pending.tries,
     }
+    if failed:
+        attributes["error.type"] = _error_of(result)
+    expired = result.status is Status.EXPIRED
     escalate = Span(
         result.trace_id,
         identity,
@@ -156,33 +263,44 @@ def _escalation(
         start_ns,
         end_ns,
         attributes,
-        error=error,
+        events=(SpanEvent(spans.DEADLINE_EXCEEDED, end_ns, {}),) if expired else (),
+        error=_error_of(result) if failed else None,
     )
-    sends = [_send(result, sent, number, identity) for number, sent in enumerate(pending.sends)]
+    sends = [_send(result, sent, identity, at) for sent in pending.sends]
     return [escalate, *(send for send in sends if send is not None)]
 
 
-def _send(result: Result, sent: Sent, number: int, parent: str) -> Span | None:
-    if sent.end_ns is None:
+def _send(result: Result, sent: Sent, parent: str, at: At) -> Span | None:
+    if sent.end_mono_ns is None:
         return None
-    attributes: dict[str, Value] = {
-        "messaging.system": "nats",
-        "messaging.operation.type": "send",
+    attributes = _TO_BROKER | {
         "messaging.destination.template": "esc.<region>.<pipeline>.<device>",
-        "peer.service": "nats",
+        "messaging.message.id": sent.message_id,
     }
-    if sent.sequence is not None:
-        attributes["messaging.nats.sequence"] = sent.sequence
     if sent.error is not None:
         attributes["error.type"] = sent.error
+    start = at(sent.start_mono_ns)
+    end = max(at(sent.end_mono_ns), start + _STEP_NS)
     return Span(
         result.trace_id,
-        derived_span_id(result.trace_id, f"send/{result.event_id}/{sent.start_ns}/{number}"),
+        derived_span_id(result.trace_id, f"send/{result.event_id}/{start}"),
         parent,
-        spans.SEND,
+        spans.SEND_ESCALATION,
         Kind.CLIENT,
-        sent.start_ns,
-        max(sent.end_ns, sent.start_ns + _STEP_NS),
+        start,
+        end,
         attributes,
+        events=_acked(ESCALATIONS, sent.sequence, end),
+        links=(Link(result.trace_id, parent),),  # the context the message carries
         error=sent.error,
     )
+
+
+def _acked(stream: str, sequence: int | None, at_ns: int) -> tuple[SpanEvent, ...]:
+    if sequence is None:
+        return ()
+    attributes: dict[str, Value] = {
+        "messaging.nats.stream": stream,
+        "messaging.nats.sequence": sequence,
+    }
+    return (SpanEvent(spans.NATS_ACK, at_ns, attributes),)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
 from setsuden.link.messages import Outcome
-from setsuden.pipelines.tracing import Recorder
+from setsuden.pipelines.tracing import Recorder, traceparent
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import LinkError, UnavailableError
 from setsuden.schemas.result import Result, Status, Tier
@@ -21,6 +21,7 @@ from setsuden.schemas.streams import RESULTS
 from . import traces
 from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, state
 from .engine import Engine, Tell, now
+from .sampling import Sampler
 
 log = logging.getLogger(__name__)
 TIER_HEADER = "setsuden-tier"
@@ -48,6 +49,9 @@ class Uplink:
         self._lookups: dict[str, None] = {}
         self._lookups_waiting = asyncio.Event()
         self._publishing: set[int] = set()
+        self._sampler = Sampler(recorder.easy_share, recorder.slow_ms)
+        self._traced: dict[str, int] = {}
+        """Traced events whose own final result is on its way, and since when."""
         self._republish: asyncio.TimerHandle | None = None
         self._more_unpublished = False
 
@@ -113,16 +117,18 @@ class Uplink:
             log.debug("reply_not_sent", extra={"detail": str(error)})
 
     def _trace(self, send: Notify) -> None:
-        """Escalations always, of the rest a fixed share, chosen by trace id."""
-        result = send.result
-        chosen = int(result.trace_id[:8], 16) < self._recorder.easy_share * 2**32
-        if send.trail is not None and (chosen or send.finished is not None):
-            end = now().wall_ns
-            self._recorder.add(
-                traces.event_spans(
-                    result, send.trail, end, over_nats=send.over_nats, pending=send.finished
-                )
-            )
+        result, clock = send.result, self._engine.clock
+        energy_class = self._sampler.energy_class(result)
+        kept = self._sampler.keep(result, energy_class)
+        if kept is None or send.trail is None:
+            return
+        ended = traces.Ended(
+            result, send.trail, clock.now_ns(), send.over_nats, send.finished, kept, energy_class
+        )
+        found = traces.event_spans(ended, clock.at)
+        self._recorder.add(found, keep=kept.reason in {"failed", "escalated"})
+        if send.publishes:
+            self._traced[send.event_id] = 0
 
     async def _escalate(self, send: Escalate) -> None:
         pending = send.pending
@@ -155,11 +161,11 @@ class Uplink:
             return
         self._publishing.add(send.sequence)
         where = subjects.late if send.second else subjects.result
-        headers = {
-            escalation.EXPECTED_SUBJECT_SEQUENCE: "0",
-            TIER_HEADER: Tier.EDGE.value,
-            "traceparent": traces.escalation_context(send.result),
-        }
+        headers = {escalation.EXPECTED_SUBJECT_SEQUENCE: "0", TIER_HEADER: Tier.EDGE.value}
+        if send.result.event_id in self._traced:
+            result = send.result
+            self._traced[result.event_id] = self._engine.clock.now_ns()
+            headers["traceparent"] = traceparent(result.trace_id, traces.send_result_id(result))
         subject = where(self._device, send.result.event_id)
         body = send.stated.text.encode()
         await self._link.post(subject, body, headers, partial(self._published, send))
@@ -167,11 +173,23 @@ class Uplink:
     def _published(self, send: PublishFinal, outcome: Outcome) -> None:
         self._publishing.discard(send.sequence)
         error = None if isinstance(outcome, Stored) else outcome
+        self._trace_publish(send.result, outcome)
         self._engine.apply(self._engine.core.published(send, error))
         if isinstance(error, UnavailableError):
             self._republish_later()
         elif self._more_unpublished and not self._publishing:
             self.republish()
+
+    def _trace_publish(self, result: Result, outcome: Outcome) -> None:
+        """The span of the first try; a result stored after an outage has no more of them."""
+        start = self._traced.pop(result.event_id, 0)
+        if not start:
+            return
+        stored = outcome.sequence if isinstance(outcome, Stored) else None
+        error = None if isinstance(outcome, Stored) else outcome.code
+        end = self._engine.clock.now_ns()
+        span = traces.sent_result(result, start, end, sequence=stored, error=error)
+        self._recorder.add([span], keep=error is not None)
 
     def _republish_later(self) -> None:
         if self._republish is None and self._link.state is LinkState.UP:

@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from setsuden.schemas.errors import ForbiddenError, LinkError, UnavailableError
@@ -98,6 +99,11 @@ class JetStream:
         if error:
             raise LinkError(f"{name}: {error.get('description')} ({error.get('err_code')})")
         return reply
+
+    async def server_time_ns(self, stream: str) -> int:
+        """The broker's clock, nanoseconds since 1970, as it answers for a stream we may see."""
+        found = await self.api(f"STREAM.INFO.{stream}")
+        return round(datetime.fromisoformat(found["ts"]).timestamp() * 1e6) * 1000
 
     async def apply_stream(self, wanted: dict[str, object]) -> bool:
         """Make the stream as declared; True when something changed.

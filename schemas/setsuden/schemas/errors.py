@@ -20,6 +20,7 @@
     │   │   └── MessageTooLargeError  it never will: over the broker's max_payload
     │   ├── AlreadyStoredError        compare-and-set lost: a result is there (JetStream 10071)
     │   └── StreamFullError           a stream's bound is reached
+    ├── TraceDataError                bytes or text that hold no spans of OTLP
     ├── ResultTimeoutError            no final result in the caller's time
     └── MissingExtraError             an optional part is not installed
 """
@@ -164,6 +165,12 @@ class StreamFullError(LinkError):
     """A stream's declared bound is reached; nothing was stored."""
 
     code = "stream_full"
+
+
+class TraceDataError(SetsudenError):
+    """Bytes or text that were meant to be OTLP spans and are none."""
+
+    code = "trace_data_invalid"
 
 
 class ResultTimeoutError(SetsudenError, TimeoutError):

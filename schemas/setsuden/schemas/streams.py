@@ -1,6 +1,7 @@
 """Streams and consumers as data, applied idempotently by the link.
 
-Four streams however many devices there are, and one consumer for each teacher: devices read
+Five streams however many devices there are, one consumer for each teacher and one for the span
+bridge: devices read
 their events and results without consumers of their own (``docs/decisions.md``).
 """
 
@@ -11,7 +12,9 @@ from pydantic import Field
 from . import subjects
 from .base import Model
 
-EVENTS, ESCALATIONS, RESULTS, DEAD = "EVT", "ESC", "RES", "DEAD"
+EVENTS, ESCALATIONS, RESULTS, DEAD, SPANS = "EVT", "ESC", "RES", "DEAD", "OTEL"
+BRIDGE = "bridge"
+"""The durable that all span bridges share."""
 DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
 
@@ -33,6 +36,8 @@ class StreamBounds(Model):
     """Dead letters."""
     dead_max_age_seconds: float = Field(default=90 * 86400.0, gt=0)
     """How long a dead letter waits for a person."""
+    spans_max_bytes: int = Field(default=1 << 28, ge=1 << 16)
+    """Spans that no bridge has passed on; past it they wait in the spools they come from."""
     replicas: int = Field(default=1, ge=1, le=5)
     """Copies of each stream in a NATS cluster."""
 
@@ -94,9 +99,17 @@ def dead(bounds: StreamBounds) -> dict[str, object]:
     }
 
 
+def spans(bounds: StreamBounds) -> dict[str, object]:
+    """Spans and the broker's own tale of its hops; a message lives until a bridge acked it."""
+    return _stream(SPANS, ["otel.spans.*", subjects.HOPS], bounds.spans_max_bytes, bounds) | {
+        "retention": "workqueue"
+    }
+
+
 def all_streams(bounds: StreamBounds) -> list[dict[str, object]]:
     """Every stream's configuration, as the JetStream API takes it."""
-    return [events(bounds), escalations(bounds), results(bounds), dead(bounds)]
+    made = (events, escalations, results, dead, spans)
+    return [one(bounds) for one in made]
 
 
 def consumer_name(region: str, pipeline: str) -> str:
@@ -112,9 +125,19 @@ def teacher_consumer(
     ``max_deliver`` is without limit on purpose: the worker itself writes the dead letter, a
     message past the server's limit would sit in the stream invisibly.
     """
+    return _consumer(consumer_name(region, pipeline), ack_wait_seconds, max_ack_pending) | {
+        "filter_subject": subjects.escalations_of(region, pipeline)
+    }
+
+
+def bridge_consumer(*, ack_wait_seconds: float, max_ack_pending: int) -> dict[str, object]:
+    """The shared pull consumer of the span bridges."""
+    return _consumer(BRIDGE, ack_wait_seconds, max_ack_pending)
+
+
+def _consumer(name: str, ack_wait_seconds: float, max_ack_pending: int) -> dict[str, object]:
     return {
-        "durable_name": consumer_name(region, pipeline),
-        "filter_subject": subjects.escalations_of(region, pipeline),
+        "durable_name": name,
         "ack_policy": "explicit",
         "ack_wait": _nanoseconds(ack_wait_seconds),
         "deliver_policy": "all",

@@ -43,6 +43,10 @@ SUBJECTS = (
     SubjectTemplate("push.res.<device>.<event_id>", "a stored result", "broker", "agent"),
     SubjectTemplate("push.late.<device>.<event_id>", "a stored late answer", "broker", "agent"),
     SubjectTemplate("dead.<pipeline>.<device>", "dead letters with their reason", "worker", "-"),
+    SubjectTemplate(
+        "otel.spans.<name>", "sealed spans, gzip OTLP protobuf", "agent, worker", "span bridge"
+    ),
+    SubjectTemplate("otel.hops", "what the broker did with a message", "broker", "span bridge"),
 )
 
 
@@ -124,6 +128,15 @@ def pushes_of(device: str) -> tuple[str, str]:
 def dead(pipeline: str, device: str) -> str:
     """Where dead letters lie."""
     return f"dead.{pipeline}.{device}"
+
+
+HOPS = "otel.hops"
+"""Where the broker tells of traced messages: ``msg_trace { dest }`` of its account."""
+
+
+def spans(name: str) -> str:
+    """Where a device or a worker sends its sealed spans."""
+    return f"otel.spans.{name}"
 
 
 def event_id(device: str, epoch: str, sequence: int) -> str:

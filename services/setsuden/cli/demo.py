@@ -5,9 +5,14 @@ from __future__ import annotations
 import json
 import re
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import click
 
@@ -15,8 +20,10 @@ from .lazy import needs
 
 if TYPE_CHECKING:
     from setsuden.services.demo.report_model import DemoReport
+    from setsuden.services.demo.run import DemoOptions
 
 BAR_WIDTH = 30
+OTLP_PORT, QUERY_PORT = 4318, 16686
 _DURATION = re.compile(r"^(\d+(?:\.\d+)?)\s*(ms|s|m)?$")
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0}
 
@@ -53,6 +60,13 @@ class Duration(click.ParamType[float]):
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder for traces and report; default: setsuden-demo/<time>.",
 )
+@click.option(
+    "--jaeger",
+    metavar="URL",
+    help="Send spans to this Jaeger's OTLP/HTTP, e.g. http://127.0.0.1:4318; "
+    "without it a Jaeger of the demo's own is started where `make jaeger` built one.",
+)
+@click.option("--keep", is_flag=True, help="Leave the demo's own Jaeger up until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
 def demo(  # noqa: PLR0917  # one argument for each option
     events: int,
@@ -61,6 +75,8 @@ def demo(  # noqa: PLR0917  # one argument for each option
     outage: float,
     plain: bool,
     out: Path | None,
+    jaeger: str | None,
+    keep: bool,
     as_json: bool,
 ) -> None:
     """Start a real nats-server, the teacher's cloud and one edge agent, and stream real images.
@@ -69,8 +85,7 @@ def demo(  # noqa: PLR0917  # one argument for each option
     is stopped at the end, also on Ctrl-C.
     """
     with needs("demo"):
-        from setsuden.services.demo.run import DemoOptions, run_demo  # noqa: PLC0415  # numpy
-        from setsuden.services.demo.terminal import text  # noqa: PLC0415
+        from setsuden.services.demo.run import DemoOptions  # noqa: PLC0415  # numpy
 
     folder = out or Path("setsuden-demo") / time.strftime("%Y%m%d-%H%M%S")
     options = DemoOptions(
@@ -82,11 +97,62 @@ def demo(  # noqa: PLR0917  # one argument for each option
         outage_s=outage,
     )
     meter = ProgressLine()
-    report = run_demo(options, meter.say, meter.progress)
-    meter.end()
-    click.echo(json.dumps(report.model_dump(mode="json")) if as_json else text(report))
+    with _jaeger(options, jaeger, meter) as seen:
+        report = _run(seen, meter, as_json=as_json)
+        if keep and jaeger is None and seen.query_url is not None:
+            _wait(seen.query_url)
     if not _whole(report):
         sys.exit(1)
+
+
+def _run(options: DemoOptions, meter: ProgressLine, *, as_json: bool) -> DemoReport:
+    from setsuden.services.demo.run import run_demo  # noqa: PLC0415
+    from setsuden.services.demo.terminal import text  # noqa: PLC0415
+
+    run = run_demo(options, meter.say, meter.progress)
+    meter.end()
+    document = json.dumps(run.report.model_dump(mode="json")) if as_json else None
+    click.echo(document or text(run.report, run.waterfall))
+    return run.report
+
+
+@contextmanager
+def _jaeger(options: DemoOptions, url: str | None, meter: ProgressLine) -> Iterator[DemoOptions]:
+    """The options with the Jaeger that was named, or one of our own, or none."""
+    from setsuden.services.demo.jaeger import JAEGER_REMEDY, find_jaeger  # noqa: PLC0415
+    from setsuden.services.demo.run import local_jaeger  # noqa: PLC0415
+
+    if url is not None:
+        otlp, query = addresses(url)
+        yield replace(options, otlp_url=otlp, query_url=query)
+        return
+    binary = find_jaeger()
+    if binary is None:
+        meter.say(f"jaeger  none found: {JAEGER_REMEDY}; spans go to the trace file")
+        yield options
+        return
+    with local_jaeger(options.folder, binary, meter.say) as own:
+        yield replace(options, otlp_url=own.otlp_url, query_url=own.query_url)
+
+
+def addresses(url: str) -> tuple[str, str]:
+    """(OTLP/HTTP, query) of a Jaeger named by either, the other on its usual port."""
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise click.BadParameter(
+            f"{url!r} is no address: write http://127.0.0.1:4318", param_hint="--jaeger"
+        )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    usual = {port: f"{parts.scheme}://{host}:{port}" for port in (OTLP_PORT, QUERY_PORT)}
+    if parts.port == QUERY_PORT:
+        return usual[OTLP_PORT], url.rstrip("/")
+    return url.rstrip("/"), usual[QUERY_PORT]
+
+
+def _wait(url: str) -> None:
+    click.echo(f"Jaeger stays up on {url} until Ctrl-C", err=True)
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def _whole(report: DemoReport) -> bool:

@@ -109,7 +109,7 @@ def _needed_bytes(config: AgentConfig | CloudConfig | None) -> int:
     if config is None:
         return 0
     outbox = getattr(config, "outbox", None)
-    return config.traces.file_max_bytes + (outbox.max_bytes if outbox is not None else 0)
+    return config.traces.spool_max_bytes + (outbox.max_bytes if outbox is not None else 0)
 
 
 def _link_options(config: AgentConfig | CloudConfig | None) -> LinkOptions:

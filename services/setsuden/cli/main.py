@@ -20,6 +20,7 @@ COMMANDS = {
     "worker": Place("setsuden.cli.run:worker", "Run a teacher worker without Ray."),
     "cloud": Place("setsuden.cli.run:cloud", "Run teachers on Ray Serve; set up streams."),
     "event": Place("setsuden.cli.event:event", "Send an event and see its answers."),
+    "trace": Place("setsuden.cli.trace:trace", "Read, check and draw the traces of events."),
     "config": Place("setsuden.cli.config:config", "Show what a configuration amounts to."),
     "completion": Place("setsuden.cli.completion:completion", "Print a shell's completion script."),
 }

@@ -70,6 +70,31 @@ def cloud_run(path: Path, assignments: Sequence[str], address: str | None) -> No
     sys.exit(run_cloud(config, path.parent, address))
 
 
+@cloud.command("bridge")
+@config_option("cloud.toml")
+@set_option
+@click.option("--endpoint", help="OTLP/HTTP, e.g. http://127.0.0.1:4318; over [bridge].")
+@click.option(
+    "--file", "file", type=click.Path(path_type=Path, dir_okay=False), help="OTLP JSON Lines."
+)
+def cloud_bridge(
+    path: Path, assignments: Sequence[str], endpoint: str | None, file: Path | None
+) -> None:
+    """Pass spans on from the broker to Jaeger, or to any other OTLP/HTTP endpoint or a file.
+
+    Spans wait in the broker while the endpoint is away, and are acknowledged once it has them.
+    """
+    wanted = [*assignments]
+    if endpoint is not None:
+        wanted.append(f"bridge.endpoint={endpoint}")
+    if file is not None:
+        wanted.append(f"bridge.file={file.resolve()}")
+    config = load_cloud(path, wanted)
+    with needs("edge"):
+        from setsuden.services.bridge.process import run_bridge  # noqa: PLC0415  # protobuf
+    sys.exit(run_bridge(config, path.parent))
+
+
 @cloud.command("serve-config")
 @config_option("cloud.toml")
 def cloud_serve_config(path: Path) -> None:

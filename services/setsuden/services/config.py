@@ -47,6 +47,25 @@ class WorkerOptions(Model):
     """How long a stop waits for results in flight."""
 
 
+class BridgeOptions(Model):
+    """The ``[bridge]`` table: where ``setsuden cloud bridge`` puts spans."""
+
+    endpoint: str | None = Field(default=None, pattern="^https?://")
+    """OTLP/HTTP, e.g. ``http://jaeger:4318``; ``/v1/traces`` is added."""
+    headers_file: str | None = None
+    """File of ``Name: value`` lines sent along, such as an API key; relative to this file."""
+    file: str | None = None
+    """OTLP JSON Lines are appended here, unbounded; relative to this file."""
+    batch_messages: int = Field(default=64, ge=1, le=1024)
+    """Messages handed over in one request."""
+    timeout_seconds: float = Field(default=10.0, gt=0, le=300)
+    """An endpoint that has not answered by then is tried again later."""
+    ack_wait_seconds: float = Field(default=60.0, gt=1, le=3600)
+    """Spans not acknowledged for this long go to another bridge; above ``timeout_seconds``."""
+    max_ack_pending: int = Field(default=4096, ge=1, le=1_000_000)
+    """Messages in the hands of all bridges together."""
+
+
 class ServeOptions(Model):
     """The ``[serve]`` table: replicas of the teacher on Ray Serve."""
 
@@ -100,15 +119,17 @@ class CloudConfig(Model):
     nats: LinkOptions = LinkOptions()
     """How to reach the broker."""
     streams: StreamBounds = StreamBounds()
-    """Bounds of the four streams."""
+    """Bounds of the streams."""
     worker: WorkerOptions = WorkerOptions()
     """How a worker pulls, runs and settles."""
     serve: ServeOptions = ServeOptions()
     """Replicas on Ray Serve."""
+    bridge: BridgeOptions = BridgeOptions()
+    """Where spans go from the broker."""
     energy: EnergyOptions = EnergyOptions()
     """How CPU-seconds become joules."""
     traces: TraceOptions = TraceOptions()
-    """Where spans go."""
+    """How spans reach the broker."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

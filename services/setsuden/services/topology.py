@@ -12,7 +12,7 @@ from .config import CloudConfig
 
 
 async def apply_streams(jetstream: JetStream, config: CloudConfig) -> list[str]:
-    """All four streams; the names of those that changed."""
+    """Every stream; the names of those that changed."""
     wanted = streams.all_streams(config.streams)
     return [str(stream["name"]) for stream in wanted if await jetstream.apply_stream(stream)]
 

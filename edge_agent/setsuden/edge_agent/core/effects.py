@@ -75,6 +75,8 @@ class Notify(NamedTuple):
     over_nats: bool = False
     finished: Pending | None = None
     """Set with the final result of an escalated event."""
+    publishes: bool = False
+    """A PublishFinal of the same event follows."""
 
     @property
     def result(self) -> Result:

@@ -39,6 +39,8 @@ from .timers import Timers
 
 _FIRST_RETRY_NS = 100_000_000
 _LONGEST_RETRY_NS = 5_000_000_000
+_KEPT_SENDS = 4
+"""Spans are made of the newest; through a long outage there are thousands."""
 _LONGEST_LOOKUP = 12
 """Times the first pause; pauses double up to it."""
 
@@ -123,6 +125,7 @@ class AgentCore:
             event=submission.event,
             trail=verdict.trail,
             over_nats=submission.over_nats,
+            accepted_wall_ns=submission.received.wall_ns,
             deadline_wall_ns=verdict.deadline_wall_ns,
             stated=stated,
             published=not (escalates or publish),
@@ -130,7 +133,8 @@ class AgentCore:
         out.writes.append(Insert(row))
         trail = None if escalates else verdict.trail
         reply = submission.event.reply
-        out.sends.append(Notify(event_id, reply, stated, trail, submission.over_nats))
+        told = Notify(event_id, reply, stated, trail, submission.over_nats, publishes=publish)
+        out.sends.append(told)
         if publish:
             out.sends.append(PublishFinal(sequence, stated))
         if escalates:
@@ -231,7 +235,7 @@ class AgentCore:
     ) -> None:
         if pending.sends:
             sent = pending.sends[-1]
-            sent.end_ns, sent.sequence = now.wall_ns, stored
+            sent.end_mono_ns, sent.sequence = now.mono_ns, stored
             sent.error = error.code if error is not None else None
 
     def _pump(self, now: Now, out: Effects) -> None:
@@ -245,12 +249,14 @@ class AgentCore:
 
     def _send(self, now: Now, pending: Pending, out: Effects) -> None:
         self._sending.add(pending.sequence)
-        pending.sends = [*pending.sends[-3:], Sent(now.wall_ns)]
         suffix = f".{pending.redrives}" if pending.redrives else ""
+        message_id = pending.event_id + suffix
+        pending.sends = [*pending.sends[1 - _KEPT_SENDS :], Sent(now.mono_ns, message_id)]
+        pending.tries += 1
         ttl = None
         if pending.deadline_mono_ns is not None:
             ttl = max(0, (pending.deadline_mono_ns - now.mono_ns) // NS_PER_MS)
-        out.sends.append(Escalate(pending, pending.event_id + suffix, ttl))
+        out.sends.append(Escalate(pending, message_id, ttl))
 
     # -- answers ------------------------------------------------------------------------------
 
@@ -344,7 +350,13 @@ class AgentCore:
         self._retries.forget(sequence)
         out.writes.append(Finish(sequence, stated, published))
         told = Notify(
-            pending.event_id, pending.reply, stated, pending.trail, pending.over_nats, pending
+            pending.event_id,
+            pending.reply,
+            stated,
+            pending.trail,
+            pending.over_nats,
+            pending,
+            publishes=not published,
         )
         out.sends.append(told)
         if not published:

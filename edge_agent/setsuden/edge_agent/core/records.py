@@ -17,7 +17,7 @@ class Now(NamedTuple):
 
 
 class Trail(NamedTuple):
-    """Moments of an event that its spans are made from, wall-clock nanoseconds."""
+    """Moments of an event that its spans are made from, nanoseconds on the span timeline."""
 
     parent_span_id: str | None
     accepted_ns: int
@@ -25,6 +25,8 @@ class Trail(NamedTuple):
     infer_end_ns: int
     infer_items: int
     """Observations that shared the student's run."""
+    prepare_start_ns: int = 0
+    """When the observation was begun to be made the student's tensor; 0 when it was not."""
 
 
 class Submission(NamedTuple):
@@ -56,6 +58,7 @@ class Row(NamedTuple):
     """Its data is dropped once the event is final."""
     trail: Trail
     over_nats: bool
+    accepted_wall_ns: int
     deadline_wall_ns: int | None
     stated: Stated
     """Provisional while the cloud is asked, else final."""
@@ -70,10 +73,11 @@ class Row(NamedTuple):
 
 @dataclass(slots=True)
 class Sent:
-    """One try to hand an escalation to the broker."""
+    """One try to hand an escalation to the broker, on the monotonic clock."""
 
-    start_ns: int
-    end_ns: int | None = None
+    start_mono_ns: int
+    message_id: str
+    end_mono_ns: int | None = None
     error: str | None = None
     sequence: int | None = None
 
@@ -99,4 +103,7 @@ class Pending:
     stored_mono_ns: int | None = None
     """When the broker acknowledged the escalation; None until then."""
     lookups: int = 0
+    tries: int = 0
+    """Sends in all."""
     sends: list[Sent] = field(default_factory=list)
+    """The newest of them."""

@@ -1,20 +1,26 @@
-"""Spans of an event, built in one go when it ends, and written as OTLP.
+"""Spans of an event, built in one go when it ends, sealed into a spool, shipped over NATS.
 
 An event's spans are made from what its outbox row and its result say, with ids derived from the
-trace id. So they survive a killed agent, cost nothing while the event runs, and a replay is
-identical.
+trace id. So they cost nothing while the event runs, and a replay is identical.
 """
 
+from .clock import SpanClock
 from .identity import derived_span_id, new_trace_id, parse_traceparent, traceparent
-from .recorder import Recorder, TraceOptions
-from .span import Kind, Link, Span, SpanEvent
+from .offset import Offset, OffsetEstimator
+from .recorder import Recorder, Timeline, TraceOptions
+from .span import Kind, Link, ResourceSpans, Span, SpanEvent
 
 __all__ = [
     "Kind",
     "Link",
+    "Offset",
+    "OffsetEstimator",
     "Recorder",
+    "ResourceSpans",
     "Span",
+    "SpanClock",
     "SpanEvent",
+    "Timeline",
     "TraceOptions",
     "derived_span_id",
     "new_trace_id",

@@ -7,14 +7,22 @@ escalation cost its worker.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from json.encoder import encode_basestring_ascii as _quoted
 from math import isfinite
+from typing import Any
 
-from .span import Span, Value
+from setsuden.schemas.errors import TraceDataError
+
+from .span import Kind, Link, ResourceSpans, Span, SpanEvent, Value
 
 SCOPE = "setsuden"
 _ERROR = 2
+_BROKEN = (
+    ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError
+)  # fmt: skip
+"""What reading JSON of any shape raises; the last two for infinite times and deep nesting."""
 
 
 def line(resource: Mapping[str, Value], spans: Iterable[Span]) -> str:
@@ -74,3 +82,63 @@ def _value(value: Value) -> str:
     if not isfinite(value):
         raise ValueError(f"{value} is no JSON number")
     return f'{{"doubleValue":{float.__repr__(value)}}}'
+
+
+def read(text: str | bytes) -> list[ResourceSpans]:
+    """The spans of one OTLP JSON document; raises TraceDataError.
+
+    Also of one wrapped as Jaeger's query API answers: ``{"result": {"resourceSpans": …}}``.
+    """
+    try:
+        document = json.loads(text)
+        groups = document.get("result", document)["resourceSpans"]
+        return [_group(group) for group in groups]
+    except _BROKEN as error:
+        raise TraceDataError(f"no OTLP JSON document: {error!r}"[:300]) from error
+
+
+def _group(group: dict[str, Any]) -> ResourceSpans:
+    scopes = group.get("scopeSpans", [])
+    found = [_read_span(span) for scope in scopes for span in scope.get("spans", [])]
+    return ResourceSpans(_values(group.get("resource", {}).get("attributes", [])), found)
+
+
+def _read_span(span: dict[str, Any]) -> Span:
+    status = span.get("status", {})
+    return Span(
+        span["traceId"].lower(),
+        span["spanId"].lower(),
+        span.get("parentSpanId", "").lower() or None,
+        span["name"],
+        _kind(span.get("kind", 1)),
+        int(span["startTimeUnixNano"]),
+        int(span["endTimeUnixNano"]),
+        _values(span.get("attributes", [])),
+        tuple(
+            SpanEvent(one["name"], int(one["timeUnixNano"]), _values(one.get("attributes", [])))
+            for one in span.get("events", [])
+        ),
+        tuple(Link(one["traceId"].lower(), one["spanId"].lower()) for one in span.get("links", [])),
+        status.get("message", "") if status.get("code") in {_ERROR, "STATUS_CODE_ERROR"} else None,
+    )
+
+
+def _kind(value: int | str) -> Kind:
+    """Protobuf's JSON writes enumerations by number or by name."""
+    if isinstance(value, str):
+        return Kind[value.removeprefix("SPAN_KIND_")] if value[10:] in Kind.__members__ else Kind(1)
+    return Kind(value or Kind.INTERNAL)
+
+
+def _values(pairs: Iterable[dict[str, Any]]) -> dict[str, Value]:
+    """Scalars as they are; what we never write (arrays, maps, bytes) as JSON text."""
+    return {pair["key"]: _scalar(pair.get("value", {})) for pair in pairs}
+
+
+def _scalar(value: dict[str, Any]) -> Value:
+    kind, found = next(iter(value.items()), ("stringValue", ""))
+    if kind == "intValue":
+        return int(found)
+    if kind == "doubleValue":
+        return float(found)
+    return found if isinstance(found, str | bool) else json.dumps(found)

@@ -1,134 +1,175 @@
-"""Takes finished spans off the hot path and writes them; what it cannot keep it counts."""
+"""Takes finished spans off the hot path and seals them into the spool."""
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 from uuid import NAMESPACE_DNS, uuid5
 
 from pydantic import Field
 
 from setsuden.schemas.base import Model
 
-from . import otlp
-from .file import TraceFile
+from .offset import Offset
 from .span import Span, Value
-
-if TYPE_CHECKING:
-    from .export import OtlpExporter
+from .spool import CLOCK_DONE, Spool
 
 log = logging.getLogger(__name__)
-_BATCH = 512
-_PAUSE_SECONDS = 0.2
-_ATTEMPTS = 3
+SEGMENT_SPANS = 512
+"""Sealed at once when so many wait; some 20 kB, far below any broker's max_payload."""
 
 
 class TraceOptions(Model):
-    """The ``[traces]`` table."""
+    """The ``[traces]`` table: spans wait in a spool and travel over NATS to the span bridge."""
 
-    file: str = "traces.jsonl"
-    """OTLP JSON Lines; relative paths are relative to the state folder."""
-    file_max_bytes: int = Field(default=64 << 20, ge=1 << 16)
-    """At the cap the older half is dropped, and its lines counted."""
+    spool: str = "spool"
+    """Folder of sealed spans; relative paths are relative to the state folder."""
+    spool_max_bytes: int = Field(default=64 << 20, ge=1 << 14)
+    """Past it the oldest are dropped and counted, those of escalated and failed events last."""
+    spool_max_age_seconds: float = Field(default=7 * 86_400.0, gt=0)
+    """Older spans are dropped and counted."""
+    segment_seconds: float = Field(default=1.0, gt=0, le=3600)
+    """Spans wait so long for company before they are sealed; a killed process loses that much."""
     queue_max_spans: int = Field(default=20_000, ge=100)
-    """Spans waiting to be written; past it new ones are dropped and counted."""
-    endpoint: str | None = Field(default=None, pattern="^https?://")
-    """OTLP/HTTP, e.g. ``http://jaeger:4318``; without it there is the file alone."""
+    """Spans waiting to be sealed; past it new ones are dropped and counted."""
+    ship: bool = True
+    """Send sealed spans to ``otel.spans.<name>`` while the link is up."""
     easy_share: float = Field(default=0.01, ge=0, le=1)
-    """Share of events answered on the edge that are traced. Escalations always are."""
+    """Share of the easy events that are traced. Escalated, failed, slow and costly ones always."""
+    slow_ms: float = Field(default=250.0, gt=0)
+    """An easy event that took longer is traced."""
+    clock_seconds: float = Field(default=60.0, ge=1, le=86_400)
+    """How often a device asks the cloud for its time."""
+    environment: str | None = Field(default=None, min_length=1, max_length=64)
+    """``deployment.environment.name`` of every span, e.g. ``production``."""
+
+
+class Timeline(NamedTuple):
+    """On whose clock spans are, and how to put them on the cloud's."""
+
+    boot: str
+    offset: Callable[[], Offset | None]
+    """The newest estimate, or None while there is none; called from any thread."""
+    asked: asyncio.Event
+    """Set while the link is up and the cloud was asked for its time, whatever came of it."""
 
 
 class Recorder:
-    """One process's spans: always to its file, and to the endpoint when there is one."""
+    """One process's spans, queued here and sealed by a thread of its own."""
 
     def __init__(
-        self, options: TraceOptions, folder: Path, service: str, extra: dict[str, Value]
+        self,
+        options: TraceOptions,
+        folder: Path,
+        service: str,
+        extra: Mapping[str, Value],
+        timeline: Timeline | None = None,
     ) -> None:
-        self.resource = resource(service) | extra
+        self.resource = resource(service, options.environment) | dict(extra)
         self.easy_share = options.easy_share
+        self.slow_ms = options.slow_ms
         self.recorded = 0
-        self.dropped = 0
-        self.unsent = 0
-        self._options = options
-        self._queue: deque[Span] = deque()
-        self._file = TraceFile(folder / options.file, options.file_max_bytes)
-        self._stop = threading.Event()
+        """Spans sealed."""
+        self.spool = Spool(
+            folder / options.spool,
+            max_bytes=options.spool_max_bytes,
+            max_age_seconds=options.spool_max_age_seconds,
+        )
+        self.on_sealed: Callable[[], None] = lambda: None
+        """Called in the recorder's thread when the spool has something new."""
+        self._options, self._timeline = options, timeline
+        self._queue: deque[tuple[bool, Sequence[Span]]] = deque()
+        self._waiting = 0
+        self._lock = threading.Lock()
+        self._some, self._many, self._stop = (threading.Event() for _ in range(3))
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
         self._thread.start()
 
     @property
-    def path(self) -> Path:
-        """Where the trace file lies."""
-        return self._file.path
-
-    @property
     def lost(self) -> int:
-        """Spans that neither file nor endpoint keeps."""
-        return self.dropped + self._file.dropped_lines
+        """Spans that nobody will see, over all lives of this spool."""
+        return self.spool.dropped.total()
 
-    def add(self, spans: Iterable[Span]) -> None:
-        """Take finished spans; never blocks."""
-        for span in spans:
-            if len(self._queue) >= self._options.queue_max_spans:
-                self.dropped += 1
-            else:
-                self._queue.append(span)
+    def add(self, spans: Sequence[Span], *, keep: bool = True) -> None:
+        """Take the finished spans of one event; ``keep`` those that are dropped last."""
+        with self._lock:
+            room = self._waiting + len(spans) <= self._options.queue_max_spans
+            if room:
+                self._queue.append((keep, spans))
+                self._waiting += len(spans)
+        if not room:
+            self.spool.count("queue", len(spans))
+            return
+        if not self._some.is_set():
+            self._some.set()
+        if self._waiting >= SEGMENT_SPANS:
+            self._many.set()
 
     def close(self) -> None:
-        """Write what is waiting and stop."""
+        """Seal what is waiting and stop."""
         self._stop.set()
+        self._some.set()
+        self._many.set()
         self._thread.join(timeout=10)
-        self._file.close()
 
     def _run(self) -> None:
-        exporter = self._exporter()
-        while not self._stop.wait(_PAUSE_SECONDS) or self._queue:
-            self._drain(exporter)
-        if exporter is not None:
-            exporter.close()
+        while not self._stop.is_set():
+            self._some.wait()
+            self._many.wait(self._options.segment_seconds)
+            self._some.clear()
+            self._many.clear()
+            self._seal_all()
+        self._seal_all()
 
-    def _exporter(self) -> OtlpExporter | None:
-        if self._options.endpoint is None:
-            return None
-        from .export import OtlpExporter  # noqa: PLC0415  # the SDK costs 70 ms that a file does not need
-
-        return OtlpExporter(self._options.endpoint, self.resource)
-
-    def _drain(self, exporter: OtlpExporter | None) -> None:
+    def _seal_all(self) -> None:
+        sealed = False
         while self._queue:
-            batch = [self._queue.popleft() for _ in range(min(_BATCH, len(self._queue)))]
-            self._keep(batch)
-            if exporter is not None:
-                self._send(exporter, batch)
+            for keep, spans in self._take().items():
+                self._seal(spans, keep=keep)
+            sealed = True
+        if sealed:
+            self.on_sealed()
 
-    def _keep(self, batch: list[Span]) -> None:
+    def _take(self) -> dict[bool, list[Span]]:
+        """About a segment's worth, by whether it is to be kept."""
+        taken: dict[bool, list[Span]] = {}
+        count = 0
+        with self._lock:
+            while self._queue and count < SEGMENT_SPANS:
+                keep, spans = self._queue.popleft()
+                taken.setdefault(keep, []).extend(spans)
+                count += len(spans)
+            self._waiting -= count
+        return taken
+
+    def _seal(self, spans: list[Span], *, keep: bool) -> None:
+        from . import protobuf  # noqa: PLC0415  # 40 ms that a process without spans need not pay
+
+        timeline = self._timeline
+        offset = timeline.offset() if timeline is not None else None
         try:
-            self._file.write("".join(otlp.line(self.resource, [span]) for span in batch))
-            self.recorded += len(batch)
-        except OSError as error:  # a full disk must not end tracing for good
-            self.dropped += len(batch)
-            log.warning("spans_not_written", extra={"detail": str(error), "count": len(batch)})
-
-    def _send(self, exporter: OtlpExporter, batch: list[Span]) -> None:
-        for attempt in range(_ATTEMPTS):
-            if exporter.export(batch):
-                return
-            self._stop.wait(_PAUSE_SECONDS * 2**attempt)
-        self.unsent += len(batch)
-        log.warning("spans_unsent", extra={"count": len(batch)})
+            data = protobuf.compress(protobuf.encode(self.resource, spans, offset))
+        except Exception as error:  # one bad span must not end tracing
+            log.exception("spans_not_encoded", extra={"detail": type(error).__name__})
+            self.spool.count("unencoded", len(spans))
+            return
+        clock = timeline.boot if timeline is not None and offset is None else CLOCK_DONE
+        self.spool.add(data, len(spans), keep=keep, clock=clock)
+        self.recorded += len(spans)
 
 
-def resource(service: str) -> dict[str, Value]:
+def resource(service: str, environment: str | None = None) -> dict[str, Value]:
     """What Jaeger needs of every process; ``host.id`` keeps its clock adjuster honest."""
     host = platform.node()
-    return {
+    found: dict[str, Value] = {
         "service.name": service,
         "service.version": version("setsuden"),
         "service.instance.id": str(uuid5(NAMESPACE_DNS, f"{host}/{service}/{time.time_ns()}")),
@@ -136,6 +177,9 @@ def resource(service: str) -> dict[str, Value]:
         "host.name": host,
         "host.arch": platform.machine(),
     }
+    if environment is not None:
+        found["deployment.environment.name"] = environment
+    return found
 
 
 def _host_id(host: str) -> str:

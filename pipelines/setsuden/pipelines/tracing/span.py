@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
-from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.energy import EnergyReading, Method
 
 Value = str | bool | int | float
 
@@ -52,8 +52,20 @@ class Span(NamedTuple):
     error: str | None = None
 
 
-def energy_attributes(reading: EnergyReading | None) -> dict[str, Value]:
-    """The span attributes of one exclusive reading; an unknown one says source ``none``."""
+class ResourceSpans(NamedTuple):
+    """Spans of one process, with what is said of that process."""
+
+    resource: Mapping[str, Value]
+    spans: list[Span]
+
+
+def energy_attributes(
+    reading: EnergyReading | None, allocation: str | None = None
+) -> dict[str, Value]:
+    """The span attributes of one reading; an unknown one says source ``none``.
+
+    Without ``allocation`` the reading is this span's own: alone, or its share of a batch.
+    """
     if reading is None:
         return {"setsuden.energy.source": "none"}
     found: dict[str, Value] = {
@@ -67,7 +79,12 @@ def energy_attributes(reading: EnergyReading | None) -> dict[str, Value]:
         "boundary": reading.boundary and reading.boundary.value,
         "method": reading.method and reading.method.value,
         "quality": reading.quality.value,
+        "allocation": None if reading.joules is None else allocation or _allocation(reading),
     }
     return found | {
         f"setsuden.energy.{name}": value for name, value in optional.items() if value is not None
     }
+
+
+def _allocation(reading: EnergyReading) -> str:
+    return "batch_share" if reading.method is Method.BATCH_WEIGHTED else "exclusive"

@@ -28,8 +28,20 @@ jetstream {{
   max_file_store: 4GB
   sync_interval: {sync}
 }}
+{accounts}
 {extra}
 """
+ONE_ACCOUNT = """\
+accounts {
+  APP: {
+    jetstream: enabled
+    users: [ { user: app, password: app } ]
+    msg_trace: { dest: "otel.hops", sampling: "100%" }
+  }
+}
+no_auth_user: app
+"""
+"""Needs no login; the server tells of its messages, which makes spans of its hops."""
 
 
 def find_server() -> str:
@@ -53,7 +65,14 @@ def free_port() -> int:
 class LocalBroker:
     """One nats-server process whose ports and store survive its death."""
 
-    def __init__(self, folder: Path, *, sync: str = "always", extra: str = "") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        sync: str = "always",
+        extra: str = "",
+        accounts: str = ONE_ACCOUNT,
+    ) -> None:
         self.folder = folder
         self.port, self.monitor_port = free_port(), free_port()
         self.process: subprocess.Popen[bytes] | None = None
@@ -67,6 +86,7 @@ class LocalBroker:
                 monitor_port=self.monitor_port,
                 store=folder / "store",
                 sync=sync,
+                accounts=accounts,
                 extra=extra,
             ),
             encoding="utf-8",

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from setsuden.client import AsyncClient
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.schemas.result import Result
-from setsuden.schemas.streams import RESULTS
+from setsuden.schemas.streams import RESULTS, SPANS
 
 from .broker import LocalBroker
 from .fleet import DEVICE, PIPELINE
@@ -96,12 +97,7 @@ async def _outage(outage: Outage, run: Run, at: float) -> None:
 
 async def read_results(options: LinkOptions) -> list[Result]:
     """Every record of the results stream, in the order it was stored."""
-    link = Link(options, "demo-audit")
-    jetstream = JetStream(link)
-    await jetstream.start()
-    link.start()
-    try:
-        await link.wait_up(15)
+    async with _asking(options, "demo-audit") as jetstream:
         found: list[Result] = []
         sequence = 1
         while True:
@@ -115,23 +111,40 @@ async def read_results(options: LinkOptions) -> list[Result]:
                 return found
             found += [Result.model_validate_json(message.data) for message in batch]
             sequence = int(batch[-1].headers["Nats-Sequence"]) + 1
+
+
+async def wait_spans(options: LinkOptions, seconds: float) -> bool:
+    """True once the bridge has passed on every span the broker held; False when it did not."""
+    async with _asking(options, "demo-spans") as jetstream:
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    info = await jetstream.api(f"STREAM.INFO.{SPANS}")
+                    if info["state"]["messages"] == 0:
+                        return True
+                    await asyncio.sleep(0.05)
+        except TimeoutError:
+            return False
+
+
+@asynccontextmanager
+async def _asking(options: LinkOptions, name: str) -> AsyncIterator[JetStream]:
+    link = Link(options, name)
+    jetstream = JetStream(link)
+    await jetstream.start()
+    link.start()
+    try:
+        await link.wait_up(15)
+        yield jetstream
     finally:
         await link.close()
 
 
 async def wait_workers(options: LinkOptions, consumer: str, seconds: float) -> None:
     """Return once a worker is pulling from the teacher's consumer; raises UnavailableError."""
-    link = Link(options, "demo-wait")
-    jetstream = JetStream(link)
-    await jetstream.start()
-    link.start()
-    try:
-        await link.wait_up(15)
-        async with asyncio.timeout(seconds):
-            while True:
-                info = await jetstream.find(f"CONSUMER.INFO.ESC.{consumer}")
-                if info is not None and info.get("num_waiting", 0) > 0:
-                    return
-                await asyncio.sleep(0.1)
-    finally:
-        await link.close()
+    async with _asking(options, "demo-wait") as jetstream, asyncio.timeout(seconds):
+        while True:
+            info = await jetstream.find(f"CONSUMER.INFO.ESC.{consumer}")
+            if info is not None and info.get("num_waiting", 0) > 0:
+                return
+            await asyncio.sleep(0.1)

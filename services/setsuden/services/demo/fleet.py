@@ -14,6 +14,7 @@ from typing import Any
 
 import psutil
 
+from setsuden.pipelines.tracing.spool import COUNTERS_FILE
 from setsuden.schemas.errors import SetsudenError, UnavailableError
 
 from .broker import LocalBroker
@@ -97,10 +98,20 @@ class Child:
 
 
 class Fleet:
-    """Broker, cloud, agent: started in that order, stopped in the other."""
+    """Broker, span bridge, cloud, agent: started in that order, stopped in the other."""
 
-    def __init__(self, folder: Path, bundle: Path, *, plain: bool, escalate: float | None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        bundle: Path,
+        *,
+        plain: bool,
+        escalate: float | None,
+        otlp_url: str | None,
+    ) -> None:
         self.folder = folder
+        self.trace = folder / "traces.jsonl"
+        self._otlp_url = otlp_url
         self.broker = LocalBroker(folder / "nats")
         self.plain = plain
         self._children: dict[str, Child] = {}
@@ -120,6 +131,12 @@ class Fleet:
     def start_broker(self) -> None:
         """A real nats-server that syncs every acknowledged write."""
         self.broker.start()
+
+    def start_bridge(self) -> None:
+        """The span bridge: to the trace file, and to Jaeger where there is one."""
+        endpoint = [] if self._otlp_url is None else ["--endpoint", self._otlp_url]
+        arguments = ["cloud", "bridge", "--config", "cloud.toml", "--file", self.trace.name]
+        self._start("bridge", [*arguments, *endpoint])
 
     def start_cloud(self) -> None:
         """Ray Serve, or the plain worker."""
@@ -141,6 +158,22 @@ class Fleet:
         """Raises SetsudenError when a process died on its own."""
         for child in self._children.values():
             child.check()
+
+    def stop_one(self, name: str) -> None:
+        """Stop one process; it says farewell."""
+        self._children.pop(name).stop()
+
+    def spans_dropped(self) -> int:
+        """Spans that any process gave up on, as their spools and the bridge's log tell."""
+        spools = self.folder.rglob(f"spool/{COUNTERS_FILE}")
+        lost = sum(sum(json.loads(path.read_text()).values()) for path in spools)
+        stopped = [line for line in self.log_of("bridge") if line.get("event") == "bridge_stopped"]
+        return lost + sum(int(line["dropped"]) for line in stopped)
+
+    def log_of(self, name: str) -> list[dict[str, Any]]:
+        """A process's log lines."""
+        lines = (self.folder / f"{name}.log").read_text(errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
 
     def stop(self) -> None:
         """Stop everything this fleet started."""
@@ -201,11 +234,6 @@ class Fleet:
 
     def _broker_pid(self) -> int | None:
         return None if self.broker.process is None else self.broker.process.pid
-
-    def trace_files(self) -> list[Path]:
-        """Every trace file the processes wrote."""
-        found = [*self.folder.glob("agent/*.jsonl*"), *self.folder.glob("cloud/**/*.jsonl*")]
-        return sorted(found)
 
 
 def descendants(pid: int) -> list[psutil.Process]:

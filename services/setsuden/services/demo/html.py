@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from setsuden.services.traces.units import energy
+
 from .report_model import DemoReport, Hop, Joules
-from .waterfall import energy
 
 _STYLE = """
 :root{color-scheme:light dark;--ink:#1b2430;--soft:#5d6b7a;--line:#d9e0e7;--paper:#fbfcfd;

@@ -83,6 +83,17 @@ class Sample(WireModel):
     hops: tuple[Hop, ...] = Field(strict=False)
 
 
+class JaegerReport(WireModel):
+    """What went to Jaeger; ``url`` is null where none was found or named."""
+
+    url: str | None
+    """Its query address, as a person opens it."""
+    trace_ids: tuple[str, ...] = Field(strict=False)
+    """The escalated events' traces."""
+    spans_dropped: int
+    """Spans that any process gave up on."""
+
+
 class Files(WireModel):
     """Where to look further."""
 
@@ -90,6 +101,8 @@ class Files(WireModel):
     """OTLP JSON Lines; Jaeger's upload tab takes it."""
     report: str
     """One HTML page."""
+    sample: str | None = None
+    """One HTML page of the sample event's trace."""
 
 
 class DemoReport(WireModel):
@@ -119,4 +132,5 @@ class DemoReport(WireModel):
     joules_per_1000: JoulesByPart
     sample: Sample | None
     """Null when no event was escalated."""
+    jaeger: JaegerReport
     files: Files

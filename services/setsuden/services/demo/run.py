@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,20 @@ from setsuden.pipelines.gate import probabilities
 from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import consumer_name
+from setsuden.services.traces import figures as trace_figures
+from setsuden.services.traces import html as trace_html
+from setsuden.services.traces import read, tree, waterfall
+from setsuden.services.traces.found import FoundSpan
 
-from . import figures, html, waterfall
-from .drive import Outage, Progress, Run, drive, read_results, wait_workers
+from . import figures, html
+from .drive import Outage, Progress, Run, drive, read_results, wait_spans, wait_workers
 from .fleet import PIPELINE, REGION, Fleet
-from .report_model import Accuracy, DemoReport, Files, Hop, Sample
+from .jaeger import LocalJaeger
+from .report_model import Accuracy, DemoReport, Files, Hop, JaegerReport, Sample
 
 READY_SECONDS = 120.0
+SPANS_SECONDS = 15.0
+"""How long the bridge may take for what is left when all is done."""
 Say = Callable[[str], None]
 Array = NDArray[Any]
 
@@ -40,6 +48,10 @@ class DemoOptions:
     plain: bool = False
     escalate: float | None = None
     outage_s: float = 0.0
+    otlp_url: str | None = None
+    """Where spans go besides the trace file."""
+    query_url: str | None = None
+    """Where a person looks at them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,19 +64,41 @@ class Observed:
     metrics: dict[str, float]
 
 
-def run_demo(options: DemoOptions, say: Say, progress: Progress) -> DemoReport:
+class DemoRun(NamedTuple):
+    """The report, and its sample's trace as lines for a terminal."""
+
+    report: DemoReport
+    waterfall: list[str]
+
+
+def run_demo(options: DemoOptions, say: Say, progress: Progress) -> DemoRun:
     """Run the whole demo; everything it started is stopped, whatever happens."""
     options.folder.mkdir(parents=True, exist_ok=True)
     images, labels = _events(options.events)
     with as_file(files("setsuden.pipelines.workloads") / "digits") as bundle:
-        fleet = Fleet(options.folder, bundle, plain=options.plain, escalate=options.escalate)
+        fleet = Fleet(
+            options.folder,
+            bundle,
+            plain=options.plain,
+            escalate=options.escalate,
+            otlp_url=options.otlp_url,
+        )
         try:
             _start(fleet, options, say)
             observed = _observe(fleet, options, images, progress)
+            _drain(fleet, say)
         finally:
             say("stopping everything that was started")
             fleet.stop()
         return _report(fleet, options, observed, bundles.load(bundle), images, labels)
+
+
+@contextmanager
+def local_jaeger(folder: Path, binary: str, say: Say) -> Iterator[LocalJaeger]:
+    """A Jaeger of this demo's own, stopped at the end."""
+    with LocalJaeger(folder / "jaeger", binary) as jaeger:
+        say(f"jaeger  ready, query on {jaeger.query_url}")
+        yield jaeger
 
 
 def _events(count: int) -> tuple[Array, list[str]]:
@@ -77,6 +111,7 @@ def _events(count: int) -> tuple[Array, list[str]]:
 def _start(fleet: Fleet, options: DemoOptions, say: Say) -> None:
     fleet.start_broker()
     say(f"broker  nats-server on {fleet.broker.url}, every acknowledged write synced")
+    fleet.start_bridge()
     say(f"cloud   starting {'a plain worker' if options.plain else 'Ray Serve (some seconds)'}")
     fleet.start_cloud()
     asyncio.run(_wait_cloud(fleet))
@@ -110,6 +145,15 @@ def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progre
     return Observed(run, records, {tier: after[tier] - before[tier] for tier in after}, metrics)
 
 
+def _drain(fleet: Fleet, say: Say) -> None:
+    """Agent and cloud end first and send their last spans; then the bridge passes all on."""
+    for name in ("agent", "cloud"):
+        fleet.stop_one(name)
+    if not asyncio.run(wait_spans(fleet.broker.options, SPANS_SECONDS)):
+        say(f"spans   not all passed on: read {fleet.folder / 'bridge.log'}")
+    fleet.stop_one("bridge")
+
+
 def _report(  # noqa: PLR0917  # all that a report is made of
     fleet: Fleet,
     options: DemoOptions,
@@ -117,14 +161,18 @@ def _report(  # noqa: PLR0917  # all that a report is made of
     bundle: bundles.Bundle,
     images: Array,
     labels: list[str],
-) -> DemoReport:
+) -> DemoRun:
     run, metrics = observed.run, observed.metrics
     finals = list(run.finals.values())
     accepted = int(_sum(metrics, "setsuden_accepted_events_total"))
     stored = {record.event_id for record in observed.records if record.is_final}
     model = energy.choose(energy.EnergyOptions())
     cpu = figures.per_1000(observed.cpu, max(accepted, 1))
-    trace = _merge_traces(fleet, options.folder)
+    traces = tree.traces_of(read.load([str(fleet.trace)]) if fleet.trace.exists() else [])
+    sample = _sample(traces, finals)
+    page = options.folder / "trace.html"
+    if sample is not None:
+        page.write_text(trace_html.page(traces, sample.trace_id), encoding="utf-8")
     cloud: Literal["ray-serve", "plain"] = "plain" if options.plain else "ray-serve"
     report = DemoReport(
         workload=PIPELINE,
@@ -134,7 +182,7 @@ def _report(  # noqa: PLR0917  # all that a report is made of
         final=len(stored),
         lost=accepted - len(stored),
         doubled=figures.doubled(observed.records),
-        escalated=sum(r.decision is not None and r.decision.escalates for r in finals),
+        escalated=sum(map(_hard, finals)),
         expired=figures.expired(observed.records),
         outage_s=round(run.outage_s, 3),
         bytes_up=int(_sum(metrics, "setsuden_escalated_bytes_total")),
@@ -142,13 +190,27 @@ def _report(  # noqa: PLR0917  # all that a report is made of
         latency_ms=figures.latency(finals),
         cpu_seconds_per_1000=cpu,
         joules_per_1000=figures.joules(cpu, model),
-        sample=_sample(trace, finals),
-        files=Files(trace=str(trace), report=str(options.folder / "report.html")),
+        sample=sample,
+        jaeger=JaegerReport(
+            url=options.query_url,
+            trace_ids=tuple(sorted({r.trace_id for r in finals if _hard(r)})),
+            spans_dropped=fleet.spans_dropped(),
+        ),
+        files=Files(
+            trace=str(fleet.trace),
+            report=str(options.folder / "report.html"),
+            sample=str(page) if sample is not None else None,
+        ),
     )
     (options.folder / "report.html").write_text(html.page(report), encoding="utf-8")
     (options.folder / "report.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
     shutil.rmtree(fleet.broker.folder / "store", ignore_errors=True)
-    return report
+    shown = traces[sample.trace_id] if sample is not None else None
+    return DemoRun(report, waterfall.lines(shown, styled=True) if shown is not None else [])
+
+
+def _hard(result: Result) -> bool:
+    return result.decision is not None and result.decision.escalates
 
 
 def _sum(metrics: dict[str, float], name: str) -> float:
@@ -175,25 +237,35 @@ def _alone(bundle: bundles.Bundle, model: str, images: Array) -> dict[int, str]:
     return answers
 
 
-def _merge_traces(fleet: Fleet, folder: Path) -> Path:
-    merged = folder / "traces.jsonl"
-    with merged.open("wb") as target:
-        for path in fleet.trace_files():
-            with path.open("rb") as source:
-                shutil.copyfileobj(source, target)
-    return merged
-
-
-def _sample(trace: Path, finals: list[Result]) -> Sample | None:
+def _sample(traces: Mapping[str, tree.Trace], finals: list[Result]) -> Sample | None:
     """The escalated event of median latency whose trace is whole."""
-    hard = [r for r in finals if r.decision is not None and r.decision.escalates]
-    hard.sort(key=lambda result: result.timing.total_ms or 0.0)
-    by_trace: dict[str, list[waterfall.FoundSpan]] = {}
-    for span in waterfall.read([trace]):
-        by_trace.setdefault(span.trace_id, []).append(span)
+    hard = sorted(filter(_hard, finals), key=lambda result: result.timing.total_ms or 0.0)
     middle = len(hard) // 2
     for result in hard[middle:] + hard[:middle]:
-        hops: list[Hop] = waterfall.hops(by_trace.get(result.trace_id, []))
-        if {"edge-agent", "worker"} <= {hop.service for hop in hops}:
+        trace = traces.get(result.trace_id)
+        hops = _hops(trace) if trace is not None else []
+        if {"edge-agent", "nats", "worker"} <= {hop.service for hop in hops}:
             return Sample(event_id=result.event_id, trace_id=result.trace_id, hops=tuple(hops))
     return None
+
+
+def _hops(trace: tree.Trace) -> list[Hop]:
+    """The spans of one trace, depth first, each with its own energy."""
+    rows = list(trace.walk())
+    origin = min(row.found.span.start_ns for row in rows)
+    return [
+        Hop(
+            name=row.found.span.name,
+            service=row.found.service,
+            ms=row.found.ms,
+            joules=_joules_of(row.found),
+            depth=row.depth,
+            start_ms=(row.found.span.start_ns - origin) / 1e6,
+        )
+        for row in rows
+    ]
+
+
+def _joules_of(found: FoundSpan) -> float | None:
+    joules = trace_figures.joules_of(found)
+    return None if joules is None else joules.value

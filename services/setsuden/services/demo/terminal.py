@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from . import waterfall
+from collections.abc import Sequence
+
 from .report_model import DemoReport, Joules, Percentiles
 
 
-def text(report: DemoReport) -> str:
-    """The whole closing message."""
+def text(report: DemoReport, waterfall: Sequence[str]) -> str:
+    """The whole closing message; ``waterfall`` are the sample's lines."""
     return "\n".join(
         (
             "",
             *_numbers(report),
             "",
-            *_sample(report),
+            *_sample(report, waterfall),
             "",
-            f"trace file   {report.files.trace}",
-            f"HTML report  {report.files.report}",
+            *_places(report),
             "",
             *_next(report),
         )
@@ -74,13 +74,22 @@ def _joules(joules: Joules) -> str:
     return f"{joules.value:8.2f} J  ({joules.low:.2f} to {joules.high:.2f})"
 
 
-def _sample(report: DemoReport) -> list[str]:
+def _sample(report: DemoReport, waterfall: Sequence[str]) -> list[str]:
     if report.sample is None:
         return ["no event was escalated"]
-    return [
-        f"one escalated event, trace {report.sample.trace_id}:",
-        *waterfall.lines(report.sample.hops),
-    ]
+    return ["one escalated event:", *waterfall]
+
+
+def _places(report: DemoReport) -> list[str]:
+    files, jaeger, sample = report.files, report.jaeger, report.sample
+    found = [f"trace file   {files.trace}", f"HTML report  {files.report}"]
+    if files.sample is not None:
+        found.append(f"its trace    {files.sample}")
+    if jaeger.url is not None and sample is not None:
+        found.append(f"in Jaeger    {jaeger.url}/trace/{sample.trace_id}")
+    if jaeger.spans_dropped:
+        found.append(f"spans lost   {jaeger.spans_dropped}")
+    return found
 
 
 def _next(report: DemoReport) -> list[str]:

@@ -21,7 +21,8 @@ from setsuden.pipelines import logs
 from setsuden.schemas.errors import MissingExtraError
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
-from setsuden.services.worker.process import first_of, stop_signal
+from setsuden.services.signals import stop_signal
+from setsuden.services.worker.process import first_of
 
 from .package import pack
 from .processes import MARK, kill_marked

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import fcntl
 import os
 from collections.abc import AsyncIterator
@@ -9,8 +10,10 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from setsuden.link import JetStream, Link
+from setsuden.link.tasks import end
 from setsuden.pipelines import bundle, energy
 from setsuden.pipelines.tracing import Recorder
+from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.schemas import spans
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
@@ -20,13 +23,15 @@ from .teacher import Teacher
 from .worker import Worker
 
 MAX_SLOTS = 1024
+FAREWELL_SECONDS = 2.0
+"""How long a stopping worker sends spans; the next one of its slot sends the rest."""
 
 
 class TraceSlot:
-    """A trace file of our own among the workers that share a state folder.
+    """A spool of our own among the workers that share a state folder.
 
-    Slots are taken by file lock, so a worker that starts again finds its old file free, and
-    restarts leave no files behind.
+    Slots are taken by file lock, so a worker that starts again finds its old spool free, and
+    sends what its last life left there.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,10 +47,10 @@ class TraceSlot:
             return
         raise SetsudenError(f"{MAX_SLOTS} workers share {folder}", remedy="give them other folders")
 
-    def name(self, file: str) -> str:
-        """The file's name for this slot."""
-        path = Path(file)
-        return str(path.with_name(f"{path.stem}-worker-{self.number}{path.suffix}"))
+    @property
+    def name(self) -> str:
+        """The worker's name among those of its state folder."""
+        return f"worker-{self.number}"
 
     def close(self) -> None:
         """Let the slot go."""
@@ -63,8 +68,9 @@ async def assembled(
     teacher = Teacher(bundle.load(folder), pipeline.teacher, config.worker.inline_below_ms)
     link = Link(config.nats, f"worker-{pipeline.name}")
     slot = TraceSlot(state)
-    options = config.traces.model_copy(update={"file": slot.name(config.traces.file)})
-    recorder = Recorder(options, state, spans.SERVICE_WORKER, {})
+    recorder = Recorder(config.traces, state / slot.name, spans.SERVICE_WORKER, {})
+    shipper = Shipper(link, recorder, slot.name)
+    shipping = asyncio.create_task(shipper.run()) if config.traces.ship else None
     model = energy.choose(config.energy)
     try:
         jetstream = JetStream(link)
@@ -81,6 +87,9 @@ async def assembled(
         )
         yield worker, link
     finally:
-        await link.close()
         recorder.close()
+        if shipping is not None:
+            await end(shipping)
+            await shipper.finish(FAREWELL_SECONDS)
+        await link.close()
         slot.close()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from setsuden.link import Incoming, Link
 from setsuden.schemas.errors import LinkError
 
+from .clock import Clock
 from .counters import Counters
 from .work import Work, received
 
@@ -25,8 +26,9 @@ def nak(delay_ns: int) -> bytes:
 class Hand:
     """Deliveries by stream sequence, their order of work, and their acknowledgements."""
 
-    def __init__(self, link: Link, counters: Counters) -> None:
+    def __init__(self, link: Link, counters: Counters, clock: Clock) -> None:
         self._link = link
+        self._clock = clock
         self._counters = counters
         self._open: dict[int, Work] = {}
         self._fresh: deque[Work] = deque()
@@ -54,6 +56,7 @@ class Hand:
             log.warning("delivery_unreadable", extra={"reply": message.reply[:200]})
             return
         self._counters.taken += 1
+        work.arrived_ns = self._clock.now_ns()
         known = self._open.get(work.delivery.stream_sequence)
         if known is not None:
             known.reply = work.reply

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from setsuden.pipelines import logs
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
+from setsuden.services.signals import stop_signal
 
 from .assembly import assembled
 from .worker import StalledError, Worker
@@ -69,21 +69,6 @@ async def _until_stopped(worker: Worker, stop: asyncio.Future[None]) -> None:
         except StalledError as error:
             log.error("worker_stalled", extra={"detail": str(error)})  # noqa: TRY400  # it says all
             os._exit(STALLED_EXIT)  # a model that hangs in native code would hold up any other exit
-
-
-def stop_signal() -> asyncio.Future[None]:
-    """Resolved by the first SIGTERM or SIGINT; the second ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[None] = loop.create_future()
-
-    def on_signal(number: int) -> None:
-        if stop.done():
-            os._exit(128 + number)
-        stop.set_result(None)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number)
-    return stop
 
 
 async def first_of(*futures: asyncio.Future[Any]) -> None:

@@ -62,9 +62,17 @@ class Settler:
         work.stored_ns = self._clock.now_ns()
         body = self._writer.result(work, status, answer)
         done = partial(self._stored, work, answer)
-        await self._link.post(where(work.device, work.event_id or ""), body, CAS, done)
+        subject = where(work.device, work.event_id or "")
+        await self._link.post(subject, body, self._headers(work), done)
+
+    def _headers(self, work: Work) -> dict[str, str]:
+        if self._recorder is None:
+            return CAS
+        return CAS | {"traceparent": self._spans.send_context(work)}
 
     def _stored(self, work: Work, answer: str, outcome: Outcome) -> None:
+        work.acked_ns = self._clock.now_ns()
+        work.store_error = outcome.code if isinstance(outcome, LinkError) else None
         step = settle.after_store(outcome, late=work.late)
         if isinstance(outcome, AlreadyStoredError):
             self._counters.already += 1
@@ -115,7 +123,9 @@ class Settler:
             if work.event_id is not None:
                 work.stored_ns = self._clock.now_ns()
                 where = subjects.result(work.device, work.event_id)
-                await self._link.store(where, self._writer.dead(work, problem), CAS)
+                dead = self._writer.dead(work, problem)
+                await self._link.store(where, dead, self._headers(work))
+                work.acked_ns = self._clock.now_ns()
         except AlreadyStoredError:
             self._counters.already += 1  # expired or answered meanwhile: that stays
         except LinkError as error:

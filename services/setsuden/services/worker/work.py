@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import codec
+from setsuden.pipelines.tracing import Link as SpanLink
 from setsuden.pipelines.tracing import parse_traceparent
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.bundle import Observation
@@ -31,12 +32,20 @@ class Work:
     parent_id: str | None = None
     ttl_ms: int | None = None
     observation: NDArray[Any] | None = None
+    arrived_ns: int = 0
     taken_ns: int = 0
+    """When a batch took it up."""
     late: bool = False
     problem: Problem | None = None
     ran: Ran | None = None
     stored_ns: int = 0
     """When the result was handed to the link."""
+    acked_ns: int = 0
+    """When the stream had answered to that."""
+    store_error: str | None = None
+    """Code of its answer, when it was a refusal."""
+    span_context: tuple[str, str | None, tuple[SpanLink, ...]] | None = None
+    """Trace, parent and links of its spans, once they are settled."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +59,8 @@ class Ran:
     """The reading of one event's share, encoded once for the whole batch."""
     energy_attributes: dict[str, str | bool | int | float]
     infer_ms: float
+    trace_id: str
+    """Of the batch, which is a trace of its own."""
 
 
 def received(message: Incoming) -> Work:

@@ -10,6 +10,7 @@ from typing import Any
 from setsuden.link import JetStream, Link, LinkState
 from setsuden.link.tasks import end
 from setsuden.pipelines.energy import EnergyModel
+from setsuden.pipelines.session import Run
 from setsuden.pipelines.tracing import Recorder
 from setsuden.pipelines.tracing.span import energy_attributes
 from setsuden.schemas import streams
@@ -19,18 +20,18 @@ from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
+from setsuden.services.pull import Puller
 
 from . import settle
 from .clock import Clock
 from .counters import Counters
 from .hand import Hand
 from .isolation import Isolation
-from .pull import Puller
 from .records import Writer, problem
 from .settle import Route
 from .settler import Settler
 from .teacher import Answers, Choice, Teacher, TeacherRaisedError
-from .traces import SpanMaker
+from .traces import SpanMaker, batch_trace_id
 from .work import Ran, Work, read
 
 log = logging.getLogger(__name__)
@@ -63,14 +64,17 @@ class Worker:
         self._batch = config.worker.max_batch or teacher.spec.max_batch
         self._clock = Clock()
         self.jetstream = jetstream
-        self._hand = Hand(link, self.counters)
+        self._hand = Hand(link, self.counters, self._clock)
+        consumer = streams.consumer_name(config.region, pipeline.name)
+        self._spans = SpanMaker(pipeline.name, consumer, teacher.session.ref)
+        self._recorder = recorder if self._options.traced else None
         self._settler = Settler(
             link=link,
             jetstream=jetstream,
             hand=self._hand,
             writer=Writer(pipeline.name, teacher.session.ref, teacher.classes),
-            spans=SpanMaker(pipeline.name, teacher.session.ref),
-            recorder=recorder if self._options.traced else None,
+            spans=self._spans,
+            recorder=self._recorder,
             clock=self._clock,
             counters=self.counters,
             retry_delay_seconds=self._options.retry_delay_seconds,
@@ -89,6 +93,7 @@ class Worker:
         """Begin to work as soon as the link is up; never waits for the network."""
         self._puller = Puller(
             self._link,
+            streams.ESCALATIONS,
             streams.consumer_name(self._config.region, self._pipeline.name),
             prefetch=self._options.prefetch_factor * self._batch,
             expires_seconds=self._options.pull_expires_seconds,
@@ -247,8 +252,9 @@ class Worker:
             await self._isolation.close()
 
     async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
-        ran = self._ran(answers, len(batch), start_ns)
+        ran = self._ran(answers, batch, start_ns)
         self.counters.cpu_seconds += answers.run.cpu_seconds
+        self._record_batch(batch, ran, answers.run)
         for work, row in zip(batch, answers.rows, strict=True):
             work.ran = ran
             if isinstance(row, Choice):
@@ -257,7 +263,14 @@ class Worker:
             else:
                 self._fail(work, row)
 
-    def _ran(self, answers: Answers, items: int, start_ns: int) -> Ran:
+    def _record_batch(self, batch: list[Work], ran: Ran, run: Run) -> None:
+        if self._recorder is not None:
+            whole = self._energy.reading(run.cpu_seconds, run.method)
+            joules = energy_attributes(whole, "batch_total")
+            self._recorder.add(self._spans.batch(batch, ran, joules))
+
+    def _ran(self, answers: Answers, batch: list[Work], start_ns: int) -> Ran:
+        items = len(batch)
         share = answers.run.cpu_seconds / items
         method = Method.BATCH_WEIGHTED if items > 1 else answers.run.method
         reading = self._energy.reading(share, method)
@@ -270,6 +283,7 @@ class Worker:
             reading.model_dump_json(),
             attributes,
             answers.run.wall_seconds * 1000,
+            batch_trace_id(batch),
         )
 
     def _fail(self, work: Work, problem: Problem, *, hopeless: bool = False) -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 
 from setsuden.link import Incoming, Link, LinkState
 from setsuden.schemas.errors import LinkError
-from setsuden.schemas.streams import ESCALATIONS
 
 log = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
@@ -40,6 +39,7 @@ class Puller:
     def __init__(
         self,
         link: Link,
+        stream: str,
         consumer: str,
         *,
         prefetch: int,
@@ -48,7 +48,7 @@ class Puller:
         repair: Callable[[], Awaitable[None]],
     ) -> None:
         self._link = link
-        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{ESCALATIONS}.{consumer}"
+        self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
         self._inbox = f"{link.inbox}.pull"
         self._prefetch = prefetch
         self._expires = expires_seconds

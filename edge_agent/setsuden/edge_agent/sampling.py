@@ -1,0 +1,95 @@
+"""Which events are traced, decided after the gate: pure functions and a window of joules.
+
+A head sampler cannot keep every slow or costly event, for nothing of that is known before.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import NamedTuple
+
+from setsuden.schemas.result import Result, Status
+from setsuden.schemas.spans import CLASSES
+
+LOW, NORMAL, HIGH = CLASSES
+WINDOW = 512
+"""Events of a pipeline that its quantiles are taken from."""
+_FEWEST = 32
+_RENEWED_EVERY = 64
+_LOW_SHARE, _HIGH_SHARE = 0.10, 0.95
+
+
+class Kept(NamedTuple):
+    """Why a trace is kept, and for how many events it stands."""
+
+    reason: str
+    adjusted_count: float
+
+
+class Quantiles:
+    """The 10th and 95th percentile of the last 512 values, renewed every 64."""
+
+    def __init__(self) -> None:
+        self._values: list[float] = []
+        self._place = 0
+        self._bounds: tuple[float, float] | None = None
+
+    def classify(self, value: float) -> str:
+        """``low``, ``normal`` or ``high`` against those before; then one of them itself."""
+        found = NORMAL
+        if self._bounds is not None:
+            low, high = self._bounds
+            found = LOW if value < low else HIGH if value > high else NORMAL
+        self._add(value)
+        return found
+
+    def _add(self, value: float) -> None:
+        if len(self._values) < WINDOW:
+            self._values.append(value)
+        else:
+            self._values[self._place % WINDOW] = value
+        self._place += 1
+        if self._place == _FEWEST or self._place % _RENEWED_EVERY == 0:
+            ordered = sorted(self._values)
+            count = len(ordered)
+            self._bounds = ordered[int(count * _LOW_SHARE)], ordered[int(count * _HIGH_SHARE)]
+
+
+class Sampler:
+    """One agent's choice of traces."""
+
+    def __init__(self, easy_share: float, slow_ms: float) -> None:
+        self._share, self._slow_ms = easy_share, slow_ms
+        self._quantiles: defaultdict[str, Quantiles] = defaultdict(Quantiles)
+
+    def energy_class(self, result: Result) -> str | None:
+        """The event's class among its pipeline's; None when its joules are unknown."""
+        joules = known_joules(result)
+        return None if joules is None else self._quantiles[result.pipeline].classify(joules)
+
+    def keep(self, result: Result, energy_class: str | None) -> Kept | None:
+        """Failed, escalated, slow and costly events always, of the rest a share by trace id."""
+        reason = certain_reason(result, energy_class, self._slow_ms)
+        if reason is not None:
+            return Kept(reason, 1.0)
+        if int(result.trace_id[:8], 16) < self._share * 2**32:
+            return Kept("share", 1 / self._share)
+        return None
+
+
+def certain_reason(result: Result, energy_class: str | None, slow_ms: float) -> str | None:
+    """The first reason for which an event is always traced."""
+    if result.status in {Status.DEAD, Status.EXPIRED}:
+        return "failed"
+    if result.decision is not None and result.decision.escalates:
+        return "escalated"
+    if (result.timing.total_ms or 0.0) > slow_ms:
+        return "slow"
+    return "costly" if energy_class == HIGH else None
+
+
+def known_joules(result: Result) -> float | None:
+    """The sum of what both tiers say they used; None when neither knows."""
+    edge, cloud = result.energy.edge, result.energy.cloud
+    parts = [part.joules for part in (edge, cloud) if part is not None and part.joules is not None]
+    return sum(parts) if parts else None

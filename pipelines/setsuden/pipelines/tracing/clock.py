@@ -1,0 +1,55 @@
+"""One timeline for all spans of a device, whatever its wall clock does."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from pathlib import Path
+
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+_FILE = "clock.json"
+
+
+class SpanClock:
+    """A wall-clock anchor, taken once in each boot, plus the monotonic clock.
+
+    A step of NTP bends no duration and moves no span: how far the whole timeline is from the
+    cloud's is measured (:mod:`.offset`) and corrected once. All lives of one boot share the
+    anchor, because they share the monotonic clock.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.boot = _boot()
+        """8 hexadecimal digits: spans of another boot have another timeline."""
+        self.anchor_ns = _anchor(folder / _FILE, self.boot)
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970 on this timeline."""
+        return self.anchor_ns + time.monotonic_ns()
+
+    def at(self, mono_ns: int) -> int:
+        """A moment of ``time.monotonic_ns()`` on this timeline."""
+        return self.anchor_ns + mono_ns
+
+
+def _boot() -> str:
+    try:
+        return _BOOT_ID.read_text(encoding="ascii")[:8]
+    except OSError:  # no Linux: every life is a boot of its own
+        return secrets.token_hex(4)
+
+
+def _anchor(file: Path, boot: str) -> int:
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if kept["boot"] == boot:
+            return int(kept["anchor_ns"])
+    except (OSError, ValueError, KeyError, TypeError, OverflowError):
+        pass  # none yet, or not ours: this life takes a new one
+    anchor = time.time_ns() - time.monotonic_ns()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    fresh = file.with_suffix(".new")
+    fresh.write_text(json.dumps({"boot": boot, "anchor_ns": anchor}), encoding="utf-8")
+    fresh.replace(file)
+    return anchor

@@ -1,0 +1,135 @@
+"""Where bridged spans go: an OTLP/HTTP endpoint, a file of OTLP JSON Lines, or both."""
+
+from __future__ import annotations
+
+import http.client
+import logging
+import re
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from google.protobuf.message import DecodeError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
+
+from setsuden.pipelines.tracing import otlp, protobuf
+from setsuden.pipelines.tracing.ship import CONTENT_ENCODING, CONTENT_TYPE
+from setsuden.schemas.errors import ConfigError
+
+log = logging.getLogger(__name__)
+_MAX_ANSWER_BYTES = 1 << 16
+_TRY_LATER = frozenset({408, 425, 429})
+_SERVER_FAULT = 500
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class Outcome(Enum):
+    """What a sink said of some spans."""
+
+    TAKEN = "taken"
+    REFUSED = "refused"
+    """It never will take them."""
+    LATER = "later"
+
+
+class Sink(Protocol):
+    """**Protocol:** takes serialised ``TracesData``; blocks."""
+
+    rejected: int
+    """Spans it took and threw away, as it says itself."""
+
+    def put(self, data: bytes) -> Outcome:
+        """Hand over; the same data may come twice."""
+        ...
+
+
+class Endpoint:
+    """Any OTLP/HTTP receiver: Jaeger, a Collector, a vendor."""
+
+    def __init__(self, url: str, headers: Mapping[str, str], timeout_seconds: float) -> None:
+        self._url = url.rstrip("/") + "/v1/traces"
+        self._headers = dict(headers) | {
+            "Content-Type": CONTENT_TYPE,
+            "Content-Encoding": CONTENT_ENCODING,
+        }
+        self._timeout = timeout_seconds
+        self.rejected = 0
+        self.problem = ""
+
+    def put(self, data: bytes) -> Outcome:
+        """Post once."""
+        request = urllib.request.Request(  # noqa: S310  # http or https, the configuration checks
+            self._url, protobuf.compress(data), self._headers
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310
+                self._count_rejected(answer.read(_MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            error.close()
+            self.problem = f"status {error.code}"
+            later = error.code in _TRY_LATER or error.code >= _SERVER_FAULT
+            return Outcome.LATER if later else Outcome.REFUSED
+        except (OSError, http.client.HTTPException) as error:
+            self.problem = str(getattr(error, "reason", error))
+            return Outcome.LATER
+        return Outcome.TAKEN
+
+    def _count_rejected(self, body: bytes) -> None:
+        """Partial success (OTLP specification): 200, and some spans were thrown away."""
+        try:
+            partial = ExportTraceServiceResponse.FromString(body).partial_success
+        except DecodeError:
+            return
+        if partial.rejected_spans:
+            self.rejected += partial.rejected_spans
+            log.warning("spans_rejected", extra={"count": partial.rejected_spans})
+
+
+class LinesFile:
+    """Appends OTLP JSON Lines: what Jaeger's upload tab and ``setsuden trace`` read."""
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._path = path
+        self.rejected = 0
+        self.problem = ""
+
+    def put(self, data: bytes) -> Outcome:
+        """Append one line for each resource."""
+        try:
+            lines = "".join(otlp.line(g.resource, g.spans) for g in protobuf.decode(data))
+        except ValueError as error:  # NaN is no JSON
+            self.problem = str(error)
+            return Outcome.REFUSED
+        try:
+            with self._path.open("a", encoding="utf-8") as file:
+                file.write(lines)
+        except OSError as error:
+            self.problem = str(error)
+            return Outcome.LATER
+        return Outcome.TAKEN
+
+
+def read_headers(path: Path | None) -> dict[str, str]:
+    """``Name: value`` lines of a file, which may hold secrets; raises ConfigError."""
+    if path is None:
+        return {}
+    found = {}
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(
+            f"cannot read {path}: {error}", remedy="set bridge.headers_file"
+        ) from error
+    for number, line in enumerate(lines, 1):
+        name, colon, value = line.partition(":")
+        if line.strip() and not (
+            colon and _HEADER_NAME.fullmatch(name.strip()) and value.isascii()
+        ):
+            raise ConfigError(f"{path}:{number} is no header", remedy="write `Name: value`")
+        if line.strip():
+            found[name.strip()] = value.strip()
+    return found
