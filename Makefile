@@ -23,7 +23,7 @@ bench: $(STAMP)  ## print every benchmark's JSON lines and keep them
 	for script in agent site worker; do \
 	  $(BIN)/python benchmarks/$$script.py | tee -a benchmarks/results.jsonl || exit 1; done
 
-jaeger:  ## build Jaeger once, into the user's cache folder (3 minutes)
+jaeger:  ## build Jaeger once, into the user's cache folder (3 to 7 minutes)
 	$(PYTHON) infra/jaeger/build.py
 
 clean:  ## remove what make made

@@ -9,7 +9,7 @@ import zlib
 from typing import Any
 
 import pytest
-from google.protobuf import json_format  # type: ignore[import-untyped]  # it ships no stubs
+from google.protobuf import json_format
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span as ProtoSpan
@@ -144,7 +144,7 @@ def test_serialised_spans_may_stand_behind_each_other(
 
 
 def test_types_of_values_survive() -> None:
-    values = {"b": True, "i": 1, "d": 1.0, "s": "1"}
+    values: dict[str, str | bool | int | float] = {"b": True, "i": 1, "d": 1.0, "s": "1"}
     span = SPAN._replace(attributes=values)
     for found in (protobuf.decode(protobuf.encode({}, [span])), otlp.read(otlp.line({}, [span]))):
         read = found[0].spans[0].attributes

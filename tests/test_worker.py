@@ -241,7 +241,7 @@ async def test_the_spans_hang_under_the_escalation_and_carry_the_joules(
     assert infer.attributes["setsuden.energy.joules"] == pytest.approx(result.energy.cloud.joules)
     assert infer.end_ns < spans["send RES"].start_ns
     assert spans["send RES"].end_ns < spans["settle ESC"].start_ns
-    assert spans["settle ESC"].end_ns < process.end_ns
+    assert infer.end_ns < process.end_ns <= spans["send RES"].start_ns
     (batch,) = traces.values()
     root = batch.roots[0].span
     assert (root.name, batch.trace_id) == (

@@ -65,7 +65,7 @@ def build(binary: Path, go: str) -> None:
         # A copy, so that Go cannot rewrite what is committed.
         for file in ("go.mod", "go.sum"):
             shutil.copyfile(HERE / file, work / file)
-        tell(f"building Jaeger {VERSION} with {go}: up to 2 GB of sources, 3 minutes on two cores")
+        tell(f"building Jaeger {VERSION} with {go}: up to 2 GB of sources, 3 to 7 minutes")
         command = [go, "build", "-v", "-mod=readonly", "-trimpath", "-ldflags", "-s -w"]
         compiled(work, [*command, "-o", "jaeger", PACKAGE])
         (work / "jaeger").rename(binary)

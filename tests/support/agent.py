@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -45,6 +46,7 @@ def config(
     nats: str = "",
     extra: str = "",
     pipeline_extra: str = "",
+    traces: str = "",
 ) -> str:
     """An ``agent.toml``; without a broker nothing listens where it looks for one."""
     url = broker.url if broker is not None else "nats://127.0.0.1:9"
@@ -56,6 +58,7 @@ device = "{DEVICE}"
 port = 0
 [traces]
 easy_share = 1.0
+{traces}
 [escalation]
 lookup_seconds = 1.0
 [nats]
@@ -72,8 +75,9 @@ bundle = "{bundle or digits()}"
 class AgentProcess:
     """One agent under test; its state folder survives its death."""
 
-    def __init__(self, folder: Path, text: str) -> None:
+    def __init__(self, folder: Path, text: str, environment: dict[str, str] | None = None) -> None:
         self.folder = folder
+        self.environment = os.environ | (environment or {})
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "agent.toml"
         self.path.write_text(text, encoding="utf-8")
@@ -84,7 +88,10 @@ class AgentProcess:
         (self.folder / "state" / "http.port").unlink(missing_ok=True)
         with (self.folder / "agent.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", _RUN, str(self.path)], stdout=log, stderr=log
+                [sys.executable, "-c", _RUN, str(self.path)],
+                stdout=log,
+                stderr=log,
+                env=self.environment,
             )
         return self.process
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import time
 import urllib.request
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from setsuden.link import LinkOptions
-from setsuden.services.demo.broker import READY_SECONDS, find_server, free_port
+from setsuden.services.demo.broker import READY_SECONDS, find_server
 
 _ACCOUNT = """\
 accounts {{
@@ -47,8 +49,8 @@ class LeafSite:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        self._hub, self._leaf = (free_port(), free_port()), (free_port(), free_port())
-        leaf_port = free_port()
+        ports = _free_ports(5)
+        self._hub, self._leaf, leaf_port = ports[:2], ports[2:4], ports[4]
         hub = _HUB.format(
             port=self._hub[0],
             monitor_port=self._hub[1],
@@ -127,8 +129,18 @@ class LeafSite:
         deadline = time.monotonic() + READY_SECONDS
         while word not in _answer(url):
             if time.monotonic() > deadline or any(p.poll() is not None for p in self._processes):
-                raise AssertionError(f"no {word} at {url}; read {self.folder}/*.log")
+                logs = "\n".join(path.read_text()[-2000:] for path in self.folder.glob("*.log"))
+                raise AssertionError(f"no {word} at {url}\n{logs}")
             time.sleep(0.02)
+
+
+def _free_ports(count: int) -> list[int]:
+    """All different: they are held until the last is found."""
+    with ExitStack() as held:
+        probes = [held.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _answer(url: str) -> str:

@@ -96,6 +96,8 @@ async def site(
     pipeline: str,
     gate: str = "",
     extra: str = "",
+    traces: str = "",
+    environment: dict[str, str] | None = None,
     worker: bool = True,
 ) -> AsyncIterator[Site]:
     """Broker and agent process, all up, and one worker in this process unless told otherwise."""
@@ -114,8 +116,9 @@ async def site(
             pipeline=pipeline,
             pipeline_extra=gate,
             extra=extra,
+            traces=traces,
         )
-        agent = AgentProcess(folder / "agent", text)
+        agent = AgentProcess(folder / "agent", text, environment)
         ends.callback(agent.kill)
         await asyncio.to_thread(agent.start)
         up = Site(broker, agent, link, jetstream, folder, pipeline)

@@ -86,7 +86,11 @@ SPANS: Final[tuple[SpanRow, ...]] = (
         for name in STREAMS_TRACED
     ),
     SpanRow(
-        PROCESS, SERVICE_WORKER, "CONSUMER", ESCALATE, "taken until settled; one for each delivery"
+        PROCESS,
+        SERVICE_WORKER,
+        "CONSUMER",
+        ESCALATE,
+        "arrived until its result was sent; one for each delivery",
     ),
     SpanRow(INFER, SERVICE_WORKER, "INTERNAL", PROCESS, "handed to the teacher until its answer"),
     SpanRow(SEND_RESULT, SERVICE_WORKER, "CLIENT", PROCESS, "the result stored by compare-and-set"),

@@ -23,7 +23,7 @@ from .span import Kind, Link, ResourceSpans, Span, SpanEvent, Value
 
 MAX_SEGMENT_BYTES = 16 << 20
 """Uncompressed; a segment of ours stays far below it."""
-_KINDS = frozenset(Kind)
+_KINDS = frozenset(map(int, Kind))
 
 
 def encode(

@@ -50,6 +50,9 @@ class TraceOptions(Model):
     """How often a device asks the cloud for its time."""
     environment: str | None = Field(default=None, min_length=1, max_length=64)
     """``deployment.environment.name`` of every span, e.g. ``production``."""
+    host_id: str | None = Field(default=None, min_length=1, max_length=128)
+    """``host.id`` of every span where ``/etc/machine-id`` is not the machine's own, as in some
+    containers: Jaeger takes spans of one id for spans of one clock."""
 
 
 class Timeline(NamedTuple):
@@ -73,7 +76,7 @@ class Recorder:
         extra: Mapping[str, Value],
         timeline: Timeline | None = None,
     ) -> None:
-        self.resource = resource(service, options.environment) | dict(extra)
+        self.resource = resource(service, options) | dict(extra)
         self.easy_share = options.easy_share
         self.slow_ms = options.slow_ms
         self.recorded = 0
@@ -166,19 +169,19 @@ class Recorder:
         self.recorded += len(spans)
 
 
-def resource(service: str, environment: str | None = None) -> dict[str, Value]:
+def resource(service: str, options: TraceOptions) -> dict[str, Value]:
     """What Jaeger needs of every process; ``host.id`` keeps its clock adjuster honest."""
     host = platform.node()
     found: dict[str, Value] = {
         "service.name": service,
         "service.version": version("setsuden"),
         "service.instance.id": str(uuid5(NAMESPACE_DNS, f"{host}/{service}/{time.time_ns()}")),
-        "host.id": _host_id(host),
+        "host.id": options.host_id or _host_id(host),
         "host.name": host,
         "host.arch": platform.machine(),
     }
-    if environment is not None:
-        found["deployment.environment.name"] = environment
+    if options.environment is not None:
+        found["deployment.environment.name"] = options.environment
     return found
 
 

@@ -17,7 +17,7 @@ from setsuden.schemas.errors import ConfigError, MissingExtraError, UnavailableE
 
 BINARY = Path("setsuden/jaeger-v2.13.0/jaeger")
 """Where `make jaeger` puts it, below the user's cache folder."""
-JAEGER_REMEDY = "make jaeger builds one in 3 minutes"
+JAEGER_REMEDY = "make jaeger builds one in 3 to 7 minutes"
 READY_SECONDS = 15.0
 _CONFIG = """\
 service:

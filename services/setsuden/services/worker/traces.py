@@ -63,11 +63,15 @@ class SpanMaker:
         process = derived_span_id(trace_id, f"process/{key}")
         found = []
         last = work.arrived_ns
+        done = end_ns
         if work.ran is not None:
             found.append(self._infer_span(work, work.ran, status, process))
             last = work.ran.end_ns
         if work.stored_ns:
             found.append(self._send_span(work, process, last + _STEP_NS))
+            # The device has the result before we know that it is stored. A child that ends after
+            # its parent, on another host, is taken for a wrong clock by Jaeger.
+            done = found[-1].start_ns
             last = found[-1].end_ns
         end = max(end_ns, last + 2 * _STEP_NS)
         settle = derived_span_id(trace_id, f"settle/{key}")
@@ -82,7 +86,7 @@ class SpanMaker:
         found.append(
             Span(
                 trace_id, process, parent, spans.PROCESS, Kind.CONSUMER, work.arrived_ns,
-                end + _STEP_NS, attributes, links=links, error=error,
+                max(done, work.arrived_ns + _STEP_NS), attributes, links=links, error=error,
             )
         )  # fmt: skip
         return found

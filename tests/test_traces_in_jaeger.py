@@ -1,0 +1,349 @@
+"""What an operator sees: whole traces in a real Jaeger, through outages and skewed clocks."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.support import ml, site
+from tests.support.agent import digits
+from tests.support.cloud import eventually
+from tests.support.spans import spooled
+
+from setsuden.link import JetStream, Link
+from setsuden.link.tasks import end
+from setsuden.pipelines.tracing import Span, otlp, protobuf
+from setsuden.schemas.result import Result, Tier
+from setsuden.schemas.streams import SPANS
+from setsuden.services.bridge.bridge import Bridge
+from setsuden.services.bridge.sinks import Endpoint, LinesFile, Sink
+from setsuden.services.config import CloudConfig
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.jaeger import LocalJaeger
+from setsuden.services.traces import read, tree
+from setsuden.services.traces.critical_path import critical_path
+from setsuden.services.traces.found import FoundSpan
+from setsuden.services.traces.jaeger import JaegerQuery, trace_ids
+from setsuden.services.traces.lint import lint
+from setsuden.services.traces.tree import Trace
+
+pytestmark = [pytest.mark.jaeger]
+HOUR = timedelta(hours=1)
+SKEW_NS = 400_000_000
+SKEWED = """
+import time
+_true = time.time_ns
+time.time_ns = lambda: _true() + ({skew})
+_seconds = time.time
+time.time = lambda: _seconds() + ({skew}) / 1e9
+"""
+
+
+class Watched:
+    """A site whose spans a bridge passes on to a Jaeger and a file."""
+
+    def __init__(self, up: site.Site, jaeger: LocalJaeger, bridge: Bridge, file: Path) -> None:
+        self.up, self.jaeger, self.bridge, self.file = up, jaeger, bridge, file
+        self.query = JaegerQuery(jaeger.query_url)
+
+    async def run(self, bodies: list[bytes]) -> list[Result]:
+        """Submit events and return when Jaeger has all their spans; ends agent and worker."""
+        finals = await self.up.submit_all(bodies)
+        await self.settle()
+        return finals
+
+    async def settle(self) -> None:
+        """Return when Jaeger has every span; agent and worker have ended then."""
+        await asyncio.to_thread(self.up.agent.terminate)
+        if self.up.worker is not None:
+            await self.up.worker.aclose()
+        await self.emptied()
+
+    async def emptied(self) -> None:
+        """Return when the broker holds no span any more."""
+
+        async def empty() -> bool:
+            info = await self.up.jetstream.api(f"STREAM.INFO.{SPANS}")
+            return bool(info["state"]["messages"] == 0)
+
+        await eventually(empty, 60)
+
+    def trace(self, trace_id: str, *, raw: bool = False) -> Trace:
+        """One trace as Jaeger gives it."""
+        found = self.query.trace(trace_id, raw=raw)
+        assert found is not None, trace_id
+        groups = otlp.read(json.dumps(found))
+        return tree.trace_of(FoundSpan(g.resource, span) for g in groups for span in g.spans)
+
+    def around(self) -> dict[str, Any]:
+        now = datetime.now(UTC)
+        return {"start": now - HOUR, "end": now + HOUR}
+
+
+@asynccontextmanager
+async def watched(
+    folder: Path, broker: LocalBroker, jaeger: LocalJaeger, **options: Any
+) -> AsyncIterator[Watched]:
+    async with AsyncExitStack() as ends:
+        named: dict[str, Any] = {"bundle_folder": digits(), "pipeline": "digits"} | options
+        up = await ends.enter_async_context(site.site(folder, broker, **named))
+        link = Link(broker.options, "bridge")
+        ends.push_async_callback(link.close)
+        jetstream = JetStream(link)
+        await jetstream.start()
+        config = CloudConfig.model_validate(
+            {
+                "nats": broker.options,
+                "pipelines": [{"name": "any", "bundle": "any"}],
+                "bridge": {"endpoint": jaeger.otlp_url},
+            }
+        )
+        file = folder / "bridged.jsonl"
+        sinks: list[Sink] = [Endpoint(jaeger.otlp_url, {}, 5.0), LinesFile(file)]
+        bridge = Bridge(config, link, jetstream, sinks)
+        running = asyncio.create_task(bridge.run())
+        ends.push_async_callback(end, running)
+        link.start()
+        yield Watched(up, jaeger, bridge, file)
+
+
+@pytest.fixture
+async def hard(tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger) -> AsyncIterator[Watched]:
+    """Three of ten digits escalate."""
+    async with watched(tmp_path, broker, jaeger, gate="gate = { escalate = 0.3 }") as up:
+        yield up
+
+
+def slow_bundle(folder: Path) -> Path:
+    """A teacher whose inference is most of an escalation."""
+    return ml.write_bundle(folder / "mine", student=True, repeats=400)
+
+
+def escalated(finals: Iterable[Result]) -> set[str]:
+    return {r.trace_id for r in finals if r.decision is not None and r.decision.escalates}
+
+
+def warnings(traces: Iterable[Trace]) -> list[FoundSpan]:
+    return [found for trace in traces for found in trace.spans if found.warned]
+
+
+async def test_every_event_is_one_whole_trace_in_jaeger(hard: Watched) -> None:
+    """Checks 1, 3, 4 and 8: roots, parents, names, joules, search, dependencies, the file."""
+    finals = await hard.run(site.images(60))
+    wanted = escalated(finals)
+    assert wanted
+    traces = {final.trace_id: hard.trace(final.trace_id) for final in finals}
+    assert [finding.words() for finding in lint(traces)] == []
+    assert warnings(traces.values()) == []
+    for trace_id in wanted:
+        trace = traces[trace_id]
+        assert [root.span.name for root in trace.roots] == ["event"]
+        assert {found.service for found in trace.spans} == {"edge-agent", "nats", "worker"}
+        (root,) = trace.roots
+        assert root.span.attributes["setsuden.energy.complete"] is True
+        assert isinstance(root.span.attributes["setsuden.energy.trace_joules"], float)
+        assert root.span.attributes["setsuden.sampling.adjusted_count"] == 1.0
+    found = hard.query.find_by_attributes(
+        "edge-agent", {"setsuden.escalated": "true"}, limit=500, **hard.around()
+    )
+    assert found == wanted
+    edges = {
+        (one.parent, one.child)
+        for one in hard.query.dependencies(datetime.now(UTC) + HOUR, 2 * HOUR)
+    }
+    assert {("edge-agent", "worker"), ("edge-agent", "nats"), ("worker", "nats")} <= edges
+    in_file = tree.traces_of(read.load([str(hard.file)]))
+    shown = await asyncio.to_thread(hard.query.transform, hard.file.read_bytes())
+    assert {one["traceID"]: len(one["spans"]) for one in shown} == {
+        trace_id: len(trace.spans) for trace_id, trace in in_file.items()
+    }
+    assert all(len(traces[t].spans) == len(in_file[t].spans) for t in traces)
+
+
+async def test_costly_events_are_found_by_their_class(hard: Watched) -> None:
+    """Check 3: ``setsuden.energy.class=high`` gives those whose root says so, and no others."""
+    finals = await hard.run(site.images(400))
+    by_class = {
+        trace_id: trace.roots[0].text("setsuden.energy.class")
+        for trace_id, trace in tree.traces_of(read.load([str(hard.file)])).items()
+        if trace.roots and trace.roots[0].span.name == "event"
+    }
+    expected = {trace_id for trace_id, name in by_class.items() if name == "high"}
+    assert expected
+    assert expected <= {final.trace_id for final in finals}
+    found = hard.query.find_by_attributes(
+        "edge-agent", {"setsuden.energy.class": "high"}, limit=1000, **hard.around()
+    )
+    assert found == expected
+
+
+async def test_the_critical_path_runs_through_the_teacher_and_a_batch_has_a_trace(
+    tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger
+) -> None:
+    """Checks 2 and 5; and slow traces are found by their duration."""
+    async with watched(
+        tmp_path, broker, jaeger, bundle_folder=slow_bundle(tmp_path), pipeline="mine"
+    ) as up:
+        finals = await up.run([ml.observation(index) for index in range(12)])
+        traces = [up.trace(final.trace_id) for final in finals]
+        batches = set()
+        for trace in traces:
+            (infer,) = trace.named("infer", "worker")
+            assert infer.key in {section.found.key for section in critical_path(trace)}
+            batches.add(str(infer.text("setsuden.batch.trace_id")))
+        members = {found.key for trace in traces for found in trace.named("infer", "worker")}
+        for batch_id in batches:
+            (root,) = up.trace(batch_id).roots
+            linked = [(link.trace_id, link.span_id) for link in root.span.links]
+            assert set(linked) <= members
+            shares = [
+                found.number("setsuden.batch.share") or 0.0
+                for trace in traces
+                for found in trace.spans
+                if found.key in linked
+            ]
+            assert sum(shares) == pytest.approx(1.0, abs=1e-9)
+        shortest = min(infer.ms for trace in traces for infer in trace.named("infer", "worker"))
+        slow = up.query.search(
+            "worker",
+            limit=100,
+            min_duration=timedelta(milliseconds=shortest / 2),
+            **up.around(),
+        )
+        assert {trace.trace_id for trace in traces} <= trace_ids(slow)
+
+
+async def test_spans_outlast_jaeger_and_broker_and_come_once(
+    hard: Watched, broker: LocalBroker
+) -> None:
+    """Check 6: Jaeger down and back, nats-server down and back, and a replay on top of it."""
+    hard.jaeger.kill()
+    finals = await hard.up.submit_all(site.images(30))
+    await asyncio.to_thread(broker.kill)
+    body = site.images(1)[0]
+    status, _ = await asyncio.to_thread(hard.up.agent.event, body, pipeline="digits")
+    assert status in {200, 202}
+    await asyncio.to_thread(broker.start)
+    await hard.up.link.wait_up(20)
+    await eventually(lambda: refused(hard.bridge), 30)
+    await asyncio.to_thread(hard.jaeger.start)
+    await hard.settle()
+    traces = {final.trace_id: hard.trace(final.trace_id) for final in finals}
+    assert [finding.words() for finding in lint(traces)] == []
+    again = LinesFile(hard.file.with_name("copy.jsonl"))
+    endpoint = Endpoint(hard.jaeger.otlp_url, {}, 5.0)
+    for group in read_groups(hard.file):
+        data = protobuf.encode(*group)
+        for sink in (endpoint, endpoint, again):
+            await asyncio.to_thread(sink.put, data)
+    for trace_id, trace in traces.items():
+        replayed = hard.trace(trace_id)
+        assert len(replayed.spans) == len(trace.spans)
+    assert spooled(hard.up.folder) == []
+
+
+async def refused(bridge: Bridge) -> bool:
+    """True once Jaeger's absence was met."""
+    return bridge.counters.later > 0
+
+
+def read_groups(file: Path) -> list[tuple[Any, list[Span]]]:
+    """Resources and spans, line by line, as they were handed over."""
+    lines = file.read_text(encoding="utf-8").splitlines()
+    return [(group.resource, group.spans) for line in lines for group in otlp.read(line)]
+
+
+@pytest.mark.parametrize("skew_ns", [SKEW_NS, -SKEW_NS])
+async def test_a_wrong_device_clock_is_measured_said_and_corrected(
+    tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger, skew_ns: int
+) -> None:
+    """Check 7: estimate within its error, no warnings; moved back by it, Jaeger warns."""
+    (tmp_path / "skew").mkdir()
+    (tmp_path / "skew" / "sitecustomize.py").write_text(SKEWED.format(skew=skew_ns))
+    async with watched(
+        tmp_path,
+        broker,
+        jaeger,
+        gate="gate = { threshold = 1.0 }",
+        traces='host_id = "a-device"',
+        environment={"PYTHONPATH": str(tmp_path / "skew")},
+    ) as up:
+        finals = await up.run(site.images(10))
+        traces = {final.trace_id: up.trace(final.trace_id) for final in finals}
+        assert [finding.words() for finding in lint(traces)] == []
+        (root,) = traces[finals[0].trace_id].roots
+        offset = root.number("setsuden.clock.offset_ms") or 0.0
+        error = root.number("setsuden.clock.offset_error_ms") or 0.0
+        assert abs(offset + skew_ns / 1e6) <= error + 1.0  # the two readings of the host differ
+        assert root.flag("setsuden.clock.corrected") is True
+        wrong = uncorrected(up, finals[0].trace_id, -round(offset * 1e6))
+        assert warnings([wrong]) != []
+
+
+def uncorrected(up: Watched, trace_id: str, by_ns: int) -> Trace:
+    """The same trace under another id, its device spans where the device's clock had them."""
+    other = f"{int(trace_id, 16) ^ 1:032x}"
+    endpoint = Endpoint(up.jaeger.otlp_url, {}, 5.0)
+    for resource, spans in read_groups(up.file):
+        moved = [
+            span._replace(trace_id=other, start_ns=span.start_ns + by, end_ns=span.end_ns + by)
+            for span in spans
+            if span.trace_id == trace_id
+            for by in [by_ns if resource["service.name"] == "edge-agent" else 0]
+        ]
+        endpoint.put(protobuf.encode(resource, moved))
+    return up.trace(other)
+
+
+async def test_late_work_leaves_the_events_trace_short_and_links_to_it(
+    tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger
+) -> None:
+    """Check 9: the deadline passes without a worker; what comes later is another trace."""
+    async with watched(
+        tmp_path,
+        broker,
+        jaeger,
+        gate="gate = { threshold = 1.0 }\ndeadline_seconds = 0.3",
+        worker=False,
+    ) as up:
+        (final,) = await up.up.submit_all(site.images(1), half=None)
+        assert final.status == "expired"
+        await site._add_worker(up.up, digits(), AsyncExitStack())
+
+        async def settled() -> bool:
+            info = await up.up.jetstream.api("STREAM.INFO.ESC")
+            return bool(info["state"]["messages"] == 0)
+
+        await eventually(settled, 30)
+        await up.settle()
+        trace = up.trace(final.trace_id)
+        (escalate,) = trace.named("escalate")
+        assert [event.name for event in escalate.span.events] == ["deadline.exceeded"]
+        assert escalate.span.error == "expired"
+        assert trace.named("process ESC") == []
+        late = [
+            found
+            for found in read.load([str(up.file)])
+            if found.span.name == "process ESC" and found.flag("setsuden.escalation.late")
+        ]
+        assert [link.trace_id for found in late for link in found.span.links] == [final.trace_id]
+        assert up.trace(late[0].span.trace_id).roots[0].span.name == "process ESC"
+
+
+async def test_an_easy_event_shows_that_nobody_was_asked(hard: Watched) -> None:
+    finals = await hard.run(site.images(30))
+    easy = next(final for final in finals if final.tier is Tier.EDGE)
+    trace = hard.trace(easy.trace_id)
+    assert {found.span.name for found in trace.spans} == {
+        "event",
+        "preprocess",
+        "infer",
+        "send RES",
+        "store RES",
+    }
