@@ -82,7 +82,7 @@ def overheads(finals: list[Result]) -> list[float]:
 
 def escalated(folder: Path) -> None:
     """Start, memory, idleness, and hard cases one at a time."""
-    fleet, ready = start(folder, otlp_url=None, escalate=1.0)
+    fleet, ready = start(folder, escalate=1.0)
     try:
         agent = psutil.Process(fleet.child("agent").process.pid)
         quiet = agent_cpu(fleet)
@@ -103,7 +103,7 @@ def escalated(folder: Path) -> None:
 
 def easy(folder: Path) -> None:
     """Easy events over NATS: one at a time, and in bulk."""
-    fleet, _ = start(folder, otlp_url=None, escalate=0.0)
+    fleet, _ = start(folder, escalate=0.0)
     try:
         asyncio.run(drive(fleet, 500, 1e9))
         for name, events, rate in (

@@ -116,7 +116,7 @@ def config(folder: Path, broker: LocalBroker, args: argparse.Namespace, repeats:
     path = processes.write_config(folder, broker, replicas=1, cpus=1.0, repeats=repeats)
     text = path.read_text(encoding="utf-8").replace("max_batch = 8", f"max_batch = {args.batch}")
     if args.no_traces:
-        text = text.replace("[worker]", "[worker]\ntraced = false")
+        text += "\n[traces]\nenabled = false\n"
     path.write_text(text, encoding="utf-8")
     return path
 

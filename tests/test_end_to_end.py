@@ -141,10 +141,12 @@ async def test_a_killed_agent_loses_nothing_of_2000_events(digits_site: site.Sit
 
 
 @pytest.mark.slow
-async def test_a_killed_broker_loses_nothing_of_2000_events(digits_site: site.Site) -> None:
+async def test_a_killed_broker_loses_nothing_of_2000_events(
+    digits_site: site.Site, broker: LocalBroker
+) -> None:
     def kill() -> None:
-        digits_site.broker.kill()
-        digits_site.broker.start()
+        broker.kill()
+        broker.start()
 
     await site.whole(digits_site, kill)
 

@@ -11,6 +11,7 @@ import pytest
 from tests.support import processes, site
 from tests.support.agent import digits
 
+from setsuden.link import LinkOptions
 from setsuden.services.demo.broker import LocalBroker
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
@@ -40,13 +41,17 @@ async def up(tmp_path: Path, broker: LocalBroker) -> AsyncIterator[site.Site]:
         yield ready
 
 
+def address_of(options: LinkOptions) -> dict[str, str | None]:
+    return {"url": options.urls[0], "monitor_url": options.monitor_url}
+
+
 @asynccontextmanager
 async def serving(
     up: site.Site, *, cpus: float = 0.25, address: str | None = None, token: str | None = None
 ) -> AsyncIterator[processes.Process]:
     """``setsuden cloud run``, its replicas pulling; stopped cleanly at the end."""
     path = up.folder / "cloud.toml"
-    names = {"url": up.broker.url, "monitor_url": up.broker.monitor_url, "bundle": digits()}
+    names = {**address_of(up.broker.options), "bundle": digits()}
     path.write_text(CLOUD.format(cpus=cpus, **names), encoding="utf-8")
     running = processes.cloud_process(path, address, token)
     try:

@@ -11,7 +11,7 @@ from setsuden.cli import export_schemas
 from setsuden.schemas.decision import Action, Decision, Reason
 from setsuden.schemas.energy import Boundary, EnergyReading, Method, Source
 from setsuden.schemas.result import Energy, Result, Status, Tier
-from setsuden.schemas.spans import ATTRIBUTES
+from setsuden.schemas.spans import ATTRIBUTES, SPANS
 from setsuden.schemas.subjects import SUBJECTS
 
 REPOSITORY = Path(__file__).parent.parent
@@ -96,6 +96,8 @@ def test_a_result_as_it_travels_fits_its_schema() -> None:
 def test_the_pages_name_every_subject_attribute_and_option() -> None:
     pages = {path: page() for path, page in export_schemas.PAGES.items()}
     assert all(f"`{found.pattern}`" in pages["docs/subjects.md"] for found in SUBJECTS)
-    assert all(f"`{name}`" in pages["docs/tracing-attributes.md"] for name in ATTRIBUTES)
+    assert all(f"`{name}`" in pages["docs/tracing.md"] for name in ATTRIBUTES)
+    assert all(f"`{row.name}`" in pages["docs/tracing.md"] for row in SPANS)
+    assert "@@" not in pages["docs/tracing.md"]
     options = ("`device`", "`max_pending_bytes`", "### `[[pipelines]]`", "### `[models.<name>]`")
     assert all(option in pages["docs/configuration.md"] for option in options)

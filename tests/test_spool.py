@@ -79,6 +79,7 @@ class Spooled(RuleBasedStateMachine):
         if size > BOUND:
             assert after == before
         if any(segment.keep for segment in gone):
+            assert keep
             assert all(segment.keep for segment in stayed)
         for kept in (False, True):
             numbers = [segment.number for segment in gone if segment.keep is kept]
@@ -107,8 +108,8 @@ class Spooled(RuleBasedStateMachine):
     def correct(self, shrink: int) -> None:
         if (segment := self.spool.oldest()) is not None:
             data = bytes(max(1, segment.size_bytes - shrink))
-            fresh = self.spool.replace(segment, data, CLOCK_DONE)
-            assert self.spool.read(fresh) == data
+            assert self.spool.replace(segment, data, CLOCK_DONE)
+            assert self.spool.read(self._present()[segment.number]) == data
 
     @rule(spans=st.integers(1, 9))
     def count(self, spans: int) -> None:
@@ -166,8 +167,25 @@ def test_a_segment_over_the_bound_is_counted_and_drops_nothing_else(tmp_path: Pa
     spool = spool_in(tmp_path)
     spool.add(bytes(100), 3, keep=True)
     spool.add(bytes(BOUND + 1), 7, keep=False)
-    assert spool.dropped == {"unwritten": 7}
+    assert spool.dropped == {"bytes": 7}
     assert len(spool) == 1
+
+
+def test_a_plain_segment_pushes_out_no_kept_one(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path, max_bytes=100)
+    spool.add(bytes(100), 3, keep=True)
+    spool.add(bytes(10), 7, keep=False)
+    assert [segment.keep for segment in spool._segments.values()] == [True]
+    assert spool.dropped == {"bytes": 7}
+
+
+def test_a_replacement_that_grows_holds_the_bound(tmp_path: Path) -> None:
+    spool = spool_in(tmp_path, max_bytes=200)
+    for clock in ("done", "0123abcd"):
+        spool.add(bytes(100), 1, keep=True, clock=clock)
+    grown = list(spool._segments.values())[1]
+    assert spool.replace(grown, bytes(150), CLOCK_DONE)
+    assert (spool.size_bytes, spool.dropped) == (150, {"bytes": 1})
 
 
 def test_segments_past_their_age_are_dropped_at_the_next_look(tmp_path: Path) -> None:
@@ -229,7 +247,7 @@ def test_what_a_killed_write_left_is_cleared_away_and_foreign_files_are_let_be(
     ]
 
 
-def test_of_two_files_of_one_number_the_newer_counts(tmp_path: Path) -> None:
+def test_of_two_files_of_one_number_the_settled_one_counts(tmp_path: Path) -> None:
     """A kill between the new content and the removal of the old leaves both."""
     first = spool_in(tmp_path)
     first.add(b"raw", 2, keep=True, clock="0123abcd")
@@ -253,11 +271,12 @@ def test_a_replacement_has_one_file_and_the_same_number(tmp_path: Path) -> None:
     spool.add(b"raw", 2, keep=False, clock="0123abcd")
     segment = spool.oldest()
     assert segment is not None
-    fresh = spool.replace(segment, b"corrected", CLOCK_DONE)
-    again = spool.replace(fresh, b"the same clock", CLOCK_DONE)
-    assert files(tmp_path) == [again.name] == ["000000000001-plain-2-done.pb.gz"]
-    assert spool.oldest() == again
-    assert spool.read(again) == b"the same clock"
+    assert spool.replace(segment, b"corrected", CLOCK_DONE)
+    fresh = spool.oldest()
+    assert fresh is not None
+    assert spool.replace(fresh, b"the same clock", CLOCK_DONE)
+    assert files(tmp_path) == [fresh.name] == ["000000000001-plain-2-done.pb.gz"]
+    assert spool.read(fresh) == b"the same clock"
     assert spool.size_bytes == len(b"the same clock")
 
 
@@ -268,7 +287,7 @@ def test_what_was_dropped_meanwhile_is_neither_read_nor_replaced(tmp_path: Path)
     assert segment is not None
     spool.drop(segment, "bytes")
     assert spool.read(segment) is None
-    spool.replace(segment, b"corrected", CLOCK_DONE)
+    assert not spool.replace(segment, b"corrected", CLOCK_DONE)
     spool.remove(segment)
     assert files(tmp_path) == []
     assert (len(spool), spool.size_bytes, spool.dropped) == (0, 0, {"bytes": 2})

@@ -14,6 +14,7 @@ import pytest
 from tests.support import ml, site
 from tests.support.agent import digits
 from tests.support.cloud import eventually
+from tests.support.leaf import LeafSite
 from tests.support.spans import spooled
 
 from setsuden.link import JetStream, Link
@@ -88,7 +89,7 @@ class Watched:
 
 @asynccontextmanager
 async def watched(
-    folder: Path, broker: LocalBroker, jaeger: LocalJaeger, **options: Any
+    folder: Path, broker: LocalBroker | LeafSite, jaeger: LocalJaeger, **options: Any
 ) -> AsyncIterator[Watched]:
     async with AsyncExitStack() as ends:
         named: dict[str, Any] = {"bundle_folder": digits(), "pipeline": "digits"} | options
@@ -347,3 +348,30 @@ async def test_an_easy_event_shows_that_nobody_was_asked(hard: Watched) -> None:
         "send RES",
         "store RES",
     }
+
+
+async def test_every_server_on_the_way_is_a_hop_inside_the_wait(
+    tmp_path: Path, jaeger: LocalJaeger
+) -> None:
+    """Check 10: a device at a leaf, the cloud at the hub."""
+    gate = "gate = { threshold = 1.0 }"
+    with LeafSite(tmp_path / "leaf") as servers:
+        async with watched(tmp_path, servers, jaeger, gate=gate) as up:
+            (final,) = await up.run(site.images(1))
+            trace = up.trace(final.trace_id)
+            assert [finding.words() for finding in lint({trace.trace_id: trace})] == []
+            (escalate,) = trace.named("escalate")
+            route, store = trace.named("route ESC")[0], trace.named("store ESC")[0]
+            assert trace.parent(route) == trace.parent(store) == escalate
+            assert (route.resource["server.name"], store.resource["server.name"]) == ("leaf", "hub")
+            assert (route.number("setsuden.nats.hop"), store.number("setsuden.nats.hop")) == (0, 1)
+            moments = [
+                escalate.span.start_ns,
+                route.span.start_ns,
+                store.span.start_ns,
+                store.span.end_ns,
+                escalate.span.end_ns,
+            ]
+            assert moments == sorted(moments)
+            (sent,) = trace.named("send RES", "worker")
+            assert trace.parent(trace.named("store RES")[0]) == sent

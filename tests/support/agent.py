@@ -14,6 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from tests.support.leaf import LeafSite
+
 from setsuden.services.demo.broker import LocalBroker
 
 DEVICE = "dev-1"
@@ -40,7 +42,7 @@ def digits() -> Path:
 
 def config(
     *,
-    broker: LocalBroker | None = None,
+    broker: LocalBroker | LeafSite | None = None,
     bundle: Path | None = None,
     pipeline: str = "digits",
     nats: str = "",
@@ -49,7 +51,9 @@ def config(
     traces: str = "",
 ) -> str:
     """An ``agent.toml``; without a broker nothing listens where it looks for one."""
-    url = broker.url if broker is not None else "nats://127.0.0.1:9"
+    url = "nats://127.0.0.1:9"
+    if broker is not None:
+        url = broker.leaf_url if isinstance(broker, LeafSite) else broker.url
     monitor = broker.monitor_url if broker is not None else "http://127.0.0.1:9"
     return f"""\
 device = "{DEVICE}"

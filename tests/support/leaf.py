@@ -23,12 +23,14 @@ accounts {{
 }}
 no_auth_user: app
 """
+_TO_HUB = 'mappings: { "$JS.API.>": "$JS.hub.API.>" }'
+"""A leaf without JetStream answers for none: its clients' questions go to the hub's domain."""
 _HUB = """\
 server_name: hub
 listen: "127.0.0.1:{port}"
 http: "127.0.0.1:{monitor_port}"
 max_payload: 1MB
-jetstream {{ store_dir: "{store}", sync_interval: always }}
+jetstream {{ store_dir: "{store}", sync_interval: always, domain: hub }}
 leafnodes {{ listen: "127.0.0.1:{leaf_port}" }}
 """
 _LEAF = """\
@@ -59,7 +61,7 @@ class LeafSite:
         )
         leaf = _LEAF.format(port=self._leaf[0], monitor_port=self._leaf[1], leaf_port=leaf_port)
         self._write("hub", hub + _ACCOUNT.format(jetstream="jetstream: enabled"))
-        self._write("leaf", leaf + _ACCOUNT.format(jetstream=""))
+        self._write("leaf", leaf + _ACCOUNT.format(jetstream=_TO_HUB))
         self._processes: list[subprocess.Popen[bytes]] = []
 
     def _write(self, name: str, text: str) -> None:
@@ -79,6 +81,11 @@ class LeafSite:
     def monitor_url(self) -> str:
         """Where the hub tells of itself."""
         return f"http://127.0.0.1:{self._hub[1]}"
+
+    @property
+    def options(self) -> LinkOptions:
+        """What everything but devices uses."""
+        return self.hub_options
 
     @property
     def hub_options(self) -> LinkOptions:

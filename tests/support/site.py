@@ -12,6 +12,7 @@ from typing import Any
 
 from tests.support import cloud
 from tests.support.agent import DEVICE, AgentProcess, config
+from tests.support.leaf import LeafSite
 from tests.support.spans import shipped, spooled
 
 from setsuden.client import AsyncClient
@@ -33,7 +34,7 @@ MAX_OPEN = 256
 class Site:
     """What a test may reach for."""
 
-    broker: LocalBroker
+    broker: LocalBroker | LeafSite
     agent: AgentProcess
     link: Link
     jetstream: JetStream
@@ -90,7 +91,7 @@ def doubled(records: list[Result]) -> int:
 @asynccontextmanager
 async def site(
     folder: Path,
-    broker: LocalBroker,
+    broker: LocalBroker | LeafSite,
     *,
     bundle_folder: Path,
     pipeline: str,

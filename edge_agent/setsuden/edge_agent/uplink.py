@@ -117,6 +117,8 @@ class Uplink:
             log.debug("reply_not_sent", extra={"detail": str(error)})
 
     def _trace(self, send: Notify) -> None:
+        if not self._recorder.enabled:
+            return
         result, clock = send.result, self._engine.clock
         energy_class = self._sampler.energy_class(result)
         kept = self._sampler.keep(result, energy_class)

@@ -48,7 +48,7 @@ MODELS: dict[str, type[BaseModel]] = {
 PAGES = {
     "docs/configuration.md": reference.configuration,
     "docs/subjects.md": reference.subjects,
-    "docs/tracing-attributes.md": reference.tracing,
+    "docs/tracing.md": reference.tracing,
 }
 
 

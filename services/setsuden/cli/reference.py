@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from setsuden.edge_agent.config import AgentConfig
@@ -23,6 +24,7 @@ _FILES: tuple[tuple[str, str, type[BaseModel]], ...] = (
     ("cloud.toml", "workers and their supervisor", CloudConfig),
     ("bundle.toml", "the manifest of a bundle folder", Manifest),
 )
+_TRACING = Path(__file__).with_name("tracing.md")
 _SETTING = """\
 A value is set, in order of worth,
 
@@ -98,18 +100,26 @@ def _stream_rows() -> Iterator[tuple[str, ...]]:
 
 
 def tracing() -> str:
-    """``docs/tracing-attributes.md``: every span name and attribute."""
-    names = [
-        value
-        for name, value in vars(spans).items()
-        if name.isupper() and isinstance(value, str) and not name.startswith(("SERVICE", "NAME"))
-    ]
-    services = ", ".join(f"`{name}`" for name in (spans.SERVICE_EDGE, spans.SERVICE_WORKER))
-    lines = [MADE, "# Spans\n", f"Services: {services}.\n"]
-    lines += [f"Spans and span events: {', '.join(f'`{name}`' for name in names)}.\n"]
-    lines += ["# Attributes\n"]
-    rows = ((f"`{name}`", meaning) for name, meaning in spans.ATTRIBUTES.items())
-    return "\n".join([*lines, *_rows(("attribute", "meaning"), rows)]) + "\n"
+    """``docs/tracing.md``: the page beside this module, with every span and attribute in it."""
+    tables = {
+        "spans": _rows(("span", "service", "kind", "under", "what"), map(_span_row, spans.SPANS)),
+        "events": _rows(("event", "where and what"), _named(spans.EVENTS)),
+        "attributes": _rows(("attribute", "meaning"), _named(spans.ATTRIBUTES)),
+        "resource": _rows(("attribute", "meaning"), _named(spans.RESOURCE)),
+    }
+    text = _TRACING.read_text(encoding="utf-8")
+    for name, lines in tables.items():
+        text = text.replace(f"@@{name}@@", "\n".join(lines))
+    return f"{MADE}\n{text}"
+
+
+def _span_row(row: spans.SpanRow) -> tuple[str, ...]:
+    parent = f"`{row.parent}`" if row.parent in spans.NAMES else row.parent or "nothing: a root"
+    return f"`{row.name}`", row.service, row.kind, parent, row.meaning
+
+
+def _named(table: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
+    return ((f"`{name}`", meaning) for name, meaning in table.items())
 
 
 def _rows(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> list[str]:

@@ -41,8 +41,6 @@ class WorkerOptions(Model):
     """A child that has not answered by then is killed, and the attempt has failed."""
     pull_expires_seconds: float = Field(default=30.0, ge=1, le=300)
     """How long the broker keeps one pull request open."""
-    traced: bool = True
-    """Spans of every escalation; without them only results carry joules and times."""
     drain_seconds: float = Field(default=10.0, gt=0, le=600)
     """How long a stop waits for results in flight."""
 

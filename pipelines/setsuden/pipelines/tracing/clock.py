@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import time
@@ -48,8 +49,13 @@ def _anchor(file: Path, boot: str) -> int:
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass  # none yet, or not ours: this life takes a new one
     anchor = time.time_ns() - time.monotonic_ns()
+    with contextlib.suppress(OSError):  # a full disk: this life alone has this anchor
+        _keep(file, boot, anchor)
+    return anchor
+
+
+def _keep(file: Path, boot: str, anchor: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps({"boot": boot, "anchor_ns": anchor}), encoding="utf-8")
     fresh.replace(file)
-    return anchor

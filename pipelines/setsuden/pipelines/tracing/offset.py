@@ -46,7 +46,7 @@ class OffsetEstimator:
         if answered_ns < asked_ns:
             return
         fresh = _Sample(
-            answered_ns,
+            asked_ns,  # the cloud may have looked at its clock as early as that
             cloud_ns - (asked_ns + answered_ns) // 2,
             (answered_ns - asked_ns + 1) // 2,
         )

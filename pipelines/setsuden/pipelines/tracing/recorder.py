@@ -30,6 +30,8 @@ SEGMENT_SPANS = 512
 class TraceOptions(Model):
     """The ``[traces]`` table: spans wait in a spool and travel over NATS to the span bridge."""
 
+    enabled: bool = True
+    """Without spans, results and metrics still carry joules and times."""
     spool: str = "spool"
     """Folder of sealed spans; relative paths are relative to the state folder."""
     spool_max_bytes: int = Field(default=64 << 20, ge=1 << 14)
@@ -77,6 +79,7 @@ class Recorder:
         timeline: Timeline | None = None,
     ) -> None:
         self.resource = resource(service, options) | dict(extra)
+        self.enabled = options.enabled
         self.easy_share = options.easy_share
         self.slow_ms = options.slow_ms
         self.recorded = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 
@@ -43,7 +44,7 @@ class Shipper:
         link.listen(lambda _: self._awake.set())
 
     def _wake_from_thread(self) -> None:
-        if not self._loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
             self._loop.call_soon_threadsafe(self._awake.set)
 
     async def run(self) -> None:
@@ -81,7 +82,7 @@ class Shipper:
     async def _send(self, segment: Segment) -> bool:
         data = self._settled(segment)
         if data is None:
-            return True
+            return segment.clock == CLOCK_DONE or self._spool.read(segment) is None
         digest = hashlib.sha256(data).hexdigest()[:16]
         headers = {
             escalation.MSG_ID_HEADER: f"{self._name}-{segment.number}-{digest}",
@@ -117,8 +118,8 @@ class Shipper:
             log.warning("segment_damaged", extra={"detail": str(error), "count": segment.spans})
             self._spool.drop(segment, "damaged")
             return None
-        self._spool.replace(segment, data, CLOCK_DONE)
-        return data
+        # Sent only once these bytes are on disk: a repetition must be the same.
+        return data if self._spool.replace(segment, data, CLOCK_DONE) else None
 
     def _offset_of(self, segment: Segment) -> Offset | None:
         """Known for spans of this boot alone: another's timeline is gone."""

@@ -34,7 +34,7 @@ class Segment(NamedTuple):
     clock: str
     size_bytes: int
     sealed_at: float
-    """Seconds since 1970, by this machine's clock."""
+    """By ``time.monotonic()``: a wall clock set right must not make what is new look old."""
 
     @property
     def name(self) -> str:
@@ -69,16 +69,15 @@ class Spool:
     def add(self, data: bytes, spans: int, *, keep: bool, clock: str = CLOCK_DONE) -> None:
         """Seal one segment, dropping the oldest past the bounds; what cannot be kept is counted."""
         with self._lock:
-            segment = Segment(self._next, keep, spans, clock, len(data), time.time())
+            segment = Segment(self._next, keep, spans, clock, len(data), time.monotonic())
             self._next += 1
-            fits = len(data) <= self._max_bytes  # else nothing need make room for it
-            if fits:
-                self._make_room(len(data))
-            if not fits or not self._write(segment, data):
+            if not self._make_room(len(data), keep=keep):
+                self._count("bytes", spans)
+            elif self._write(segment, data):
+                self._segments[segment.number] = segment
+                self._size += segment.size_bytes
+            else:
                 self._count("unwritten", spans)
-                return
-            self._segments[segment.number] = segment
-            self._size += segment.size_bytes
 
     def oldest(self) -> Segment | None:
         """The segment to send next: those of escalated and failed events first."""
@@ -94,16 +93,18 @@ class Spool:
         except OSError:
             return None
 
-    def replace(self, segment: Segment, data: bytes, clock: str) -> Segment:
-        """The same segment with other content, on disk before this returns."""
+    def replace(self, segment: Segment, data: bytes, clock: str) -> bool:
+        """True when the segment has this content on disk; else it was dropped or is as it was."""
         with self._lock:
             fresh = segment._replace(clock=clock, size_bytes=len(data))
-            if segment.number in self._segments and self._write(fresh, data):
-                if fresh.name != segment.name:
-                    _unlink(self.folder / segment.name)
-                self._segments[segment.number] = fresh
-                self._size += fresh.size_bytes - segment.size_bytes
-            return fresh
+            self._make_room(max(0, len(data) - segment.size_bytes), keep=True)
+            if segment.number not in self._segments or not self._write(fresh, data):
+                return False
+            if fresh.name != segment.name:
+                _unlink(self.folder / segment.name)
+            self._segments[segment.number] = fresh
+            self._size += fresh.size_bytes - segment.size_bytes
+            return True
 
     def remove(self, segment: Segment) -> None:
         """Somebody else has it now."""
@@ -132,13 +133,20 @@ class Spool:
             return False
         return True
 
-    def _make_room(self, needed: int) -> None:
+    def _make_room(self, needed: int, *, keep: bool) -> bool:
+        """Drop the oldest until it fits, but no kept one for one that is not."""
         self._expire()
-        while self._segments and self._size + needed > self._max_bytes:
-            self._drop(min(self._segments, key=lambda n: (self._segments[n].keep, n)), "bytes")
+        if needed > self._max_bytes:
+            return False
+        while self._size + needed > self._max_bytes:
+            plain = [number for number, found in self._segments.items() if not found.keep]
+            if not plain and not keep:
+                return False
+            self._drop(min(plain or self._segments), "bytes")
+        return True
 
     def _expire(self) -> None:
-        oldest = time.time() - self._max_age
+        oldest = time.monotonic() - self._max_age
         for number in [n for n, found in self._segments.items() if found.sealed_at < oldest]:
             self._drop(number, "age")
 
@@ -179,18 +187,24 @@ def _counters(folder: Path) -> dict[str, int]:
 
 
 def _found(folder: Path) -> dict[int, Segment]:
-    """What an earlier life sealed; a replacement cut short leaves two, and the newer one counts."""
+    """What an earlier life sealed; a replacement cut short leaves two: the settled one counts."""
     found: dict[int, Segment] = {}
     for path in folder.glob("*.new"):
         path.unlink(missing_ok=True)
-    for path in sorted(folder.glob("*" + SUFFIX), key=lambda path: path.stat().st_mtime):
-        match = _NAME.fullmatch(path.name)
-        if match is None:
-            continue
-        number, stat = int(match[1]), path.stat()
-        if number in found:
-            (folder / found[number].name).unlink(missing_ok=True)
-        found[number] = Segment(
-            number, match[2] == "keep", int(match[3]), match[4], stat.st_size, stat.st_mtime
-        )
-    return dict(sorted(found.items()))
+    segments = [segment for path in folder.glob("*" + SUFFIX) if (segment := _segment(path))]
+    for segment in sorted(segments, key=lambda found: (found.number, found.clock == CLOCK_DONE)):
+        if segment.number in found:
+            _unlink(folder / found[segment.number].name)
+        found[segment.number] = segment
+    return found
+
+
+def _segment(path: Path) -> Segment | None:
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        return None
+    stat = path.stat()
+    sealed_at = time.monotonic() - max(0.0, time.time() - stat.st_mtime)
+    return Segment(
+        int(match[1]), match[2] == "keep", int(match[3]), match[4], stat.st_size, sealed_at
+    )

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 from setsuden.link import Incoming, JetStream, Link
-from setsuden.link.tasks import end
 from setsuden.pipelines.tracing import protobuf
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, TraceDataError
@@ -40,6 +39,8 @@ class BridgeCounters:
     """Broker events of messages that are none of ours."""
     dropped: int = 0
     """Spans, or messages that could not be read, given up on: damaged or refused for good."""
+    rejected: int = 0
+    """Spans that a sink took and threw away, as it said itself; ``spans`` counts them too."""
     later: int = 0
     """Times a sink could not take any."""
 
@@ -66,6 +67,7 @@ class Bridge:
         self.counters = BridgeCounters()
         self._config, self._options = config, config.bridge
         self._link, self._jetstream, self._sinks = link, jetstream, sinks
+        self._problem = ""
         self._queue: asyncio.Queue[Incoming] = asyncio.Queue()  # bounded by the puller's prefetch
         self._puller = Puller(
             link,
@@ -79,16 +81,18 @@ class Bridge:
 
     async def run(self) -> None:
         """Pass spans on until cancelled; what was not acknowledged comes again."""
-        pulling = asyncio.create_task(self._puller.run(), name="pull")
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._puller.run(), name="pull")
+            tasks.create_task(self._pass(), name="pass")
+
+    async def _pass(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
-        try:
-            while True:
-                taken = await self._turn()
-                pause = _FIRST_PAUSE_SECONDS if taken else min(2 * pause, _LONGEST_PAUSE_SECONDS)
-                if not taken:
-                    await asyncio.sleep(pause)
-        finally:
-            await end(pulling)
+        while True:
+            if await self._turn():
+                pause = _FIRST_PAUSE_SECONDS
+            else:
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
 
     async def _turn(self) -> bool:
         """One batch; False when a sink could not take it now."""
@@ -123,6 +127,10 @@ class Bridge:
 
     async def _pass_on(self, loads: list[_Load]) -> bool:
         """Together, and one by one when that is refused: one bad message must not take others."""
+        size = sum(len(load.data) for load in loads)
+        if size > protobuf.MAX_SEGMENT_BYTES and len(loads) > 1:
+            half = len(loads) // 2
+            return all([await self._pass_on(part) for part in (loads[:half], loads[half:])])
         # Serialised messages of repeated fields may simply stand behind each other.
         outcome = await self._put(b"".join(load.data for load in loads))
         if outcome is Outcome.REFUSED and len(loads) > 1:
@@ -135,8 +143,18 @@ class Bridge:
         for sink in self._sinks:
             outcome = await asyncio.to_thread(sink.put, data)
             if outcome is not Outcome.TAKEN:
+                self._complain(sink, outcome)
                 return outcome
+        self.counters.rejected = sum(sink.rejected for sink in self._sinks)
+        self._problem = ""
         return Outcome.TAKEN
+
+    def _complain(self, sink: Sink, outcome: Outcome) -> None:
+        """Once for each new reason, not for each try."""
+        if sink.problem != self._problem:
+            self._problem = sink.problem
+            detail = {"outcome": outcome.value, "detail": sink.problem}
+            log.warning("sink_did_not_take", extra=detail)
 
     async def _settle(self, load: _Load, outcome: Outcome) -> None:
         if outcome is Outcome.LATER:

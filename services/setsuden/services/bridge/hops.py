@@ -91,8 +91,8 @@ def _span(
 
 
 def _problem(stored: dict[str, Any]) -> str | None:
-    if not stored.get("error"):
-        return None
+    if not stored.get("error") or "duplicate" in stored["error"]:
+        return None  # a repeated message that was recognised is as well as stored
     return "already_stored" if "last sequence" in stored["error"] else "not_stored"
 
 

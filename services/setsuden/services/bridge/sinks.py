@@ -21,9 +21,19 @@ from setsuden.schemas.errors import ConfigError
 
 log = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES = 1 << 16
-_TRY_LATER = frozenset({408, 425, 429})
-_SERVER_FAULT = 500
+_REFUSED = frozenset({400, 413, 415, 422})
+"""What says something about these spans; any other status is about the endpoint, and may pass."""
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A redirected POST becomes a GET, and a login page's 200 would count as taken."""
+
+    def redirect_request(self, *_: object, **__: object) -> None:
+        """None: the redirect is an error."""
+
+
+_OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 class Outcome(Enum):
@@ -40,6 +50,8 @@ class Sink(Protocol):
 
     rejected: int
     """Spans it took and threw away, as it says itself."""
+    problem: str
+    """Why it did not take the last ones it did not take."""
 
     def put(self, data: bytes) -> Outcome:
         """Hand over; the same data may come twice."""
@@ -65,13 +77,12 @@ class Endpoint:
             self._url, protobuf.compress(data), self._headers
         )
         try:
-            with urllib.request.urlopen(request, timeout=self._timeout) as answer:  # noqa: S310
+            with _OPENER.open(request, timeout=self._timeout) as answer:
                 self._count_rejected(answer.read(_MAX_ANSWER_BYTES))
         except urllib.error.HTTPError as error:
             error.close()
             self.problem = f"status {error.code}"
-            later = error.code in _TRY_LATER or error.code >= _SERVER_FAULT
-            return Outcome.LATER if later else Outcome.REFUSED
+            return Outcome.REFUSED if error.code in _REFUSED else Outcome.LATER
         except (OSError, http.client.HTTPException) as error:
             self.problem = str(getattr(error, "reason", error))
             return Outcome.LATER

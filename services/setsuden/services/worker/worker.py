@@ -67,7 +67,7 @@ class Worker:
         self._hand = Hand(link, self.counters, self._clock)
         consumer = streams.consumer_name(config.region, pipeline.name)
         self._spans = SpanMaker(pipeline.name, consumer, teacher.session.ref)
-        self._recorder = recorder if self._options.traced else None
+        self._recorder = recorder if config.traces.enabled else None
         self._settler = Settler(
             link=link,
             jetstream=jetstream,
