@@ -37,7 +37,8 @@ from setsuden.services.bridge.bridge import Bridge
 from setsuden.services.bridge.process import sinks_of
 from setsuden.services.bridge.sinks import Endpoint, LinesFile, Outcome, Sink, read_headers
 from setsuden.services.config import BridgeOptions, CloudConfig
-from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 
 TRACE, PARENT = "ab" * 16, "cd" * 8
 GARBAGE = (b"", b"no gzip", protobuf.compress(b"\xff\xff\xff"), protobuf.compress(b"x" * 99)[:-5])

@@ -18,7 +18,8 @@ from setsuden.cli import failure
 from setsuden.cli.lazy import LazyGroup, Place, needs
 from setsuden.cli.main import COMMANDS, cli
 from setsuden.schemas import errors
-from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 
 HEAVY = ("onnxruntime", "numpy", "ray", "nats", "pydantic", "rich", "opentelemetry", "uvicorn")
 

@@ -29,7 +29,8 @@ from setsuden.cli.checks.machine import (
 from setsuden.link import LinkOptions
 from setsuden.pipelines.energy import EnergyOptions
 from setsuden.schemas.streams import StreamBounds, all_streams
-from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 
 KILLS_ITSELF = f"import os; os.kill(os.getpid(), {signal.SIGILL})"
 

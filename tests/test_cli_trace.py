@@ -18,8 +18,8 @@ from tests.support.command import Command
 
 from setsuden.pipelines.tracing import otlp
 from setsuden.schemas import spans as table
-from setsuden.services.demo.broker import free_port
 from setsuden.services.demo.jaeger import JAEGER_REMEDY, LocalJaeger, find_jaeger
+from setsuden.services.demo.server import free_port
 from setsuden.services.traces import export as exporting
 from setsuden.services.traces.jaeger import JaegerQuery
 
@@ -74,7 +74,7 @@ def test_an_unknown_id_says_what_to_do(setsuden: Command, file: Path) -> None:
 def test_the_source_is_the_environments_when_none_is_named(
     setsuden: Command, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SETSUDEN_TRACES", str(file))
+    monkeypatch.setenv("SETSUDEN_TRACE_SOURCE", str(file))
     assert setsuden("trace", "show", "aaaaaa").code == 0
 
 

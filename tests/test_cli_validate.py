@@ -8,7 +8,8 @@ import pytest
 from tests.support.command import Command
 
 from setsuden.cli.loading import load_agent
-from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 
 
 @pytest.fixture

@@ -26,7 +26,8 @@ from setsuden.schemas.errors import (
     TraceDataError,
     UnavailableError,
 )
-from setsuden.services.demo.jaeger import BINARY, LocalJaeger, find_jaeger, free_ports
+from setsuden.services.demo.jaeger import BINARY, LocalJaeger, find_jaeger
+from setsuden.services.demo.server import free_ports
 from setsuden.services.traces.jaeger import Dependency, JaegerQuery, trace_ids
 
 needs_repository = pytest.mark.skipif(not INFRA.exists(), reason="needs the repository")

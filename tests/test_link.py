@@ -21,7 +21,8 @@ from setsuden.schemas.errors import (
 )
 from setsuden.schemas.escalation import EXPECTED_SUBJECT_SEQUENCE, MSG_ID_HEADER
 from setsuden.schemas.streams import StreamBounds
-from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 
 FIRST = {EXPECTED_SUBJECT_SEQUENCE: "0"}
 USERS = """

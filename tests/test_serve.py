@@ -19,7 +19,8 @@ from setsuden.link import JetStream, Link
 from setsuden.pipelines.config import load_toml, validate
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
-from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 from setsuden.services.serve import app
 
 pytestmark = pytest.mark.slow

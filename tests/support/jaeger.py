@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from setsuden.services.demo.jaeger import LocalJaeger, find_jaeger, free_ports
+from setsuden.services.demo.jaeger import LocalJaeger, find_jaeger
+from setsuden.services.demo.server import free_ports
 
 INFRA = Path(__file__).parents[2] / "infra" / "jaeger"
 SPAN_MS = 20
@@ -43,7 +44,7 @@ class ShippedJaeger(LocalJaeger):
     def __init__(self, folder: Path, name: str, **environment: str) -> None:
         super().__init__(folder, binary())
         (grpc_otlp,) = free_ports(1)
-        self.config = INFRA / name
+        self._command = [binary(), "--config", str(INFRA / name)]
         self.environment = os.environ | {
             "JAEGER_OTLP_GRPC_PORT": str(grpc_otlp),
             "JAEGER_OTLP_HTTP_PORT": str(self.otlp_port),

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import time
 import urllib.request
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from setsuden.link import LinkOptions
-from setsuden.services.demo.broker import READY_SECONDS, find_server
+from setsuden.services.demo.broker import find_server
+from setsuden.services.demo.server import READY_SECONDS, free_ports
 
 _ACCOUNT = """\
 accounts {{
@@ -51,7 +50,7 @@ class LeafSite:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
-        ports = _free_ports(5)
+        ports = free_ports(5)
         self._hub, self._leaf, leaf_port = ports[:2], ports[2:4], ports[4]
         hub = _HUB.format(
             port=self._hub[0],
@@ -139,15 +138,6 @@ class LeafSite:
                 logs = "\n".join(path.read_text()[-2000:] for path in self.folder.glob("*.log"))
                 raise AssertionError(f"no {word} at {url}\n{logs}")
             time.sleep(0.02)
-
-
-def _free_ports(count: int) -> list[int]:
-    """All different: they are held until the last is found."""
-    with ExitStack() as held:
-        probes = [held.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
 
 
 def _answer(url: str) -> str:

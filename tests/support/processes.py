@@ -18,7 +18,8 @@ import psutil
 from tests.support import ml
 from tests.support.cloud import eventually
 
-from setsuden.services.demo.broker import LocalBroker, free_port
+from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 from setsuden.services.serve.processes import MARK, kill_marked, marked
 
 CONFIG = """\

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from setsuden.services.traces.tree import Trace
 
 JAEGER = "http://127.0.0.1:16686"
-ENVIRONMENT = "SETSUDEN_TRACES"
+ENVIRONMENT = "SETSUDEN_TRACE_SOURCE"
 SERVE_PORT = 8788
 BESIDE_BAR = 82
 """Columns of a waterfall's line that are no bar, with room for one mark."""

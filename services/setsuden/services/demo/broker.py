@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import signal
-import socket
-import subprocess
 import sys
-import time
-import urllib.request
 from pathlib import Path
-from typing import Self
 
 from setsuden.link import LinkOptions
-from setsuden.schemas.errors import MissingExtraError, UnavailableError
+from setsuden.schemas.errors import MissingExtraError
 
-READY_SECONDS = 15.0
+from .server import LocalServer, free_ports
+
 _CONFIG = """\
 server_name: "{name}"
 host: 127.0.0.1
@@ -55,14 +50,7 @@ def find_server() -> str:
     return found
 
 
-def free_port() -> int:
-    """A TCP port of the loopback interface that is free now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-class LocalBroker:
+class LocalBroker(LocalServer):
     """One nats-server process whose ports and store survive its death."""
 
     def __init__(
@@ -73,13 +61,12 @@ class LocalBroker:
         extra: str = "",
         accounts: str = ONE_ACCOUNT,
     ) -> None:
-        self.folder = folder
-        self.port, self.monitor_port = free_port(), free_port()
-        self.process: subprocess.Popen[bytes] | None = None
-        self._server = find_server()
+        self.port, self.monitor_port = free_ports(2)
+        config = folder / "nats.conf"
+        command = [find_server(), "-c", str(config)]
+        super().__init__(folder, "nats", command, f"{self.monitor_url}/healthz")
         folder.mkdir(parents=True, exist_ok=True)
-        self._config = folder / "nats.conf"
-        self._config.write_text(
+        config.write_text(
             _CONFIG.format(
                 name=f"setsuden-{self.port}",
                 port=self.port,
@@ -106,63 +93,3 @@ class LocalBroker:
     def options(self) -> LinkOptions:
         """Link options for this broker."""
         return LinkOptions(urls=(self.url,), monitor_url=self.monitor_url)
-
-    def start(self) -> None:
-        """Start the server and return when it serves; raises UnavailableError."""
-        with (self.folder / "nats.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                [self._server, "-c", str(self._config)],
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-        self._wait_ready()
-
-    def kill(self) -> None:
-        """SIGKILL: no farewell, nothing flushed."""
-        self._end(signal.SIGKILL)
-
-    def stop(self) -> None:
-        """SIGTERM, then SIGKILL when it lingers."""
-        self._end(signal.SIGTERM)
-
-    def __enter__(self) -> Self:
-        """Start."""
-        self.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        """Stop."""
-        self.stop()
-
-    def _end(self, with_signal: signal.Signals) -> None:
-        process, self.process = self.process, None
-        if process is None:
-            return
-        process.send_signal(with_signal)
-        try:
-            process.wait(timeout=10)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-    def _wait_ready(self) -> None:
-        deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            if self.process is not None and self.process.poll() is not None:
-                break
-            if _answers(f"{self.monitor_url}/healthz"):
-                return
-            time.sleep(0.02)
-        self.stop()
-        raise UnavailableError(
-            "nats-server did not become ready", remedy=f"read {self.folder / 'nats.log'}"
-        )
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310  # http, built above
-            return bool(answer.status == 200)
-    except OSError:
-        return False

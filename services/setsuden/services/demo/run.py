@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import as_file, files
@@ -20,16 +20,12 @@ from setsuden.pipelines.gate import probabilities
 from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import consumer_name
-from setsuden.services.traces import figures as trace_figures
-from setsuden.services.traces import html as trace_html
-from setsuden.services.traces import read, tree, waterfall
-from setsuden.services.traces.found import FoundSpan
 
-from . import figures, html
+from . import figures, html, traced
 from .drive import Outage, Progress, Run, drive, read_results, wait_spans, wait_workers
 from .fleet import PIPELINE, REGION, Fleet
 from .jaeger import LocalJaeger
-from .report_model import Accuracy, DemoReport, Files, Hop, JaegerReport, Sample
+from .report_model import Accuracy, DemoReport, Files, JaegerReport
 
 READY_SECONDS = 120.0
 SPANS_SECONDS = 15.0
@@ -168,11 +164,7 @@ def _report(  # noqa: PLR0917  # all that a report is made of
     stored = {record.event_id for record in observed.records if record.is_final}
     model = energy.choose(energy.EnergyOptions())
     cpu = figures.per_1000(observed.cpu, max(accepted, 1))
-    traces = tree.traces_of(read.load([str(fleet.trace)]) if fleet.trace.exists() else [])
-    sample = _sample(traces, finals)
-    page = options.folder / "trace.html"
-    if sample is not None:
-        page.write_text(trace_html.page(traces, sample.trace_id), encoding="utf-8")
+    seen = traced.seen(fleet.trace, finals, options.folder / "trace.html")
     cloud: Literal["ray-serve", "plain"] = "plain" if options.plain else "ray-serve"
     report = DemoReport(
         workload=PIPELINE,
@@ -182,7 +174,7 @@ def _report(  # noqa: PLR0917  # all that a report is made of
         final=len(stored),
         lost=accepted - len(stored),
         doubled=figures.doubled(observed.records),
-        escalated=sum(map(_hard, finals)),
+        escalated=sum(map(traced.is_hard, finals)),
         expired=figures.expired(observed.records),
         outage_s=round(run.outage_s, 3),
         bytes_up=int(_sum(metrics, "setsuden_escalated_bytes_total")),
@@ -190,27 +182,22 @@ def _report(  # noqa: PLR0917  # all that a report is made of
         latency_ms=figures.latency(finals),
         cpu_seconds_per_1000=cpu,
         joules_per_1000=figures.joules(cpu, model),
-        sample=sample,
+        sample=seen.sample,
         jaeger=JaegerReport(
             url=options.query_url,
-            trace_ids=tuple(sorted({r.trace_id for r in finals if _hard(r)})),
+            trace_ids=tuple(sorted({r.trace_id for r in finals if traced.is_hard(r)})),
             spans_dropped=fleet.spans_dropped(),
         ),
         files=Files(
             trace=str(fleet.trace),
             report=str(options.folder / "report.html"),
-            sample=str(page) if sample is not None else None,
+            sample=None if seen.page is None else str(seen.page),
         ),
     )
     (options.folder / "report.html").write_text(html.page(report), encoding="utf-8")
     (options.folder / "report.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
     shutil.rmtree(fleet.broker.folder / "store", ignore_errors=True)
-    shown = traces[sample.trace_id] if sample is not None else None
-    return DemoRun(report, waterfall.lines(shown, styled=True) if shown is not None else [])
-
-
-def _hard(result: Result) -> bool:
-    return result.decision is not None and result.decision.escalates
+    return DemoRun(report, seen.lines)
 
 
 def _sum(metrics: dict[str, float], name: str) -> float:
@@ -235,37 +222,3 @@ def _alone(bundle: bundles.Bundle, model: str, images: Array) -> dict[int, str]:
         best = probabilities(output, loaded.spec.kind).argmax(axis=1)
         answers |= {start + i: bundle.manifest.classes[k] for i, k in enumerate(best.tolist())}
     return answers
-
-
-def _sample(traces: Mapping[str, tree.Trace], finals: list[Result]) -> Sample | None:
-    """The escalated event of median latency whose trace is whole."""
-    hard = sorted(filter(_hard, finals), key=lambda result: result.timing.total_ms or 0.0)
-    middle = len(hard) // 2
-    for result in hard[middle:] + hard[:middle]:
-        trace = traces.get(result.trace_id)
-        hops = _hops(trace) if trace is not None else []
-        if {"edge-agent", "nats", "worker"} <= {hop.service for hop in hops}:
-            return Sample(event_id=result.event_id, trace_id=result.trace_id, hops=tuple(hops))
-    return None
-
-
-def _hops(trace: tree.Trace) -> list[Hop]:
-    """The spans of one trace, depth first, each with its own energy."""
-    rows = list(trace.walk())
-    origin = min(row.found.span.start_ns for row in rows)
-    return [
-        Hop(
-            name=row.found.span.name,
-            service=row.found.service,
-            ms=row.found.ms,
-            joules=_joules_of(row.found),
-            depth=row.depth,
-            start_ms=(row.found.span.start_ns - origin) / 1e6,
-        )
-        for row in rows
-    ]
-
-
-def _joules_of(found: FoundSpan) -> float | None:
-    joules = trace_figures.joules_of(found)
-    return None if joules is None else joules.value
