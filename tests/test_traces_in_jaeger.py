@@ -102,7 +102,7 @@ async def watched(
             {
                 "nats": broker.options,
                 "pipelines": [{"name": "any", "bundle": "any"}],
-                "bridge": {"endpoint": jaeger.otlp_url},
+                "bridge": {"endpoint": jaeger.otlp_url, "ack_wait_seconds": 6.0},
             }
         )
         file = folder / "bridged.jsonl"

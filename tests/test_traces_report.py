@@ -93,7 +93,7 @@ def test_the_verdict_says_who_answered_in_how_long_and_for_how_much() -> None:
 def test_the_clock_the_batch_and_both_other_paths_are_told() -> None:
     said = words(page())
     assert "device clock was 400 ms ahead, corrected, ±0.3 ms" in said
-    assert "batch of 2, share 0.5, waited 8 ms, 500 mJ for the whole batch" in said
+    assert "batch of 2, share 0.5, waited 8.00 ms, 500 mJ for the whole batch" in said
     assert "Edge only 3 mJ" in said
     assert "its confidence 41%, the gate asks for 90%" in said
     assert "Cloud only 250 mJ the teacher's run of this event" in said
@@ -174,8 +174,8 @@ def test_the_waterfall_marks_path_queue_batch_and_clock() -> None:
     assert infer.startswith("▌")
     assert "68.00 ms" in infer
     assert infer.endswith("250 mJ")
-    assert "queued 31 ms" in text
-    assert f"batch of 2, share 0.5, waited 8 ms, batch trace {make.BATCH}" in text
+    assert "queued 31.00 ms" in text
+    assert f"batch of 2, share 0.5, waited 8.00 ms, batch trace {make.BATCH}" in text
     assert "device clock was 400 ms ahead, corrected, ±0.3 ms" in text
 
 

@@ -209,7 +209,7 @@ class Membership(NamedTuple):
         """One line without the batch's trace id."""
         said = [f"batch of {self.size}" if self.size is not None else "batch"]
         said += [f"share {self.share:.4g}"] if self.share is not None else []
-        said += [f"waited {self.wait_ms:.4g} ms"] if self.wait_ms is not None else []
+        said += [f"waited {self.wait_ms:.2f} ms"] if self.wait_ms is not None else []
         return ", ".join(said)
 
 
@@ -234,7 +234,7 @@ def marks(found: FoundSpan) -> list[str]:
     said = []
     queued = found.number("messaging.nats.queue_ms")
     if queued is not None:
-        said.append(f"queued {queued:.4g} ms")
+        said.append(f"queued {queued:.2f} ms")
     deliveries = found.number("messaging.nats.delivery_count")
     if deliveries is not None and deliveries > 1:
         said.append(f"delivery {deliveries:.0f}")
