@@ -49,10 +49,7 @@ async def linked(options: LinkOptions) -> AsyncIterator[Link]:
 @pytest.fixture
 def guarded(tmp_path: Path) -> LocalBroker:
     """A broker with users, not started yet."""
-    broker = LocalBroker(tmp_path / "guarded")
-    with (broker.folder / "nats.conf").open("a", encoding="utf-8") as config:
-        config.write(USERS)
-    return broker
+    return LocalBroker(tmp_path / "guarded", accounts=USERS)
 
 
 def as_user(broker: LocalBroker, password: str) -> LinkOptions:
