@@ -155,8 +155,8 @@ def test_classes_are_those_of_numpys_percentiles_of_the_window(seed: int, count:
             window = values[-WINDOW:]
     if window is None:
         return
-    lower = [float(np.percentile(window, share, method="lower")) for share in (10, 95)]
-    higher = [float(np.percentile(window, share, method="higher")) for share in (10, 95)]
+    lower = [float(np.percentile(window, share, method="lower")) for share in (10, 99)]
+    higher = [float(np.percentile(window, share, method="higher")) for share in (10, 99)]
     probe = source.lognormvariate(0, 1)
     found = quantiles.classify(probe)
     if probe < lower[0]:

@@ -16,7 +16,7 @@ WINDOW = 512
 """Events of a pipeline that its quantiles are taken from."""
 _FEWEST = 32
 _RENEWED_EVERY = 64
-_LOW_SHARE, _HIGH_SHARE = 0.10, 0.95
+_LOW_SHARE, _HIGH_SHARE = 0.10, 0.99
 
 
 class Kept(NamedTuple):
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 class Quantiles:
-    """The 10th and 95th percentile of the last 512 values, renewed every 64."""
+    """The 10th and 99th percentile of the last 512 values, renewed every 64."""
 
     def __init__(self) -> None:
         self._values: list[float] = []

@@ -148,7 +148,7 @@ ATTRIBUTES: Final[dict[str, str]] = {
     "setsuden.energy.cloud_joules": "root only: the cloud's part, J",
     "setsuden.energy.complete": "root only: false when a tier's part is unknown",
     "setsuden.energy.class": "root only: low, normal or high against the pipeline's own recent "
-    "events (below the 10th, above the 95th percentile)",
+    "events (below the 10th, above the 99th percentile)",
     "setsuden.batch.size": "events in the executed batch",
     "setsuden.batch.share": "this event's share of the batch; shares of a batch sum to 1",
     "setsuden.batch.wait_ms": "taken by the worker until its batch ran, ms",
