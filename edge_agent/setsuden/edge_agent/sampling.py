@@ -12,10 +12,10 @@ from setsuden.schemas.result import Result, Status
 from setsuden.schemas.spans import CLASSES
 
 LOW, NORMAL, HIGH = CLASSES
-WINDOW = 512
+WINDOW = 2048
 """Events of a pipeline that its quantiles are taken from."""
-_FEWEST = 32
-_RENEWED_EVERY = 64
+_RENEWED_EVERY = 256
+_FIRST_RENEWALS = frozenset({32, 64, 128})
 _LOW_SHARE, _HIGH_SHARE = 0.10, 0.99
 
 
@@ -27,7 +27,7 @@ class Kept(NamedTuple):
 
 
 class Quantiles:
-    """The 10th and 99th percentile of the last 512 values, renewed every 64."""
+    """The 10th and 99th percentile of the last 2,048 values, renewed every 256."""
 
     def __init__(self) -> None:
         self._values: list[float] = []
@@ -49,7 +49,7 @@ class Quantiles:
         else:
             self._values[self._place % WINDOW] = value
         self._place += 1
-        if self._place == _FEWEST or self._place % _RENEWED_EVERY == 0:
+        if self._place % _RENEWED_EVERY == 0 or self._place in _FIRST_RENEWALS:
             ordered = sorted(self._values)
             count = len(ordered)
             self._bounds = ordered[int(count * _LOW_SHARE)], ordered[int(count * _HIGH_SHARE)]
@@ -79,7 +79,7 @@ class Sampler:
 
 def certain_reason(result: Result, energy_class: str | None, slow_ms: float) -> str | None:
     """The first reason for which an event is always traced."""
-    if result.status in {Status.DEAD, Status.EXPIRED}:
+    if result.status is Status.DEAD or result.status is Status.EXPIRED:
         return "failed"
     if result.decision is not None and result.decision.escalates:
         return "escalated"
