@@ -145,6 +145,12 @@ def sizes() -> None:
     )
 
 
+def sealed(recorder: Recorder) -> None:
+    """Return after the first seal: it loads the encoder, once in a life."""
+    while not recorder.recorded:
+        time.sleep(0.1)
+
+
 async def intake(folder: Path, *, enabled: bool) -> float:
     """CPU of an easy event in an agent without transport, microseconds."""
     bundle = str(files("setsuden.pipelines.workloads") / "digits")
@@ -159,8 +165,8 @@ async def intake(folder: Path, *, enabled: bool) -> float:
     async with build(config, folder) as agent:
         engine = asyncio.create_task(agent.engine.run(agent.uplink.perform))
         await feed(agent, 1000)
-        while enabled and not agent.uplink._recorder.recorded:
-            await asyncio.sleep(0.1)  # the first seal loads the encoder, once in a life
+        if enabled:
+            await asyncio.to_thread(sealed, agent.uplink._recorder)
         cpu = time.process_time()
         await feed(agent, INTAKE_EVENTS)
         agent.uplink._recorder.close()
