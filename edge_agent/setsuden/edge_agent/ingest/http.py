@@ -33,6 +33,8 @@ Receive = Callable[[], Awaitable[dict[str, Any]]]
 SendFunction = Callable[[dict[str, Any]], Awaitable[None]]
 JSON = "application/json"
 MAX_WAIT_SECONDS = 300.0
+DISCARDED_BYTES = 8 << 20
+"""Of a body that is too large; its sender is cut off past them."""
 _LIVE = frozenset({"/livez", "/v2/health/live"})
 _READY = frozenset({"/readyz", "/healthz", "/v2/health/ready"})
 _MODEL = re.compile(r"^/v2/models/([A-Za-z0-9_-]{1,64})(/infer|/ready)?$")
@@ -199,6 +201,8 @@ async def _body(request: Request, receive: Receive, limit: int) -> bytes:
     announced = request.headers.get("content-length", "0")
     if not announced.isdigit():
         raise InvalidEventError("content-length is no number", field="content-length")
+    if int(announced) > limit:
+        await _discard(receive)
     codec.check_size(int(announced), limit)
     parts, size = [], 0
     while True:
@@ -207,10 +211,23 @@ async def _body(request: Request, receive: Receive, limit: int) -> bytes:
             raise InvalidEventError("the body ended early", field="body")
         part = message.get("body", b"")
         size += len(part)
+        more = message.get("more_body")
+        if size > limit and more:
+            await _discard(receive)
         codec.check_size(size, limit)
         parts.append(part)
-        if not message.get("more_body"):
+        if not more:
             return b"".join(parts)
+
+
+async def _discard(receive: Receive) -> None:
+    """Let the sender finish: one cut off in the middle hears a broken pipe and not the reason."""
+    left = DISCARDED_BYTES
+    while left > 0:
+        message = await receive()
+        left -= len(message.get("body", b""))
+        if message["type"] == "http.disconnect" or not message.get("more_body"):
+            return
 
 
 def _wait(request: Request, default: float) -> float:
