@@ -234,6 +234,7 @@ async def test_spans_outlast_jaeger_and_broker_and_come_once(
     await hard.up.link.wait_up(20)
     await eventually(lambda: refused(hard.bridge), 30)
     await asyncio.to_thread(hard.jaeger.start)
+    await eventually(lambda: shipped_again(hard.up), 60)
     await hard.settle()
     traces = {final.trace_id: hard.trace(final.trace_id) for final in finals}
     assert [finding.words() for finding in lint(traces)] == []
@@ -247,6 +248,13 @@ async def test_spans_outlast_jaeger_and_broker_and_come_once(
         replayed = hard.trace(trace_id)
         assert len(replayed.spans) == len(trace.spans)
     assert spooled(hard.up.folder) == []
+
+
+async def shipped_again(up: site.Site) -> bool:
+    """True once the agent's link is back and what was sealed meanwhile is on its way."""
+    status = await asyncio.to_thread(up.agent.ready)
+    back = status is not None and bool(status["checks"]["link"]["ok"])
+    return back and not any(up.folder.rglob("*.pb.gz"))
 
 
 async def refused(bridge: Bridge) -> bool:

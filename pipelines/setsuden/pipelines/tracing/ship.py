@@ -37,11 +37,16 @@ class Shipper:
         self._name = name
         self._awake = asyncio.Event()
         self._awake.set()
+        self._link_changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.shipped = 0
         """Spans the broker has."""
         recorder.on_sealed = self._wake_from_thread
-        link.listen(lambda _: self._awake.set())
+        link.listen(self._on_link)
+
+    def _on_link(self, _: LinkState) -> None:
+        self._awake.set()
+        self._link_changed.set()
 
     def _wake_from_thread(self) -> None:
         with contextlib.suppress(RuntimeError):  # the loop was closed meanwhile
@@ -56,8 +61,15 @@ class Shipper:
                 pause = _FIRST_PAUSE_SECONDS
                 await self._awake.wait()
             else:
-                await asyncio.sleep(pause)
+                await self._pause(pause)
                 pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+    async def _pause(self, seconds: float) -> None:
+        """As long as this, but not a moment longer than until the link changes."""
+        self._link_changed.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._link_changed.wait()
 
     async def finish(self, seconds: float) -> None:
         """Send what is left, within bounds; the next life sends the rest."""
