@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 import venv
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 VERSION = "v2.13.0"
@@ -75,9 +78,11 @@ def compiled(work: Path, command: list[str]) -> None:
     """Run Go and tell how far it is; raises BuildError with the end of what it said."""
     environment = os.environ | {"GOTOOLCHAIN": "local", "GOWORK": "off"}
     said: list[str] = []
-    with subprocess.Popen(
-        command, cwd=work, env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
-    ) as process:
+    with interrupted_later():
+        running = subprocess.Popen(
+            command, cwd=work, env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
+        )
+    with running as process:
         hearing = threading.Thread(target=said.extend, args=(process.stderr or (),), daemon=True)
         hearing.start()
         try:
@@ -93,6 +98,19 @@ def compiled(work: Path, command: list[str]) -> None:
             "first time (GOPROXY names another Go module proxy) and 3 GB of disk",
             FAILED,
         )
+
+
+@contextmanager
+def interrupted_later() -> Iterator[None]:
+    """A Ctrl-C in here is raised at the end: inside Popen it would leave a child nobody ends."""
+    held: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _frame: held.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
 
 
 def wait(process: subprocess.Popen[str], said: list[str]) -> None:
