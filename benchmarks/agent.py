@@ -64,7 +64,7 @@ async def measure(events: int, folder: Path) -> dict[str, object]:
 
 def student_cpu(agent: Agent) -> float:
     """CPU-seconds of all student runs so far."""
-    return agent.engine.metrics.cpu_seconds
+    return agent.engine.metrics.student_cpu_seconds
 
 
 async def feed(agent: Agent, events: int) -> None:

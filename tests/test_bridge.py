@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -11,14 +13,22 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
+    ExportMetricsServiceRequest,
+    ExportMetricsServiceResponse,
+)
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceRequest,
     ExportTraceServiceResponse,
 )
+from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
+from tests.support import meters
 from tests.support.cloud import eventually, until
 
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
+from setsuden.pipelines.energy import WorkKey
+from setsuden.pipelines.energy.metering.instruments import Instrument, Point, instruments
 from setsuden.pipelines.tracing import (
     Kind,
     Offset,
@@ -26,16 +36,28 @@ from setsuden.pipelines.tracing import (
     Span,
     Timeline,
     TraceOptions,
+    metrics_protobuf,
     otlp,
     protobuf,
 )
+from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.ship import Shipper
+from setsuden.schemas import metrics as names
 from setsuden.schemas import streams, subjects
+from setsuden.schemas.energy import Method
 from setsuden.schemas.errors import ConfigError, StreamFullError
 from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.services.bridge import lanes
 from setsuden.services.bridge.bridge import Bridge
-from setsuden.services.bridge.process import sinks_of
-from setsuden.services.bridge.sinks import Endpoint, LinesFile, Outcome, Sink, read_headers
+from setsuden.services.bridge.process import metrics_sinks_of, sinks_of
+from setsuden.services.bridge.sinks import (
+    METRICS_PATH,
+    Endpoint,
+    LinesFile,
+    Outcome,
+    Sink,
+    read_headers,
+)
 from setsuden.services.config import BridgeOptions, CloudConfig
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.demo.server import free_port
@@ -71,6 +93,7 @@ class Collector(ThreadingHTTPServer):
         self.asked = 0
         self.headers: list[dict[str, str]] = []
         self.taken: list[bytes] = []
+        self.metrics: list[bytes] = []
         super().__init__(("127.0.0.1", port), _Handler)
 
     @property
@@ -85,13 +108,36 @@ class Collector(ThreadingHTTPServer):
     def numbers(self) -> list[int]:
         return sorted(int(one.span_id, 16) for one in self.spans())
 
+    def energies(self) -> list[float]:
+        """Values of all points of metrics, in order."""
+        return sorted(
+            point.as_double
+            for data in self.metrics
+            for group in MetricsData.FromString(data).resource_metrics
+            for metric in group.scope_metrics[0].metrics
+            for point in metric.sum.data_points
+        )
+
     def answer(self, path: str, data: bytes) -> int:
+        if path == "/v1/metrics":
+            return self.answer_metrics(data)
         ExportTraceServiceRequest.FromString(data)
         names = {one.name for group in protobuf.decode(data) for one in group.spans}
         if path != "/v1/traces" or self.poison in names:
             return 400
         if self.status == 200:
             self.taken.append(data)
+        return self.status
+
+    def answer_metrics(self, data: bytes) -> int:
+        request = ExportMetricsServiceRequest.FromString(data)
+        names = {
+            one.name for group in request.resource_metrics for one in group.scope_metrics[0].metrics
+        }
+        if self.poison in names:
+            return 400
+        if self.status == 200:
+            self.metrics.append(data)
         return self.status
 
 
@@ -143,7 +189,8 @@ async def bridging(
     link: Link, jetstream: JetStream, settings: CloudConfig, sinks: list[Sink] | None = None
 ) -> AsyncIterator[Bridge]:
     """A bridge that runs and must not fail."""
-    bridge = Bridge(settings, link, jetstream, sinks or sinks_of(settings, Path()))
+    metrics_sinks = metrics_sinks_of(settings, Path())
+    bridge = Bridge(settings, link, jetstream, sinks or sinks_of(settings, Path()), metrics_sinks)
     task = asyncio.create_task(bridge.run())
     try:
         yield bridge
@@ -469,6 +516,190 @@ def test_a_file_that_cannot_be_written_is_tried_again_later(tmp_path: Path) -> N
     assert sink.put(protobuf.encode({}, [span()])) is Outcome.LATER
     (tmp_path / "folder").rmdir()
     assert sink.put(protobuf.encode({}, [span()])) is Outcome.TAKEN
+
+
+# -- metrics -------------------------------------------------------------------------------------
+
+
+def told(*joules: float, row: names.MetricRow = names.INFERENCE_ENERGY) -> bytes:
+    """A message of energy metrics with these points."""
+    points = tuple(Point({names.SITE: "fr-par-2"}, value) for value in joules)
+    made = metrics_protobuf.encode({"device.id": "dev-1"}, [Instrument(row, points)], 1, 2)
+    return protobuf.compress(made)
+
+
+METRICS = subjects.metrics("dev-1")
+
+
+async def test_metrics_reach_their_own_endpoint_and_file(
+    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector, tmp_path: Path
+) -> None:
+    file = tmp_path / "deep" / "metrics.jsonl"
+    settings = config(
+        broker,
+        file=str(tmp_path / "spans.jsonl"),
+        metrics_endpoint=collector.url,
+        metrics_file=str(file),
+    )
+    async with bridging(link, jetstream, settings) as bridge:
+        await send(link, told(1.5, 2.5), told(3.5), subject=METRICS)
+        await send(link, segment(span(1)))
+        await until_empty(jetstream)
+        await until(lambda: bridge.counters.spans == 1, pause_seconds=0.01)
+    assert collector.energies() == [1.5, 2.5, 3.5]
+    assert collector.taken == []
+    lines = file.read_text(encoding="utf-8").splitlines()
+    documents = [json.loads(line) for line in lines]
+    assert sum(len(found["resourceMetrics"]) for found in documents) == 2
+    counters = bridge.counters
+    assert (counters.metrics, counters.metrics_unwanted, counters.metrics_dropped) == (3, 0, 0)
+
+
+async def test_joules_of_a_meter_arrive_whole(
+    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector, tmp_path: Path
+) -> None:
+    meter = meters.meter(tmp_path)
+    run = meter.begin(WorkKey("digits", "digits/student", "0" * 64))
+    meter.finish(run, 3, 0.01, Method.THREAD)
+    meter.close()
+    settings = config(broker, endpoint=collector.url, metrics_endpoint=collector.url)
+    async with bridging(link, jetstream, settings):
+        await MetricsShipper(link, meter, {"device.id": "dev-1"}, "dev-1", 60.0).finish(5.0)
+        await until_empty(jetstream)
+    sent = [point.value for _, points in instruments(meter) for point in points]
+    assert collector.energies() == sorted(sent)
+    assert meter.totals.summed().window_joules > 0
+
+
+async def test_metrics_that_nobody_wants_are_acknowledged_and_counted(
+    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector
+) -> None:
+    async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
+        await send(link, told(1.0), b"no gzip", told(2.0), subject=METRICS)
+        await until_empty(jetstream)
+    assert bridge.counters.metrics_unwanted == 3
+    assert (bridge.counters.metrics, bridge.counters.metrics_dropped) == (0, 0)
+    assert collector.asked == 0
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_a_metrics_endpoint_that_is_away_holds_up_no_spans(
+    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector, silent: bool
+) -> None:
+    """Closed, or open and never answering; more metrics wait than one consumer may have out."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1] if silent else free_port()
+        settings = config(
+            broker,
+            endpoint=collector.url,
+            metrics_endpoint=f"http://127.0.0.1:{port}",
+            timeout_seconds=60.0,
+            max_ack_pending=8,
+            batch_messages=4,
+        )
+        await send(link, *[told(float(number)) for number in range(20)], subject=METRICS)
+        async with bridging(link, jetstream, settings) as bridge:
+            await send(link, *[segment(span(number)) for number in range(1, 21)])
+            await until(lambda: bridge.counters.spans == 20, pause_seconds=0.01)
+            if silent:
+                listening.close()  # lets the waiting request go
+    assert collector.numbers() == list(range(1, 21))
+    assert (bridge.counters.metrics, bridge.counters.metrics_dropped) == (0, 0)
+
+
+async def test_metrics_wait_for_their_endpoint(
+    broker: LocalBroker,
+    link: Link,
+    jetstream: JetStream,
+    collector: Collector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "_METRICS_AGAIN_SECONDS", 1)
+    collector.status = 503
+    settings = config(broker, file=str(tmp_path / "spans"), metrics_endpoint=collector.url)
+    async with bridging(link, jetstream, settings) as bridge:
+        await send(link, told(1.0), told(2.0), subject=METRICS)
+        await until(lambda: bridge.counters.metrics_later > 0, pause_seconds=0.01)
+        collector.status = 200
+        await until_empty(jetstream)
+    assert collector.energies() == [1.0, 2.0]
+    assert bridge.counters.metrics_dropped == 0
+
+
+async def test_metrics_that_nobody_took_in_time_make_room_for_spans(
+    broker: LocalBroker,
+    link: Link,
+    jetstream: JetStream,
+    collector: Collector,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lanes, "METRICS_KEEP_SECONDS", 0.0)
+    settings = config(broker, file=str(tmp_path / "spans"), metrics_endpoint=collector.url)
+    async with bridging(link, jetstream, settings) as bridge:
+        await send(link, told(1.0), told(2.0), subject=METRICS)
+        await until_empty(jetstream)
+    assert bridge.counters.metrics_dropped == 2
+    assert collector.asked == 0
+
+
+async def test_of_refused_and_damaged_metrics_the_others_arrive(
+    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector, tmp_path: Path
+) -> None:
+    collector.poison = names.HW_ENERGY.name
+    settings = config(broker, file=str(tmp_path / "spans"), metrics_endpoint=collector.url)
+    bad = (told(9.0, row=names.HW_ENERGY), *GARBAGE)
+    await send(link, told(1.0), *bad, told(2.0), subject=METRICS)
+    async with bridging(link, jetstream, settings) as bridge:
+        await until_empty(jetstream)
+    assert collector.energies() == [1.0, 2.0]
+    counters = bridge.counters
+    assert (counters.metrics, counters.metrics_dropped) == (2, len(bad))
+    assert counters.dropped == 0
+
+
+async def test_a_bridge_of_before_metrics_leaves_a_consumer_that_ours_narrows(
+    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector, tmp_path: Path
+) -> None:
+    """A work queue refuses two consumers that overlap; the old one took every subject."""
+    wanted = streams.bridge_consumer(ack_wait_seconds=60, max_ack_pending=64)
+    del wanted["filter_subjects"]
+    await jetstream.apply_consumer(streams.SPANS, wanted)
+    await send(link, segment(span(1)))
+    await send(link, told(1.0), subject=METRICS)
+    settings = config(broker, endpoint=collector.url, metrics_endpoint=collector.url)
+    async with bridging(link, jetstream, settings):
+        await until_empty(jetstream)
+    assert (collector.numbers(), collector.energies()) == ([1], [1.0])
+
+
+def test_points_that_a_partial_success_rejected_are_counted(collector: Collector) -> None:
+    answer = ExportMetricsServiceResponse()
+    answer.partial_success.rejected_data_points = 3
+    answer.partial_success.error_message = "out of order"
+    collector.body = answer.SerializeToString()
+    sink = Endpoint(collector.url, {}, 5.0, METRICS_PATH)
+    assert sink.put(protobuf.decompress(told(1.0))) is Outcome.TAKEN
+    assert sink.rejected == 3
+
+
+async def test_metrics_have_headers_of_their_own(
+    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector, tmp_path: Path
+) -> None:
+    (tmp_path / "spans").write_text("Authorization: spans", encoding="utf-8")
+    (tmp_path / "metrics").write_text("Authorization: metrics", encoding="utf-8")
+    settings = config(
+        broker,
+        endpoint=collector.url,
+        headers_file=str(tmp_path / "spans"),
+        metrics_endpoint=collector.url,
+        metrics_headers_file=str(tmp_path / "metrics"),
+    )
+    async with bridging(link, jetstream, settings):
+        await send(link, told(1.0), subject=METRICS)
+        await until_empty(jetstream)
+    assert [one["authorization"] for one in collector.headers] == ["metrics"]
 
 
 # -- the same bytes ------------------------------------------------------------------------------

@@ -160,32 +160,47 @@ def test_timesyncd_s_mark_counts_where_nothing_else_tells(tmp_path: Path) -> Non
     assert host.clock(machine(tmp_path)).seen == "synchronised (timesyncd)"
 
 
-def test_without_a_sensor_joules_are_said_to_be_estimated(tmp_path: Path) -> None:
+STAT = "cpu  1 2 3 4 5 6 7 8\ncpu0 1 2 3 4 5 6 7 8\n"
+
+
+def test_without_a_sensor_joules_are_said_to_come_from_a_model(tmp_path: Path) -> None:
     put(tmp_path, "proc/cpuinfo", "model name\t: AMD EPYC\nflags\t: hypervisor\n")
+    put(tmp_path, "proc/stat", STAT)
     finding = host.power(machine(tmp_path), EnergyOptions())
     assert finding.status is Status.OK
-    assert finding.seen.startswith("no sensor: joules are estimated (table_model): 2.67 W")
+    assert finding.seen.startswith("no sensor: joules are from table (table_model), within a")
 
 
 def test_a_declared_figure_is_told_as_declared(tmp_path: Path) -> None:
+    put(tmp_path, "proc/stat", STAT)
     finding = host.power(machine(tmp_path), EnergyOptions(watts_per_core=3.0))
-    assert "estimated (declared): 3 W" in finding.seen
+    assert "joules are from declared (declared)" in finding.seen
+
+
+def test_without_any_source_joules_are_unknown(tmp_path: Path) -> None:
+    assert "none" in host.power(machine(tmp_path), EnergyOptions()).seen
 
 
 def test_a_sensor_that_may_not_be_read_gets_one_remedy(tmp_path: Path) -> None:
-    counter = put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj")
-    finding = host.power(machine(tmp_path, readable=lambda path: False), EnergyOptions())
-    assert (finding.status, finding.seen) == ("warn", "powercap intel-rapl:0")
-    assert finding.remedy == f"sudo chmod o+r {counter}"
+    put(tmp_path, "proc/stat", STAT)
+    zone = "sys/class/powercap/intel-rapl:0"
+    put(tmp_path, f"{zone}/name", "package-0\n")
+    counter = put(tmp_path, f"{zone}/energy_uj")
+    closed = machine(tmp_path, readable=lambda path: path != counter)
+    finding = host.power(closed, EnergyOptions())
+    assert (finding.status, finding.seen) == ("warn", "rapl")
+    assert "may not read" in finding.cause
+    assert finding.remedy == "setsuden energy doctor"
 
 
-def test_sensors_of_every_kind_are_found(tmp_path: Path) -> None:
-    put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj")
-    put(tmp_path, "sys/class/hwmon/hwmon0/power1_average")
-    put(tmp_path, "sys/class/power_supply/BAT0/power_now")
+def test_a_readable_sensor_is_named_with_its_boundary(tmp_path: Path) -> None:
+    zone = "sys/class/powercap/intel-rapl:0"
+    put(tmp_path, f"{zone}/name", "package-0\n")
+    put(tmp_path, f"{zone}/energy_uj")
+    put(tmp_path, f"{zone}/max_energy_range_uj", "262143328850\n")
     finding = host.power(machine(tmp_path), EnergyOptions())
     assert finding.status is Status.OK
-    assert finding.seen.startswith("battery BAT0, hwmon hwmon0, powercap intel-rapl:0, readable")
+    assert finding.seen.startswith("rapl (measured), within a factor of 1.1")
 
 
 def test_this_machine_itself_can_be_asked() -> None:

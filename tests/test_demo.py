@@ -15,10 +15,11 @@ import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.report_fixture import bare
 
-from setsuden.pipelines.energy import EnergyOptions, choose
 from setsuden.services.demo import figures, html, terminal
-from setsuden.services.demo.report_model import CpuSeconds, DemoReport
+from setsuden.services.demo.report_model import DemoReport
+from setsuden.services.report.model import Report
 
 COMMAND = [sys.executable, "-m", "setsuden.cli.main", "demo"]
 
@@ -66,6 +67,29 @@ def test_a_plain_demo_tells_one_whole_story(tmp_path: Path) -> None:
     page = Path(report.files.report).read_text(encoding="utf-8")
     assert not re.search(r"(src|href)=|https?://|<script", page), "the page fetches something"
     assert Path(report.files.trace).stat().st_size > 0
+    assert_energy_adds_up(report)
+
+
+def assert_energy_adds_up(report: DemoReport) -> None:
+    """Each figure follows from the rows alone, and the parts make the total."""
+    parts = report.joules_per_1000
+    assert (parts.network.value, parts.network.source) == (None, "none")
+    known = [part.value for part in (parts.edge, parts.broker, parts.cloud)]
+    assert parts.total.value == pytest.approx(sum(value or 0.0 for value in known))
+    assert all(value is not None and value > 0 for value in known)
+    bounds = [parts.total.low, parts.total.value, parts.total.high]
+    assert bounds == sorted(bound for bound in bounds if bound is not None)
+    folder = Path(report.files.energy).parent
+    energy = Report.model_validate_json((folder / "report.json").read_text(encoding="utf-8"))
+    assert energy.inferences == report.final
+    assert energy.events.escalated == report.escalated
+    again = subprocess.run(
+        [sys.executable, "-m", "setsuden.cli.main", "report", str(folder), "--recompute"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
 
 
 @pytest.mark.slow
@@ -95,15 +119,6 @@ def test_ctrl_c_stops_everything_that_was_started(tmp_path: Path) -> None:
     assert left_behind(tmp_path) == []
 
 
-def test_unknown_energy_is_null_and_never_zero() -> None:
-    model = choose(EnergyOptions())
-    parts = figures.joules(CpuSeconds(edge=1, broker=2, cloud=3), model)
-    assert (parts.network.value, parts.network.source) == (None, "none")
-    assert parts.total.value == pytest.approx(6 * model.watts_per_core)
-    bounds = [parts.total.low, parts.total.value, parts.total.high]
-    assert bounds == sorted(bound for bound in bounds if bound is not None)
-
-
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0, 1))
 def test_a_percentile_is_one_of_the_values(values: list[float], share: float) -> None:
     found = figures.percentile(values, share)
@@ -113,7 +128,7 @@ def test_a_percentile_is_one_of_the_values(values: list[float], share: float) ->
 def test_page_and_text_stand_without_an_escalated_event() -> None:
     example = DemoReport.model_validate_json(EXAMPLE)
     assert "No event was escalated" in html.page(example)
-    assert "no event was escalated" in terminal.text(example, [])
+    assert "no event was escalated" in terminal.text(example, [], bare())
 
 
 EXAMPLE = json.dumps(
@@ -141,6 +156,6 @@ EXAMPLE = json.dumps(
         },
         "sample": None,
         "jaeger": {"url": None, "trace_ids": [], "spans_dropped": 0},
-        "files": {"trace": "t", "report": "r"},
+        "files": {"trace": "t", "report": "r", "energy": "e"},
     }
 )

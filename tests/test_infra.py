@@ -54,11 +54,11 @@ async def test_a_device_needs_no_more_permissions_than_the_example_gives(tmp_pat
         text = config(broker=broker, bundle=folder, pipeline="mine", nats=nats)
         agent = AgentProcess(tmp_path / "agent", text)
         spec = PipelineSpec(name="mine", bundle=str(folder))
-        cloud_config = CloudConfig(nats=admin, pipelines=(spec,))
+        cloud_config = CloudConfig(nats=admin, pipelines=(spec,), state="cloud")
         try:
             agent.start()
             async with (
-                assembled(cloud_config, spec, folder, tmp_path / "cloud") as (worker, _),
+                assembled(cloud_config, spec, folder, tmp_path) as (worker, _),
                 AsyncClient(options=admin, device=DEVICE) as client,
             ):
                 await worker.start()

@@ -8,20 +8,18 @@ import numpy as np
 import pytest
 from tests.support import ml
 from tests.support.agent import AgentProcess, config
+from tests.support.meters import WATTS, meter
 
 from setsuden.edge_agent import student
 from setsuden.edge_agent.outbox import Outbox
-from setsuden.pipelines.energy import EnergyOptions, choose
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.pipeline import GateOverride, PipelineSpec
 
-ENERGY = choose(EnergyOptions())
-
 
 def loaded(folder: Path, **gate: float) -> student.Student:
     spec = PipelineSpec(name="p", bundle=str(folder), gate=GateOverride(**gate))
-    return student.load(spec, folder, ENERGY)
+    return student.load(spec, folder, meter(folder.parent))
 
 
 def observation(first: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -64,7 +62,8 @@ def test_the_energy_of_a_batch_is_shared_equally(tmp_path: Path) -> None:
     run = loaded(folder).judge([observation()] * 8)
     assert run.energy is not None
     assert run.energy.cpu_seconds > 0
-    assert run.energy.joules == pytest.approx(run.energy.cpu_seconds * ENERGY.watts_per_core)
+    assert run.energy.joules is not None
+    assert run.energy.joules >= run.energy.cpu_seconds * WATTS
 
 
 def test_an_operating_point_that_was_never_fitted_is_refused(tmp_path: Path) -> None:

@@ -47,6 +47,7 @@ SPANS = st.builds(
     end_ns=TIMES,
     attributes=ATTRIBUTES,
     events=st.lists(st.builds(SpanEvent, NAMES, TIMES, ATTRIBUTES), max_size=2).map(tuple),
+    later=st.none(),
     links=st.lists(st.builds(Link, TRACE_IDS, SPAN_IDS), max_size=2).map(tuple),
     error=st.none() | NAMES,
 )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from math import fsum
 from pathlib import Path
 
 import pytest
 from tests.support import cloud, ml
+from tests.support.meters import request_joules
 
 from setsuden.link import JetStream, Link
 from setsuden.pipelines.tracing import Link as SpanLink
+from setsuden.schemas.energy import Quality
 from setsuden.schemas.result import Status, Tier
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.traces import tree
@@ -238,7 +241,9 @@ async def test_the_spans_hang_under_the_escalation_and_carry_the_joules(
         assert spans[child].parent_id == process.span_id
     assert result.energy.cloud is not None
     infer = spans["infer"]
-    assert infer.attributes["setsuden.energy.joules"] == pytest.approx(result.energy.cloud.joules)
+    assert result.energy.cloud.quality is Quality.PROVISIONAL
+    assert infer.attributes["setsuden.energy.quality"] == Quality.OK
+    assert infer.attributes["setsuden.energy.joules"] == pytest.approx(request_joules(bench.folder))
     assert infer.end_ns < spans["send RES"].start_ns
     assert spans["send RES"].end_ns < spans["settle ESC"].start_ns
     assert infer.end_ns < process.end_ns <= spans["send RES"].start_ns
@@ -279,6 +284,9 @@ async def test_a_batch_is_one_trace_whose_members_share_its_joules(
         assert root.text("setsuden.energy.allocation") == "batch_total"
     assert sum(sizes) == 40
     assert max(sizes) > 1
+    infers = [found for trace in traces.values() for found in trace.named("infer")]
+    spent = fsum(found.number("setsuden.energy.joules") or 0.0 for found in infers)
+    assert spent == pytest.approx(request_joules(bench.folder), rel=1e-9)
     assert [finding for finding in lint(traces) if finding.rule != "orphan"] == []
 
 

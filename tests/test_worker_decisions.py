@@ -9,8 +9,10 @@ import pytest
 
 from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import gate
-from setsuden.pipelines.energy import EnergyOptions, choose
-from setsuden.schemas.energy import Method
+from setsuden.pipelines.energy import MeteredRun, WorkKey
+from setsuden.pipelines.energy.metering.provisional import Rate
+from setsuden.pipelines.energy.metering.settle import Labels
+from setsuden.schemas.energy import Boundary, Method, Source
 from setsuden.schemas.errors import AlreadyStoredError, StreamFullError, UnavailableError
 from setsuden.schemas.result import ModelRef, Result, Status
 from setsuden.services.worker import settle
@@ -83,9 +85,11 @@ def _writer(labels: list[str]) -> Writer:
 
 def test_a_written_result_is_what_the_schema_reads() -> None:
     labels = ["low", 'mid "dle"', "hîgh"]
-    reading = choose(EnergyOptions()).reading(1e-5, Method.BATCH_WEIGHTED)
+    run = MeteredRun(WorkKey("tiny", "tiny/teacher", "0" * 64), 0, 1000, 2, 2e-5, Method.THREAD)
+    labels_of_energy = Labels("cloud-1", Source.TABLE_MODEL, Boundary.WALL_AC, 3.0, 1.0, 1.0)
+    reading = Rate(2.0, 1.0, labels_of_energy).reading(run, 2)
     work = _work()
-    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32)
+    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32, run)
     row = np.array([0.2, 0.7000004, 0.0999996])
     (choice,) = _choices(row[None])
     writer = _writer(labels)

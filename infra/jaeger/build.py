@@ -78,7 +78,7 @@ def compiled(work: Path, command: list[str]) -> None:
     """Run Go and tell how far it is; raises BuildError with the end of what it said."""
     environment = os.environ | {"GOTOOLCHAIN": "local", "GOWORK": "off"}
     said: list[str] = []
-    with interrupted_later():
+    with interrupts_held() as held:
         running = subprocess.Popen(
             command, cwd=work, env=environment, stderr=subprocess.PIPE, text=True, errors="replace"
         )
@@ -86,7 +86,7 @@ def compiled(work: Path, command: list[str]) -> None:
         hearing = threading.Thread(target=said.extend, args=(process.stderr or (),), daemon=True)
         hearing.start()
         try:
-            wait(process, said)
+            wait(process, said, interrupted=bool(held))
         except KeyboardInterrupt:
             process.terminate()  # a terminal told it too, a plain SIGINT did not
             raise
@@ -101,20 +101,20 @@ def compiled(work: Path, command: list[str]) -> None:
 
 
 @contextmanager
-def interrupted_later() -> Iterator[None]:
-    """A Ctrl-C in here is raised at the end: inside Popen it would leave a child nobody ends."""
+def interrupts_held() -> Iterator[list[int]]:
+    """A Ctrl-C in here is only noted: inside Popen it would leave a child nobody ends."""
     held: list[int] = []
     before = signal.signal(signal.SIGINT, lambda number, _frame: held.append(number))
     try:
-        yield
+        yield held
     finally:
         signal.signal(signal.SIGINT, before)
-    if held:
+
+
+def wait(process: subprocess.Popen[str], said: list[str], *, interrupted: bool) -> None:
+    """Return at the end of Go, and tell of it until then; raises KeyboardInterrupt."""
+    if interrupted:
         raise KeyboardInterrupt
-
-
-def wait(process: subprocess.Popen[str], said: list[str]) -> None:
-    """Return at the end of Go, and tell of it until then."""
     started = time.monotonic()
     while process.returncode is None:
         try:

@@ -10,6 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,13 @@ class AgentProcess:
         except subprocess.TimeoutExpired:
             return False
         return True
+
+    def until(self, holds: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Return when something holds of the running agent."""
+        deadline = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < deadline, self.log()
+            assert not self.ends_within(0.05), self.log()
 
     def kill(self) -> None:
         """SIGKILL."""

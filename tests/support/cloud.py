@@ -10,16 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from tests.support import ml
+from tests.support.meters import meter
 from tests.support.spans import spooled
 
 from setsuden.link import Incoming, JetStream, Link
-from setsuden.pipelines import bundle, energy
+from setsuden.pipelines import bundle
+from setsuden.pipelines.energy import Meter
 from setsuden.pipelines.tracing import Recorder, traceparent
 from setsuden.schemas import escalation, streams, subjects
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.event import Event
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Result, Status
+from setsuden.schemas.windows import Component
 from setsuden.services.config import CloudConfig, WorkerOptions
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.traces.found import FoundSpan
@@ -50,6 +53,7 @@ class Bench:
     workers: list[Worker] = field(default_factory=list)
     links: list[Link] = field(default_factory=list)
     recorder: Recorder | None = None
+    meters: list[Meter] = field(default_factory=list)
 
     async def start(
         self,
@@ -73,7 +77,7 @@ class Bench:
             config,
             config.pipelines[0],
             teacher=teacher,
-            energy=energy.choose(config.energy),
+            meter=self._meter(),
             link=link,
             jetstream=jetstream,
             recorder=self.recorder,
@@ -84,11 +88,23 @@ class Bench:
         self.links.append(link)
         return running
 
+    def _meter(self) -> Meter:
+        made = meter(self.folder, Component.CLOUD)
+        made.start()
+        self.meters.append(made)
+        return made
+
     def spans(self) -> list[FoundSpan]:
-        """Every span sealed, once the recorder is closed."""
+        """Every span sealed with its settled joules, once meter and recorder are closed."""
         assert self.recorder is not None
+        self.close_meters()
         self.recorder.close()
         return spooled(self.folder / "state")
+
+    def close_meters(self) -> None:
+        """Settle what has ended."""
+        while self.meters:
+            self.meters.pop().close()
 
 
 @asynccontextmanager
@@ -102,6 +118,7 @@ async def bench(folder: Path, broker: LocalBroker) -> AsyncIterator[Bench]:
             await worker.stop()
         for link in ready.links:
             await link.close()
+        ready.close_meters()
         if ready.recorder is not None:
             ready.recorder.close()
 

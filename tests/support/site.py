@@ -130,8 +130,8 @@ async def site(
 
 async def _add_worker(up: Site, bundle_folder: Path, ends: AsyncExitStack) -> None:
     spec = PipelineSpec(name=up.pipeline, bundle=str(bundle_folder))
-    options = CloudConfig(nats=up.broker.options, pipelines=(spec,))
-    made = assembled(options, spec, bundle_folder, up.folder / "cloud")
+    options = CloudConfig(nats=up.broker.options, pipelines=(spec,), state="cloud")
+    made = assembled(options, spec, bundle_folder, up.folder)
     up.worker = await ends.enter_async_context(AsyncExitStack())
     worker, _ = await up.worker.enter_async_context(made)
     await worker.start()

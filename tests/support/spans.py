@@ -35,7 +35,10 @@ async def shipped(jetstream: JetStream) -> list[FoundSpan]:
 
 
 def _spans(message: Incoming) -> list[FoundSpan]:
-    if message.headers["Nats-Subject"] == HOPS:
+    subject = message.headers["Nats-Subject"]
+    if subject.startswith("otel.metrics."):
+        return []
+    if subject == HOPS:
         group = hops.spans_of(message.data)
         groups = [] if group is None else [group]
     else:

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import SpanClock, new_trace_id, parse_traceparent
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
@@ -81,6 +82,8 @@ class Engine:
         self.metrics = metrics
         self.cursor = outbox.cursor() or Cursor("", {})
         """How far the broker's events were taken; durable with the events themselves."""
+        self.runs: dict[str, MeteredRun] = {}
+        """Of events that are not final: their joules settle when the window has closed."""
         self.generation = 1
         """Raised when arrivals from the broker must be read again."""
         self.on_blocked: Callable[[], None] = lambda: None
@@ -195,7 +198,8 @@ class Engine:
             run = student.judge(observations)
             if run.energy is not None and run.energy.cpu_seconds > SLOW_STUDENT_SECONDS:
                 self._slow.add(name)
-        self.metrics.energy(run.energy, len(observations))
+        if run.energy is not None:
+            self.metrics.student_cpu_seconds += run.energy.cpu_seconds * len(observations)
         return run
 
     def _admit(
@@ -222,6 +226,9 @@ class Engine:
             self.on_blocked()
             return False
         accepted.append((arrival, result))
+        run = placed[0].metered
+        if run is not None:
+            self.runs[result.event_id] = run
         return True
 
     def refuse(self, arrival: Arrival, error: SetsudenError) -> None:
@@ -278,6 +285,7 @@ class Engine:
         self._distrusted = False
         for arrival, result in accepted:
             self.metrics.accepted[result.pipeline] += 1
+            self.metrics.escalated += result.decision is not None and result.decision.escalates
             arrival.answered(result, False)
             self._release(arrival, result)
         self._queue_sends(out)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from setsuden.schemas.energy import EnergyReading, Source
-from setsuden.schemas.result import Result
+from setsuden.link.wire import Wire
+from setsuden.pipelines.energy.metering.instruments import Instrument
+from setsuden.schemas.metrics import underscored
+from setsuden.schemas.result import Result, Status, Tier
+from setsuden.schemas.windows import Counts
 
 BUCKETS_MS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 60_000)
 
@@ -41,39 +44,51 @@ class Metrics:
     refused: Counter[str] = field(default_factory=Counter)
     """By error code."""
     superseded: int = 0
+    escalated: int = 0
+    """Events first handed to the broker; repetitions are not counted."""
+    changed: int = 0
+    """Final answers of the teacher that differ from the student's."""
     escalated_bytes: int = 0
     """Bodies and headers handed to the broker, repetitions included."""
     escalations_sent: int = 0
     escalations_failed: int = 0
     lookups: int = 0
-    cpu_seconds: float = 0.0
-    """Of the student's runs."""
-    joules: float = 0.0
-    joules_low: float = 0.0
-    joules_high: float = 0.0
-    energy_source: Source = Source.NONE
+    student_cpu_seconds: float = 0.0
+    """CPU time of the students' runs, before any window has closed."""
     latency: dict[str, Histogram] = field(default_factory=dict)
     """Final results by tier."""
 
-    def energy(self, reading: EnergyReading | None, items: int) -> None:
-        """Count the energy of a run of ``items`` equal shares."""
-        if reading is None:
-            return
-        self.cpu_seconds += reading.cpu_seconds * items
-        if reading.joules is not None:
-            self.joules += reading.joules * items
-            self.joules_low += (reading.joules_low or 0.0) * items
-            self.joules_high += (reading.joules_high or 0.0) * items
-            self.energy_source = reading.source
+    def counts(self, wire: Wire) -> Counts:
+        """What rows of energy say of events; from any thread."""
+        by = Counter[str]()
+        for (_, status, tier), number in list(self.results.items()):
+            by[status if status != Status.FINAL else tier] += number
+        return Counts(
+            local=by[Tier.EDGE],
+            cloud=by[Tier.CLOUD],
+            changed=self.changed,
+            expired=by[Status.EXPIRED],
+            dead=by[Status.DEAD],
+            escalated=self.escalated,
+            bytes_up=wire.bytes_sent,
+            bytes_down=wire.bytes_received,
+            packets=wire.packets,
+        )
 
-    def final(self, result: Result) -> None:
-        """Count one final result."""
+    def final(self, result: Result, provisional: Result | None = None) -> None:
+        """Count one final result; ``provisional`` is what the student had said of a hard case."""
+        if provisional is not None and result.tier is Tier.CLOUD:
+            self.changed += _label(result) != _label(provisional)
         tier = result.tier or "none"
         self.results[result.pipeline, result.status, tier] += 1
         histogram = self.latency.get(tier)
         if histogram is None:
             histogram = self.latency[tier] = Histogram()
         histogram.add(result.timing.total_ms or 0.0)
+
+
+def _label(result: Result) -> str | None:
+    return None if result.answer is None else result.answer.label
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +106,7 @@ class Gauges:
     spool_bytes: int
 
 
-def exposition(metrics: Metrics, gauges: Gauges) -> bytes:
+def exposition(metrics: Metrics, gauges: Gauges, instruments: Sequence[Instrument] = ()) -> bytes:
     """The Prometheus text format, version 0.0.4."""
     from prometheus_client import generate_latest  # noqa: PLC0415  # 20 ms the start need not pay
     from prometheus_client.registry import Collector, CollectorRegistry  # noqa: PLC0415
@@ -99,6 +114,7 @@ def exposition(metrics: Metrics, gauges: Gauges) -> bytes:
     class _Ours(Collector):
         def collect(self) -> Iterator[object]:  # type: ignore[override]  # our rows are its families
             yield from _families(metrics, gauges)
+            yield from _energy(instruments)
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Ours())
@@ -109,6 +125,18 @@ def _families(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
     yield from _labelled(metrics)
     yield from _latencies(metrics)
     yield from _plain(metrics, gauges)
+
+
+def _energy(instruments: Sequence[Instrument]) -> Iterator[object]:
+    """As OpenTelemetry's exporter would write them, so that both ways tell one story."""
+    from prometheus_client.core import CounterMetricFamily  # noqa: PLC0415
+
+    for row, points in instruments:
+        family = CounterMetricFamily(row.prometheus, row.meaning)
+        for point in points:
+            labels = {underscored(key): value for key, value in point.attributes.items()}
+            family.add_sample(row.prometheus, labels, point.value)
+        yield family
 
 
 def _labelled(metrics: Metrics) -> Iterator[object]:
@@ -154,19 +182,13 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "escalations_failed": ("Escalations not acknowledged", metrics.escalations_failed),
         "escalated_bytes": ("Headers and bodies escalated", metrics.escalated_bytes),
         "lookups": ("Results asked for", metrics.lookups),
-        "student_cpu_seconds": ("CPU time of student runs", metrics.cpu_seconds),
+        "student_cpu_seconds": ("CPU time of student runs", metrics.student_cpu_seconds),
         "link_connections": ("Connections opened", gauges.link_connections),
         "spans_recorded": ("Spans sealed", gauges.spans_recorded),
         "spans_lost": ("Spans nobody keeps", gauges.spans_lost),
     }
     for name, (text, value) in counters.items():
         yield CounterMetricFamily(f"setsuden_{name}", text, value=value)
-    energy = CounterMetricFamily(
-        "setsuden_inference_energy_joules", "Of student runs", labels=("source", "bound")
-    )
-    for bound in ("joules", "joules_low", "joules_high"):
-        energy.add_metric((str(metrics.energy_source), bound), getattr(metrics, bound))
-    yield energy
     states = {
         "link_up": ("1 while the broker is usable", int(gauges.link_up)),
         "pending_events": ("Events without a final result", gauges.pending_events),

@@ -17,11 +17,15 @@ import uvicorn
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
-from setsuden.pipelines import energy, logs
+from setsuden.pipelines import logs
+from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
 from setsuden.pipelines.tracing import Recorder, SpanClock
+from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
+from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.schemas import spans
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.windows import Component
 
 from . import student
 from .clock import CloudClock
@@ -53,6 +57,7 @@ class Agent:
     http: HttpDoor
     clock: CloudClock
     shipper: Shipper
+    metrics_shipper: MetricsShipper
 
 
 def run_agent(config: AgentConfig, base: Path) -> int:
@@ -76,7 +81,10 @@ async def _main(config: AgentConfig, base: Path) -> int:
             asyncio.create_task(agent.uplink.run_lookups(), name="lookups"),
             asyncio.create_task(agent.clock.run(), name="clock"),
             *(
-                [asyncio.create_task(agent.shipper.run(), name="spans")]
+                [
+                    asyncio.create_task(agent.shipper.run(), name="spans"),
+                    asyncio.create_task(agent.metrics_shipper.run(), name="metrics"),
+                ]
                 if config.traces.ship
                 else []
             ),
@@ -114,35 +122,47 @@ def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
 @asynccontextmanager
 async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
     """Every part of an agent; outbox, link and traces are closed at the end."""
-    model = energy.choose(config.energy)
-    students = {spec.name: student.load(spec, base, model) for spec in config.pipelines}
     state = base / config.state
+    metrics = Metrics()
+    link = Link(config.nats, config.device)
+    meter = open_meter(
+        resolved(config.energy, base, state),
+        Identity(Component.EDGE, config.device, host_id(config.traces), fingerprint(config)),
+        counts=lambda: metrics.counts(link.wire()),
+    )
+    students = {spec.name: student.load(spec, base, meter) for spec in config.pipelines}
     outbox = Outbox(
         state, keep_seconds=config.outbox.keep_seconds, keep_events=config.outbox.keep_events
     )
     extra: dict[str, Any] = {"device.id": config.device}
-    link = Link(config.nats, config.device)
     jetstream = JetStream(link)
     spans_clock = SpanClock(state)
     clock = CloudClock(spans_clock, link, jetstream, config.traces.clock_seconds)
     recorder = Recorder(config.traces, state, spans.SERVICE_EDGE, extra, clock.timeline)
     shipper = Shipper(link, recorder, config.device, clock.timeline)
+    metrics_shipper = MetricsShipper(
+        link, meter, recorder.resource, config.device, config.traces.metrics_seconds
+    )
     try:
         core = AgentCore(_policy(config, outbox), outbox.next_sequence, random.SystemRandom())
         core.restore(now(), outbox.open_rows())
-        engine = Engine(config, students, outbox, core, Metrics(), clock=spans_clock)
+        engine = Engine(config, students, outbox, core, metrics, clock=spans_clock)
         await jetstream.start()
         uplink = Uplink(engine, link, jetstream, recorder)
         await uplink.start()
         door = BrokerDoor(engine, link, jetstream)
         await door.start()
-        status = AgentStatus(engine, link, recorder)
+        status = AgentStatus(engine, link, recorder, meter)
         http = HttpDoor(engine, uplink, status)
-        yield Agent(engine, uplink, door, link, status, http, clock, shipper)
+        meter.start()
+        yield Agent(engine, uplink, door, link, status, http, clock, shipper, metrics_shipper)
     finally:
-        recorder.close()
+        meter.close()
+        recorder.close()  # after the meter: the last spans get their settled joules
         if config.traces.ship:
-            await shipper.finish(FAREWELL_SECONDS)
+            await asyncio.gather(
+                shipper.finish(FAREWELL_SECONDS), metrics_shipper.finish(FAREWELL_SECONDS)
+            )
         await link.close()
         outbox.close()
 

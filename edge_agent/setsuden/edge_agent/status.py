@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from setsuden.link import Link, LinkState
+from setsuden.pipelines.energy import Meter
+from setsuden.pipelines.energy.metering.instruments import instruments
 from setsuden.pipelines.tracing import Recorder
 
 from .engine import Engine
@@ -14,10 +16,11 @@ from .metrics import Gauges, exposition
 class AgentStatus:
     """Readiness and metrics of one agent."""
 
-    def __init__(self, engine: Engine, link: Link, recorder: Recorder) -> None:
+    def __init__(self, engine: Engine, link: Link, recorder: Recorder, meter: Meter) -> None:
         self._engine = engine
         self._link = link
         self._recorder = recorder
+        self._meter = meter
         self.stopping = False
 
     def report(self) -> dict[str, Any]:
@@ -56,4 +59,4 @@ class AgentStatus:
             spans_lost=self._recorder.lost,
             spool_bytes=self._recorder.spool.size_bytes,
         )
-        return exposition(self._engine.metrics, gauges)
+        return exposition(self._engine.metrics, gauges, instruments(self._meter))

@@ -12,11 +12,11 @@ from numpy.typing import NDArray
 
 from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines import session as sessions
-from setsuden.pipelines.energy import EnergyModel
+from setsuden.pipelines.energy import Meter, MeteredRun, WorkKey
 from setsuden.pipelines.gate import Gate, Judged, unusable
 from setsuden.schemas.bundle import Manifest, OutputKind
 from setsuden.schemas.decision import Reason
-from setsuden.schemas.energy import EnergyReading, Method
+from setsuden.schemas.energy import EnergyReading, share_of, total
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import ModelRef
@@ -30,11 +30,13 @@ class StudentRun(NamedTuple):
 
     judged: list[Judged]
     energy: EnergyReading | None
-    """Of each observation: an equal share of the run."""
+    """Of each observation: an equal share of the run, provisional."""
     prepare_ns: int
     start_ns: int
     end_ns: int
     """Preparation begun, run begun and ended, on the monotonic clock; equal where nothing ran."""
+    metered: MeteredRun | None = None
+    """Has the settled joules once its window has closed."""
 
 
 class Student:
@@ -45,13 +47,14 @@ class Student:
         spec: PipelineSpec,
         manifest: Manifest,
         session: sessions.Session | None,
-        energy: EnergyModel,
+        meter: Meter,
     ) -> None:
         self.spec = spec
         self.manifest = manifest
         self.model: ModelRef | None = session.ref if session is not None else None
         self._session = session
-        self._energy = energy
+        self._meter = meter
+        self._work = _work_key(spec.name, self.model)
         self._gate = _gate(spec, manifest)
         self.max_batch = session.spec.max_batch if session is not None else 1024
         self.failures = 0
@@ -79,23 +82,36 @@ class Student:
         self, session: sessions.Session, gate: Gate, observations: Sequence[Array], start: int
     ) -> StudentRun:
         count = len(observations)
-        run = session.run(session.prepare(observations))
+        run, metered = self._metered(session, observations)
         end = time.monotonic_ns()
         if session.check(run.output, count):
             judged = gate.judge(run.output)
         else:
             judged = [unusable(Reason.STUDENT_WRONG_SHAPE)] * count
-        method = Method.BATCH_WEIGHTED if count > 1 else run.method
-        energy = self._energy.reading(run.cpu_seconds / count, method)
+        energy = self._meter.provisional(metered)
         began = max(start, end - int(run.wall_seconds * 1e9))
-        return StudentRun(judged, energy, start, began, end)
+        return StudentRun(judged, energy, start, began, end, metered)
+
+    def _metered(
+        self, session: sessions.Session, observations: Sequence[Array]
+    ) -> tuple[sessions.Run, MeteredRun]:
+        """One run, with its part of the window's joules to come."""
+        batch = session.prepare(observations)
+        metered = self._meter.begin(self._work)
+        try:
+            run = session.run(batch)
+        except BaseException:
+            self._meter.abandon(metered)
+            raise
+        self._meter.finish(metered, len(observations), run.cpu_seconds, run.method)
+        return run, metered
 
     def _one_by_one(self, observations: Sequence[Array], start: int) -> StudentRun:
         runs = [self.judge([observation]) for observation in observations]
         judged = [run.judged[0] for run in runs]
         # One figure stands for all: what the successful ones took, by equal shares.
-        seconds = sum(run.energy.cpu_seconds for run in runs if run.energy is not None)
-        energy = self._energy.reading(seconds / len(runs), Method.BATCH_WEIGHTED)
+        readings = [run.energy for run in runs if run.energy is not None]
+        energy = share_of(total(readings), 1 / len(runs)) if readings else None
         return StudentRun(judged, energy, start, start, time.monotonic_ns())
 
 
@@ -103,7 +119,13 @@ def _nothing_ran(reason: Reason, items: int, now_ns: int) -> StudentRun:
     return StudentRun([unusable(reason)] * items, None, now_ns, now_ns, now_ns)
 
 
-def load(spec: PipelineSpec, base: Path, energy: EnergyModel) -> Student:
+def _work_key(pipeline: str, model: ModelRef | None) -> WorkKey:
+    if model is None:
+        return WorkKey(pipeline, "none", "")
+    return WorkKey(pipeline, f"{model.bundle}/{model.model}", model.digest)
+
+
+def load(spec: PipelineSpec, base: Path, meter: Meter) -> Student:
     """The student of a declared pipeline; raises ConfigError, BundleError, MissingExtraError."""
     bundle = bundles.load(base / spec.bundle)
     if spec.teacher not in bundle.manifest.models:
@@ -112,7 +134,7 @@ def load(spec: PipelineSpec, base: Path, energy: EnergyModel) -> Student:
             remedy=f"set teacher to one of {', '.join(sorted(bundle.manifest.models))}",
         )
     session = sessions.load(bundle, "student") if "student" in bundle.manifest.models else None
-    return Student(spec, bundle.manifest, session, energy)
+    return Student(spec, bundle.manifest, session, meter)
 
 
 def _gate(spec: PipelineSpec, manifest: Manifest) -> Gate | None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
+from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import (
     Kind,
     Link,
@@ -49,6 +51,8 @@ class Ended(NamedTuple):
     """Set for a hard case."""
     kept: Kept
     energy_class: str | None
+    run: MeteredRun | None = None
+    """The student's run, whose joules may not be settled yet."""
 
 
 def root_id(result: Result) -> str:
@@ -145,8 +149,9 @@ def _root(ended: Ended, root: str, end_ns: int) -> Span:
         Kind.CONSUMER if ended.over_nats else Kind.SERVER,
         trail.accepted_ns,
         end_ns,
-        attributes | _totals(result),
+        attributes | _totals(result, result.energy.edge),
         error=_error_of(result) if failed else None,
+        later=_later(ended, partial(_totals, result)),
     )
 
 
@@ -154,15 +159,29 @@ def _error_of(result: Result) -> str:
     return result.error.code if result.error is not None else result.status.value
 
 
-def _totals(result: Result) -> dict[str, Value]:
-    """Energy over the whole trace, so that Jaeger shows it without summing."""
-    edge, cloud = result.energy.edge, result.energy.cloud
+def _later(
+    ended: Ended, attributes: Callable[[EnergyReading], dict[str, Value]]
+) -> Callable[[], dict[str, Value] | None] | None:
+    """The attributes of the student's run once its window has closed."""
+    run = ended.run
+    if run is None:
+        return None
+    return lambda: None if run.settled is None else attributes(run.settled)
+
+
+def _totals(result: Result, edge: EnergyReading | None) -> dict[str, Value]:
+    """Energy over the whole trace, so that Jaeger shows it without summing.
+
+    The cloud's part is the one its answer carried: provisional.
+    """
+    cloud = result.energy.cloud
     escalated = result.decision is not None and result.decision.escalates
     parts = [part for part in (edge, cloud) if part is not None]
     whole = total(parts)
     found: dict[str, Value] = {
         "setsuden.energy.complete": whole.joules is not None
-        and (cloud is not None or not escalated)
+        and (cloud is not None or not escalated),
+        "setsuden.energy.quality": whole.quality.value,
     }
     values = {
         "trace_joules": whole.joules,
@@ -217,6 +236,7 @@ def _infer(ended: Ended, root: str, not_before_ns: int) -> Span:
         end,
         attributes,
         events=(SpanEvent(spans.GATE_DECISION, end, _gate(result.decision)),),
+        later=_later(ended, energy_attributes),
     )
 
 

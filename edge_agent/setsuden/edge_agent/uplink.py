@@ -97,7 +97,8 @@ class Uplink:
     async def _notify(self, send: Notify) -> None:
         result = send.result
         if result.is_final:
-            self._metrics.final(result)
+            pending = send.finished
+            self._metrics.final(result, None if pending is None else pending.provisional)
             for waiter in list(self._waiters.get(send.event_id, ())):
                 if not waiter.done():
                     waiter.set_result(result)
@@ -117,6 +118,7 @@ class Uplink:
             log.debug("reply_not_sent", extra={"detail": str(error)})
 
     def _trace(self, send: Notify) -> None:
+        run = self._engine.runs.pop(send.event_id, None)
         if not self._recorder.enabled:
             return
         result, clock = send.result, self._engine.clock
@@ -125,7 +127,14 @@ class Uplink:
         if kept is None or send.trail is None:
             return
         ended = traces.Ended(
-            result, send.trail, clock.now_ns(), send.over_nats, send.finished, kept, energy_class
+            result,
+            send.trail,
+            clock.now_ns(),
+            send.over_nats,
+            send.finished,
+            kept,
+            energy_class,
+            run,
         )
         found = traces.event_spans(ended, clock.at)
         self._recorder.add(found, keep=kept.reason in {"failed", "escalated"})

@@ -26,6 +26,7 @@ from setsuden.schemas.errors import ForbiddenError, MessageTooLargeError, Unavai
 
 from .messages import Handler, Incoming
 from .options import LinkOptions
+from .wire import Wire, of_socket
 
 log = logging.getLogger(__name__)
 _NO_HEADERS: Mapping[str, str] = {}
@@ -119,6 +120,7 @@ class Connection:
         self.denied: dict[str, ForbiddenError] = {}
         """What the broker refused to let us do, by subject in lower case."""
         self.on_denied: Callable[[str, ForbiddenError], None] | None = None
+        self._wire = Wire()
 
     @classmethod
     async def open(cls, options: LinkOptions, url: str, name: str) -> Connection:
@@ -172,12 +174,20 @@ class Connection:
 
     def _tune_socket(self) -> None:
         """A dead peer fails the socket in seconds even while data is queued."""
-        writer = self._writer()
-        sock = writer.get_extra_info("socket") if writer is not None else None
+        sock = self._socket()
         if sock is not None and hasattr(socket, "TCP_USER_TIMEOUT"):
             milliseconds = int(1000 * (self._options.ping_interval_seconds * 3))
             with contextlib.suppress(OSError):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+
+    def _socket(self) -> Any:
+        writer = self._writer()
+        return writer.get_extra_info("socket") if writer is not None else None
+
+    def wire(self) -> Wire:
+        """What the kernel counted of this connection; of a closed one the last that was seen."""
+        self._wire = of_socket(self._socket()) or self._wire
+        return self._wire
 
     def _writer(self) -> asyncio.StreamWriter | None:
         # nats-py has no public way to its socket.

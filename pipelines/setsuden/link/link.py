@@ -24,6 +24,7 @@ from .messages import Done, Handler, Incoming, Outcome, Stored
 from .options import LinkOptions
 from .tasks import end
 from .window import Window, parse_ack
+from .wire import Wire
 
 log = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.05
@@ -53,6 +54,8 @@ class Link:
         self._subscriptions: dict[str, Handler] = {f"{self.inbox}.ack.*": self._on_ack}
         self._listeners: list[Callable[[LinkState], None]] = []
         self._connection: Connection | None = None
+        self._past = Wire()
+        """Of connections that are gone."""
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -157,6 +160,7 @@ class Link:
 
     async def _lose(self, connection: Connection) -> None:
         self._connection = None
+        self._past = self._past.plus(connection.wire())
         error = UnavailableError("the link to the broker is down")
         self._window.fail_all(error)
         await self._become(LinkState.DOWN, error)
@@ -175,6 +179,11 @@ class Link:
             self._changed.notify_all()
 
     # -- work -------------------------------------------------------------------------------
+
+    def wire(self) -> Wire:
+        """Bytes and packets of all connections so far; from any thread."""
+        connection = self._connection
+        return self._past if connection is None else self._past.plus(connection.wire())
 
     def denial(self, subject: str) -> ForbiddenError | None:
         """Why the broker refused a message to this subject, if it said so."""

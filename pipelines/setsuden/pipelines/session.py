@@ -79,15 +79,25 @@ def load(bundle: Bundle, model: str) -> Session:
     Raises BundleError; MissingExtraError without onnxruntime.
     """
     content, ref = bundle.read(model)
-    spec, classes = bundle.spec(model), len(bundle.manifest.classes)
-    native = _open(content, spec)
+    return opened(content, bundle.spec(model), ref, len(bundle.manifest.classes))
+
+
+def opened(
+    content: bytes, spec: ModelSpec, ref: ModelRef, classes: int, *, spinning: bool = False
+) -> Session:
+    """A model that was read already, checked as :func:`load` does; raises what it raises.
+
+    ``spinning`` lets idle threads of its pool spin, as onnxruntime would by itself: for measuring
+    what that costs, and for nothing else.
+    """
+    native = _open(content, spec, spinning=spinning)
     _check_names(native, spec)
     session = Session(native, spec, ref, classes)
     _trial(session, classes)
     return session
 
 
-def _open(content: bytes, spec: ModelSpec) -> Any:
+def _open(content: bytes, spec: ModelSpec, *, spinning: bool = False) -> Any:
     try:
         import onnxruntime  # noqa: PLC0415  # 0.1 s and 40 MB that only a running tier needs
     except ImportError as error:
@@ -97,7 +107,7 @@ def _open(content: bytes, spec: ModelSpec) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = spec.threads
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])

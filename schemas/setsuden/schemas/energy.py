@@ -62,6 +62,10 @@ class EnergyReading(WireModel):
     joules: float | None = Field(default=None, ge=0)
     joules_low: float | None = Field(default=None, ge=0)
     joules_high: float | None = Field(default=None, ge=0)
+    dynamic_joules: float | None = Field(default=None, ge=0)
+    """The part above the machine's idle power; None where it was not told apart."""
+    idle_joules: float | None = Field(default=None, ge=0)
+    """The part of the machine's idle power."""
     cpu_seconds: float = Field(ge=0)
     """Exact CPU time of the work, from which any better coefficient can start again."""
     source: Source = Source.NONE
@@ -103,8 +107,24 @@ def total(readings: Iterable[EnergyReading]) -> EnergyReading:
         joules=fsum(part.joules or 0.0 for part in parts),
         joules_low=fsum(part.joules_low or 0.0 for part in parts),
         joules_high=fsum(part.joules_high or 0.0 for part in parts),
+        dynamic_joules=_sum_or_none([part.dynamic_joules for part in parts]),
+        idle_joules=_sum_or_none([part.idle_joules for part in parts]),
         cpu_seconds=cpu,
         source=worst,
         boundary=boundaries.pop() if len(boundaries) == 1 else None,
         quality=max((part.quality for part in parts), key=WORST_LAST.index),
     )
+
+
+def _sum_or_none(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return fsum(known) if len(known) == len(values) else None
+
+
+def share_of(reading: EnergyReading, share: float) -> EnergyReading:
+    """A part, 0 to 1, of a reading; the bounds are the same part of the bounds."""
+    names = ("joules", "joules_low", "joules_high", "dynamic_joules", "idle_joules")
+    values = {name: getattr(reading, name) for name in names}
+    parts = {name: None if value is None else value * share for name, value in values.items()}
+    cpu = reading.cpu_seconds * share
+    return reading.model_copy(update={**parts, "cpu_seconds": cpu, "method": Method.BATCH_WEIGHTED})

@@ -135,10 +135,13 @@ ATTRIBUTES: Final[dict[str, str]] = {
     "setsuden.energy.joules": "exclusive energy of this span, J",
     "setsuden.energy.joules_low": "lower bound, J",
     "setsuden.energy.joules_high": "upper bound, J",
+    "setsuden.energy.dynamic_joules": "its part above the machine's idle power, J",
+    "setsuden.energy.idle_joules": "its part of the idle power, while it was open, J",
     "setsuden.energy.source": "measured … table_model, none",
     "setsuden.energy.boundary": "what is inside the figure",
     "setsuden.energy.method": "how this span's part was found",
-    "setsuden.energy.quality": "ok, provisional, degraded or quarantined",
+    "setsuden.energy.quality": "ok, provisional (its window had not closed: of a root with an "
+    "answer of the cloud), degraded or quarantined",
     "setsuden.energy.allocation": "exclusive or batch_share count towards the trace's total; "
     "batch_total (batch traces) and overhead (attempts without a result) do not",
     "setsuden.energy.trace_joules": "root only: sum over the trace, J",

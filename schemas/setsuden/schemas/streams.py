@@ -1,8 +1,8 @@
 """Streams and consumers as data, applied idempotently by the link.
 
-Five streams however many devices there are, one consumer for each teacher and one for the span
-bridge: devices read
-their events and results without consumers of their own (``docs/decisions.md``).
+Five streams however many devices there are, one consumer for each teacher and two for the span
+bridge: devices read their events and results without consumers of their own
+(``docs/decisions.md``).
 """
 
 from __future__ import annotations
@@ -15,6 +15,9 @@ from .base import Model
 EVENTS, ESCALATIONS, RESULTS, DEAD, SPANS = "EVT", "ESC", "RES", "DEAD", "OTEL"
 BRIDGE = "bridge"
 """The durable that all span bridges share."""
+BRIDGE_METRICS = "bridge-metrics"
+"""Theirs for metrics: what its endpoint does not take must not stand before spans."""
+_SPANS, _METRICS = ("otel.spans.*", subjects.HOPS), "otel.metrics.*"
 DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
 
@@ -37,7 +40,8 @@ class StreamBounds(Model):
     dead_max_age_seconds: float = Field(default=90 * 86400.0, gt=0)
     """How long a dead letter waits for a person."""
     spans_max_bytes: int = Field(default=1 << 28, ge=1 << 16)
-    """Spans that no bridge has passed on; past it they wait in the spools they come from."""
+    """Spans that no bridge has passed on; past it they wait in the spools they come from. Metrics
+    count too; past it new ones are lost, and the next ones say as much."""
     replicas: int = Field(default=1, ge=1, le=5)
     """Copies of each stream in a NATS cluster."""
 
@@ -100,10 +104,9 @@ def dead(bounds: StreamBounds) -> dict[str, object]:
 
 
 def spans(bounds: StreamBounds) -> dict[str, object]:
-    """Spans and the broker's own tale of its hops; a message lives until a bridge acked it."""
-    return _stream(SPANS, ["otel.spans.*", subjects.HOPS], bounds.spans_max_bytes, bounds) | {
-        "retention": "workqueue"
-    }
+    """Spans, metrics, the broker's tale of its hops; a message lives until a bridge acked it."""
+    patterns = [*_SPANS, _METRICS]
+    return _stream(SPANS, patterns, bounds.spans_max_bytes, bounds) | {"retention": "workqueue"}
 
 
 def all_streams(bounds: StreamBounds) -> list[dict[str, object]]:
@@ -132,7 +135,17 @@ def teacher_consumer(
 
 def bridge_consumer(*, ack_wait_seconds: float, max_ack_pending: int) -> dict[str, object]:
     """The shared pull consumer of the span bridges."""
-    return _consumer(BRIDGE, ack_wait_seconds, max_ack_pending)
+    return _consumer(BRIDGE, ack_wait_seconds, max_ack_pending) | {"filter_subjects": [*_SPANS]}
+
+
+def metrics_consumer(*, ack_wait_seconds: float, max_ack_pending: int) -> dict[str, object]:
+    """The span bridges' other one, for metrics.
+
+    A work queue wants consumers that do not overlap: apply :func:`bridge_consumer` first.
+    """
+    return _consumer(BRIDGE_METRICS, ack_wait_seconds, max_ack_pending) | {
+        "filter_subject": _METRICS
+    }
 
 
 def _consumer(name: str, ack_wait_seconds: float, max_ack_pending: int) -> dict[str, object]:

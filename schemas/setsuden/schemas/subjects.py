@@ -46,6 +46,12 @@ SUBJECTS = (
     SubjectTemplate(
         "otel.spans.<name>", "sealed spans, gzip OTLP protobuf", "agent, worker", "span bridge"
     ),
+    SubjectTemplate(
+        "otel.metrics.<name>",
+        "cumulative energy metrics, gzip OTLP protobuf",
+        "agent, worker",
+        "span bridge",
+    ),
     SubjectTemplate("otel.hops", "what the broker did with a message", "broker", "span bridge"),
 )
 
@@ -137,6 +143,11 @@ HOPS = "otel.hops"
 def spans(name: str) -> str:
     """Where a device or a worker sends its sealed spans."""
     return f"otel.spans.{name}"
+
+
+def metrics(name: str) -> str:
+    """Where a device or a worker sends its energy metrics."""
+    return f"otel.metrics.{name}"
 
 
 def event_id(device: str, epoch: str, sequence: int) -> str:

@@ -112,7 +112,7 @@ def _run(options: DemoOptions, meter: ProgressLine, *, as_json: bool) -> DemoRep
     run = run_demo(options, meter.say, meter.progress)
     meter.end()
     document = json.dumps(run.report.model_dump(mode="json")) if as_json else None
-    click.echo(document or text(run.report, run.waterfall))
+    click.echo(document or text(run.report, run.waterfall, run.energy))
     return run.report
 
 

@@ -58,6 +58,7 @@ def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
     """Every finding about the machine, and about the broker of the configuration."""
     from setsuden.edge_agent.config import AgentConfig  # noqa: PLC0415  # pydantic and more
     from setsuden.pipelines.energy import EnergyOptions  # noqa: PLC0415
+    from setsuden.pipelines.energy.metering.assembly import resolved  # noqa: PLC0415
     from setsuden.services.config import CloudConfig  # noqa: PLC0415
 
     from .checks import broker, host, software  # noqa: PLC0415
@@ -78,7 +79,8 @@ def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
         outbox=isinstance(config, AgentConfig),
     )
     yield host.clock(machine)
-    yield host.power(machine, config.energy if config else EnergyOptions())
+    energy = config.energy if config else EnergyOptions()
+    yield host.power(machine, resolved(energy, base, base / config.state if config else base))
     if not wrong:
         yield from broker.check(_link_options(config), configured=config is not None)
 

@@ -22,10 +22,13 @@ from setsuden.schemas.event import Event
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Result
+from setsuden.schemas.windows import MeterRow, WindowRow
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.report_model import DemoReport
+from setsuden.services.report.model import Report
 
 from . import reference
+from .energy import reference as energy
 from .options import meanings_of, plain_words
 
 if TYPE_CHECKING:
@@ -43,10 +46,14 @@ MODELS: dict[str, type[BaseModel]] = {
     "event": Event,
     "pipeline": PipelineSpec,
     "refusal": Refusal,
+    "report": Report,
     "result": Result,
+    "energy-meter-row": MeterRow,
+    "energy-window-row": WindowRow,
 }
 PAGES = {
     "docs/configuration.md": reference.configuration,
+    "docs/energy.md": energy.page,
     "docs/subjects.md": reference.subjects,
     "docs/tracing.md": reference.tracing,
 }

@@ -103,19 +103,20 @@ def config_text(title: str, name: str, model: type[BaseModel], chosen: Mapping[s
 
 def _table_text(table: Table, chosen: Mapping[str, object]) -> str:
     lines: list[str] = []
+    mark = "#" if table.optional else ""
     if table.path:
         header = ".".join(table.path)
         lines += _comment(table.meaning)
-        lines.append(f"[[{header}]]" if table.repeated else f"[{header}]")
+        lines.append(f"[[{header}]]" if table.repeated else f"{mark}[{header}]")
     for option in table.options:
-        lines += _option_lines(option, chosen)
+        lines += _option_lines(option, chosen, mark)
     return "\n".join(lines) + "\n"
 
 
-def _option_lines(option: Option, chosen: Mapping[str, object]) -> list[str]:
+def _option_lines(option: Option, chosen: Mapping[str, object], mark: str) -> list[str]:
     from .toml_text import toml  # noqa: PLC0415
 
-    value, mark = chosen.get(".".join(option.path)), ""
+    value = chosen.get(".".join(option.path))
     if value is None:
         value, mark = option.default, "#"
     line = f"{mark}{option.name} ={'' if value is None else f' {toml(value)}'}"

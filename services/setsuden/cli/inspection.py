@@ -33,8 +33,8 @@ from setsuden.schemas.errors import (
 )
 from setsuden.services.config import CloudConfig
 
+from .checked import Report
 from .loading import BUNDLE, CLOUD, kind_of, model_of, overlay
-from .report import Report
 
 if TYPE_CHECKING:
     from setsuden.edge_agent.config import AgentConfig

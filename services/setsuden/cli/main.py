@@ -21,6 +21,8 @@ COMMANDS = {
     "cloud": Place("setsuden.cli.run:cloud", "Run teachers on Ray Serve; set up streams."),
     "event": Place("setsuden.cli.event:event", "Send an event and see its answers."),
     "trace": Place("setsuden.cli.trace:trace", "Read, check and draw the traces of events."),
+    "energy": Place("setsuden.cli.energy.group:energy", "Joules of this machine: find, calibrate."),
+    "report": Place("setsuden.cli.run_report:report", "Joules, euros and grams of a run."),
     "config": Place("setsuden.cli.config:config", "Show what a configuration amounts to."),
     "completion": Place("setsuden.cli.completion:completion", "Print a shell's completion script."),
 }

@@ -12,6 +12,7 @@ import textwrap
 from collections.abc import Iterator
 from functools import cache
 from itertools import pairwise
+from types import NoneType
 from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel
@@ -60,9 +61,13 @@ class Table(NamedTuple):
     tables: tuple[Table, ...]
     repeated: bool
     """True for ``[[name]]``."""
+    optional: bool = False
+    """True for one that is not there unless it is written."""
 
 
-def table_of(model: type[BaseModel], path: KeyPath = (), *, repeated: bool = False) -> Table:
+def table_of(
+    model: type[BaseModel], path: KeyPath = (), *, repeated: bool = False, optional: bool = False
+) -> Table:
     """The table that a model describes."""
     meanings = meanings_of(model)
     options: list[Option] = []
@@ -75,8 +80,9 @@ def table_of(model: type[BaseModel], path: KeyPath = (), *, repeated: bool = Fal
         else:
             kind = get_origin(field.annotation)
             below = (*here, ANY_NAME) if kind is dict else here
-            tables.append(table_of(inner, below, repeated=kind is tuple))
-    return Table(path, _first_line(model), tuple(options), tuple(tables), repeated)
+            absent = NoneType in get_args(field.annotation)
+            tables.append(table_of(inner, below, repeated=kind is tuple, optional=absent))
+    return Table(path, _first_line(model), tuple(options), tuple(tables), repeated, optional)
 
 
 def all_tables(table: Table) -> Iterator[Table]:

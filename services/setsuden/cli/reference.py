@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ def _options(table: Table) -> str:
     name = ".".join(table.path)
     header = f"### `[[{name}]]`" if table.repeated else f"### `[{name}]`"
     lines = [header, "", table.meaning, ""] if table.path else []
-    lines += _rows(
+    lines += rows(
         ("option", "type", "default", "meaning"), (_option_row(found) for found in table.options)
     )
     return "\n".join(lines) + "\n"
@@ -67,14 +67,12 @@ def _option_row(option: Option) -> tuple[str, ...]:
 
 def subjects() -> str:
     """``docs/subjects.md``: every subject and every stream."""
-    rows = (
-        (f"`{found.pattern}`", found.purpose, found.publisher, found.reader) for found in SUBJECTS
-    )
+    found = ((f"`{one.pattern}`", one.purpose, one.publisher, one.reader) for one in SUBJECTS)
     lines = [MADE, "# Subjects\n"]
-    lines += _rows(("subject", "what", "published by", "read by"), rows)
+    lines += rows(("subject", "what", "published by", "read by"), found)
     lines += ["", "# Streams\n", _STREAMS]
     header = ("stream", "subjects", "retention", "bytes", "age", "republished to")
-    return "\n".join([*lines, *_rows(header, _stream_rows())]) + "\n"
+    return "\n".join([*lines, *rows(header, _stream_rows())]) + "\n"
 
 
 _STREAMS = """\
@@ -102,15 +100,12 @@ def _stream_rows() -> Iterator[tuple[str, ...]]:
 def tracing() -> str:
     """``docs/tracing.md``: the page beside this module, with every span and attribute in it."""
     tables = {
-        "spans": _rows(("span", "service", "kind", "under", "what"), map(_span_row, spans.SPANS)),
-        "events": _rows(("event", "where and what"), _named(spans.EVENTS)),
-        "attributes": _rows(("attribute", "meaning"), _named(spans.ATTRIBUTES)),
-        "resource": _rows(("attribute", "meaning"), _named(spans.RESOURCE)),
+        "spans": rows(("span", "service", "kind", "under", "what"), map(_span_row, spans.SPANS)),
+        "events": rows(("event", "where and what"), _named(spans.EVENTS)),
+        "attributes": rows(("attribute", "meaning"), _named(spans.ATTRIBUTES)),
+        "resource": rows(("attribute", "meaning"), _named(spans.RESOURCE)),
     }
-    text = _TRACING.read_text(encoding="utf-8")
-    for name, lines in tables.items():
-        text = text.replace(f"@@{name}@@", "\n".join(lines))
-    return f"{MADE}\n{text}"
+    return filled(_TRACING, tables)
 
 
 def _span_row(row: spans.SpanRow) -> tuple[str, ...]:
@@ -118,13 +113,22 @@ def _span_row(row: spans.SpanRow) -> tuple[str, ...]:
     return f"`{row.name}`", row.service, row.kind, parent, row.meaning
 
 
+def filled(page: Path, parts: Mapping[str, list[str]]) -> str:
+    """The page with each ``@@name@@`` replaced by its lines."""
+    text = page.read_text(encoding="utf-8")
+    for name, lines in parts.items():
+        text = text.replace(f"@@{name}@@", "\n".join(lines))
+    return f"{MADE}\n{text}"
+
+
 def _named(table: Mapping[str, str]) -> Iterator[tuple[str, ...]]:
     return ((f"`{name}`", meaning) for name, meaning in table.items())
 
 
-def _rows(header: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> list[str]:
+def rows(header: tuple[str, ...], cells: Iterable[tuple[str, ...]]) -> list[str]:
+    """A Markdown table."""
     lines = [_row(header), f"|{'---|' * len(header)}"]
-    return [*lines, *(_row(row) for row in rows)]
+    return [*lines, *(_row(row) for row in cells)]
 
 
 def _row(cells: tuple[str, ...]) -> str:

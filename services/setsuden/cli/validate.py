@@ -16,7 +16,7 @@ from .lazy import quiet_logs
 if TYPE_CHECKING:
     from setsuden.pipelines.config import Problem
 
-    from .report import Report
+    from .checked import Report
 
 
 @click.command()

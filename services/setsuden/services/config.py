@@ -54,6 +54,14 @@ class BridgeOptions(Model):
     """File of ``Name: value`` lines sent along, such as an API key; relative to this file."""
     file: str | None = None
     """OTLP JSON Lines are appended here, unbounded; relative to this file."""
+    metrics_endpoint: str | None = Field(default=None, pattern="^https?://")
+    """OTLP/HTTP for energy metrics, e.g. a Collector or Prometheus' ``/api/v1/otlp``;
+    ``/v1/metrics`` is added. Jaeger takes none. Without it and ``metrics_file`` metrics are dropped
+    and counted."""
+    metrics_headers_file: str | None = None
+    """As ``headers_file``, for ``metrics_endpoint``."""
+    metrics_file: str | None = None
+    """Energy metrics as OTLP JSON Lines are appended here, unbounded; relative to this file."""
     batch_messages: int = Field(default=64, ge=1, le=1024)
     """Messages handed over in one request."""
     timeout_seconds: float = Field(default=10.0, gt=0, le=300)

@@ -34,7 +34,10 @@ class _Pull:
 
 
 class Puller:
-    """Keeps up to ``prefetch`` events asked for or queued; hands each one to ``take``."""
+    """Keeps up to ``prefetch`` events asked for or queued; hands each one to ``take``.
+
+    Several on one link need an ``inbox`` each.
+    """
 
     def __init__(
         self,
@@ -46,10 +49,11 @@ class Puller:
         expires_seconds: float,
         take: Callable[[Incoming], None],
         repair: Callable[[], Awaitable[None]],
+        inbox: str = "pull",
     ) -> None:
         self._link = link
         self._subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{consumer}"
-        self._inbox = f"{link.inbox}.pull"
+        self._inbox = f"{link.inbox}.{inbox}"
         self._prefetch = prefetch
         self._expires = expires_seconds
         self._take = take

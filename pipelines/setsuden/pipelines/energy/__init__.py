@@ -1,5 +1,7 @@
-"""Joules from CPU-seconds, always labelled with how they were found."""
+"""Joules from sensors, models and CPU-seconds, always labelled with how they were found."""
 
-from .table import EnergyModel, EnergyOptions, choose
+from setsuden.pipelines.energy.metering.ledger import MeteredRun, WorkKey
+from setsuden.pipelines.energy.metering.meter import Meter
+from setsuden.pipelines.energy.options import EnergyOptions
 
-__all__ = ["EnergyModel", "EnergyOptions", "choose"]
+__all__ = ["EnergyOptions", "Meter", "MeteredRun", "WorkKey"]

@@ -39,11 +39,17 @@ class TraceOptions(Model):
     spool_max_age_seconds: float = Field(default=7 * 86_400.0, gt=0)
     """Older spans are dropped and counted."""
     segment_seconds: float = Field(default=1.0, gt=0, le=3600)
-    """Spans wait so long for company before they are sealed; a killed process loses that much."""
+    """Spans wait so long for company before they are sealed. A killed process loses that much,
+    and what waits for a window of its joules to close (``energy.window_seconds``)."""
     queue_max_spans: int = Field(default=20_000, ge=100)
     """Spans waiting to be sealed; past it new ones are dropped and counted."""
+    settle_seconds: float = Field(default=15.0, ge=0, le=600)
+    """Spans wait so long for the window of their joules to close; then they are sealed with the
+    provisional ones."""
     ship: bool = True
     """Send sealed spans to ``otel.spans.<name>`` while the link is up."""
+    metrics_seconds: float = Field(default=60.0, ge=0, le=86_400)
+    """How often energy metrics go to ``otel.metrics.<name>`` while the link is up; 0 for never."""
     easy_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the easy events that are traced. Escalated, failed, slow and costly ones always."""
     slow_ms: float = Field(default=250.0, gt=0)
@@ -65,6 +71,15 @@ class Timeline(NamedTuple):
     """The newest estimate, or None while there is none; called from any thread."""
     asked: asyncio.Event
     """Set while the link is up and the cloud was asked for its time, whatever came of it."""
+
+
+class _Waiting(NamedTuple):
+    """Spans of one event until they are sealed."""
+
+    keep: bool
+    spans: Sequence[Span]
+    since: float
+    """On the monotonic clock, seconds."""
 
 
 class Recorder:
@@ -92,8 +107,10 @@ class Recorder:
         self.on_sealed: Callable[[], None] = lambda: None
         """Called in the recorder's thread when the spool has something new."""
         self._options, self._timeline = options, timeline
-        self._queue: deque[tuple[bool, Sequence[Span]]] = deque()
-        self._waiting = 0
+        self._queue: deque[_Waiting] = deque()
+        self._held: deque[_Waiting] = deque()
+        """The recorder thread's own: taken from the queue and not yet sealed."""
+        self._waiting = self._fresh = 0
         self._lock = threading.Lock()
         self._some, self._many, self._stop = (threading.Event() for _ in range(3))
         self._thread = threading.Thread(target=self._run, name="traces", daemon=True)
@@ -109,14 +126,15 @@ class Recorder:
         with self._lock:
             room = self._waiting + len(spans) <= self._options.queue_max_spans
             if room:
-                self._queue.append((keep, spans))
+                self._queue.append(_Waiting(keep, spans, time.monotonic()))
                 self._waiting += len(spans)
+                self._fresh += len(spans)
         if not room:
             self.spool.count("queue", len(spans))
             return
         if not self._some.is_set():
             self._some.set()
-        if self._waiting >= SEGMENT_SPANS:
+        if self._fresh >= SEGMENT_SPANS:
             self._many.set()
 
     def close(self) -> None:
@@ -133,28 +151,53 @@ class Recorder:
             self._some.clear()
             self._many.clear()
             self._seal_all()
-        self._seal_all()
+        self._seal_all(last=True)
 
-    def _seal_all(self) -> None:
+    def _seal_all(self, *, last: bool = False) -> None:
+        with self._lock:
+            self._held.extend(self._queue)
+            self._queue.clear()
+            self._fresh = 0
         sealed = False
-        while self._queue:
-            for keep, spans in self._take().items():
+        while taken := self._take(last=last):
+            for keep, spans in taken.items():
                 self._seal(spans, keep=keep)
             sealed = True
         if sealed:
             self.on_sealed()
+        if self._held:
+            self._some.set()
 
-    def _take(self) -> dict[bool, list[Span]]:
-        """About a segment's worth, by whether it is to be kept."""
+    def _take(self, *, last: bool) -> dict[bool, list[Span]]:
+        """About a segment's worth of what is settled, by whether it is to be kept."""
         taken: dict[bool, list[Span]] = {}
+        unsettled: list[_Waiting] = []
         count = 0
+        while self._held and count < SEGMENT_SPANS:
+            waiting = self._held.popleft()
+            spans = self._settled(waiting, last=last)
+            if spans is None:
+                unsettled.append(waiting)
+                continue
+            taken.setdefault(waiting.keep, []).extend(spans)
+            count += len(spans)
+        self._held.extendleft(reversed(unsettled))
         with self._lock:
-            while self._queue and count < SEGMENT_SPANS:
-                keep, spans = self._queue.popleft()
-                taken.setdefault(keep, []).extend(spans)
-                count += len(spans)
             self._waiting -= count
         return taken
+
+    def _settled(self, waiting: _Waiting, *, last: bool) -> Sequence[Span] | None:
+        """The spans with their settled attributes; None while they may still get some."""
+        if all(span.later is None for span in waiting.spans):
+            return waiting.spans
+        patience = time.monotonic() - waiting.since < self._options.settle_seconds
+        found = []
+        for span in waiting.spans:
+            more = span.later() if span.later is not None else {}
+            if more is None and patience and not last:
+                return None
+            found.append(span._replace(attributes={**span.attributes, **(more or {})}))
+        return found
 
     def _seal(self, spans: list[Span], *, keep: bool) -> None:
         from . import protobuf  # noqa: PLC0415  # 40 ms that a process without spans need not pay
@@ -179,7 +222,7 @@ def resource(service: str, options: TraceOptions) -> dict[str, Value]:
         "service.name": service,
         "service.version": version("setsuden"),
         "service.instance.id": str(uuid5(NAMESPACE_DNS, f"{host}/{service}/{time.time_ns()}")),
-        "host.id": options.host_id or _host_id(host),
+        "host.id": host_id(options),
         "host.name": host,
         "host.arch": platform.machine(),
     }
@@ -188,8 +231,12 @@ def resource(service: str, options: TraceOptions) -> dict[str, Value]:
     return found
 
 
-def _host_id(host: str) -> str:
+def host_id(options: TraceOptions) -> str:
+    """What tells this machine from others: declared, its machine id, or its name."""
+    if options.host_id is not None:
+        return options.host_id
     try:
-        return Path("/etc/machine-id").read_text(encoding="ascii").strip() or host
+        found = Path("/etc/machine-id").read_text(encoding="ascii").strip()
     except OSError:
-        return host
+        found = ""
+    return found or platform.node()

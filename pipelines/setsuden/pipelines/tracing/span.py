@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
 from setsuden.schemas.energy import EnergyReading, Method
 
 Value = str | bool | int | float
+Later = Callable[[], "Mapping[str, Value] | None"]
+"""Attributes that are known some time after a span has ended; None until then."""
 
 
 class Kind(IntEnum):
@@ -50,6 +52,8 @@ class Span(NamedTuple):
     events: tuple[SpanEvent, ...] = ()
     links: tuple[Link, ...] = ()
     error: str | None = None
+    later: Later | None = None
+    """Asked before the span is sealed: settled joules instead of provisional ones."""
 
 
 class ResourceSpans(NamedTuple):
@@ -76,6 +80,8 @@ def energy_attributes(
         "joules": reading.joules,
         "joules_low": reading.joules_low,
         "joules_high": reading.joules_high,
+        "dynamic_joules": reading.dynamic_joules,
+        "idle_joules": reading.idle_joules,
         "boundary": reading.boundary and reading.boundary.value,
         "method": reading.method and reading.method.value,
         "quality": reading.quality.value,

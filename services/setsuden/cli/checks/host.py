@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import shutil
+from errno import EACCES
 from pathlib import Path
 
-from setsuden.pipelines.energy import EnergyOptions, choose
+from setsuden.pipelines.energy import EnergyOptions
+from setsuden.pipelines.energy.roots import Doors, Handle, SysRoot
+from setsuden.pipelines.energy.sensors.detect import detect
+from setsuden.schemas.energy import Source
 
 from .machine import Finding, Machine, Status
 
@@ -14,16 +18,8 @@ GLIBC_FLOOR = (2, 28)
 FEATURES = ("asimd", "asimddp", "i8mm", "bf16", "sve", "sve2", "avx2", "avx512_vnni", "avx_vnni")
 """CPU features that decide how fast int8 and bf16 inference can be; ``asimddp`` is dotprod."""
 _MEMORY_FILESYSTEMS = frozenset({"tmpfs", "ramfs"})
-_SENSORS = (
-    ("sys/class/powercap/*/energy_uj", "powercap"),
-    ("sys/class/powercap/*/power_uw", "powercap"),
-    ("sys/class/hwmon/*/energy*_input", "hwmon"),
-    ("sys/class/hwmon/*/power*_input", "hwmon"),
-    ("sys/class/hwmon/*/power*_average", "hwmon"),
-    ("sys/class/hwmon/*/curr*_input", "hwmon"),
-    ("sys/class/power_supply/*/power_now", "battery"),
-    ("sys/class/power_supply/*/current_now", "battery"),
-)
+DENIED = "may not read"
+"""How a source's reason begins that is there and closed to us."""
 
 
 def python(machine: Machine) -> Finding:
@@ -121,31 +117,32 @@ def _clock(synchronised: bool, told_by: str, remedy: str) -> Finding:
     return Finding("clock", Status.WARN, f"not synchronised ({told_by})", cause, remedy)
 
 
+class _Readable(SysRoot):
+    """The machine's files as far as it says that they may be read."""
+
+    def __init__(self, machine: Machine) -> None:
+        super().__init__(machine.root)
+        self._readable = machine.readable
+
+    def open(self, name: str) -> Handle:
+        """The file; PermissionError for one that may not be read."""
+        if not self._readable(self.path / name):
+            raise PermissionError(EACCES, "Permission denied", name)
+        return super().open(name)
+
+
 def power(machine: Machine, options: EnergyOptions) -> Finding:
-    """Which power sensors there are, which may be read, and how joules are found."""
-    model = choose(options, machine.root)
-    how = f"{model.watts_per_core:g} W a busy core, within a factor of {model.factor:g}"
-    estimated = f"joules are estimated ({model.source.value}): {how} ({model.origin})"
-    sensors = _sensors(machine)
-    if not sensors:
-        return Finding("power", Status.OK, f"no sensor: {estimated}")
-    names = ", ".join(sorted({f"{kind} {path.parent.name}" for path, kind in sensors}))
-    locked = [path for path, _ in sensors if not machine.readable(path)]
-    if locked:
-        cause = f"{len(locked)} of {len(sensors)} files may not be read; {estimated}"
-        return Finding(
-            "power",
-            Status.WARN,
-            names,
-            cause,
-            f"sudo chmod o+r {locked[0].parent}/{locked[0].name}",
-        )
-    return Finding(
-        "power", Status.OK, f"{names}, readable; this version does not use it, {estimated}"
-    )
-
-
-def _sensors(machine: Machine) -> list[tuple[Path, str]]:
-    return [
-        (path, kind) for pattern, kind in _SENSORS for path in sorted(machine.root.glob(pattern))
-    ]
+    """Where joules come from, and what stands in the way of better ones."""
+    found = detect(options, Doors(root=_Readable(machine)))
+    chosen = found.chosen
+    primary = [domain for domain in chosen.domains if domain.id in chosen.primary]
+    if not primary:
+        return Finding("power", Status.OK, "no joules: energy.sensor is 'none'")
+    factor, source = max(domain.factor for domain in primary), primary[0].source
+    how = f"{chosen.name} ({source}), within a factor of {factor:g}: {chosen.reason}"
+    denied = next((one for one in found.candidates if one.reason.startswith(DENIED)), None)
+    if denied is not None and found.candidates.index(denied) < found.candidates.index(chosen):
+        cause = f"{denied.reason}; joules are from {how}"
+        return Finding("power", Status.WARN, denied.name, cause, "setsuden energy doctor")
+    modelled = source not in {Source.MEASURED, Source.DERIVED, Source.RELAYED}
+    return Finding("power", Status.OK, f"no sensor: joules are from {how}" if modelled else how)

@@ -1,1 +1,1 @@
-"""The span bridge: from the broker's OTEL stream to any OTLP/HTTP endpoint or file."""
+"""The span bridge: from the broker's OTEL stream to any OTLP/HTTP endpoint or file, metrics too."""

@@ -9,20 +9,24 @@ from pathlib import Path
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
+from setsuden.pipelines.tracing import metrics_protobuf
 from setsuden.schemas.errors import ConfigError
 from setsuden.services.config import CloudConfig
+from setsuden.services.meters.platform import side_meter
 from setsuden.services.signals import stop_signal
 
 from .bridge import Bridge
-from .sinks import Endpoint, LinesFile, Sink, read_headers
+from .sinks import METRICS_PATH, Endpoint, LinesFile, Sink, read_headers
 
 log = logging.getLogger(__name__)
+NAME = "bridge"
 
 
 def run_bridge(config: CloudConfig, base: Path) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop. Raises ConfigError without a sink."""
     logs.configure(config.log_level)
-    return asyncio.run(_run(config, sinks_of(config, base)))
+    sinks = sinks_of(config, base), metrics_sinks_of(config, base)
+    return asyncio.run(_run(config, base, *sinks))
 
 
 def sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
@@ -30,7 +34,7 @@ def sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     options = config.bridge
     found: list[Sink] = []
     if options.endpoint is not None:
-        headers = read_headers(base / options.headers_file if options.headers_file else None)
+        headers = _headers(base, options.headers_file)
         found.append(Endpoint(options.endpoint, headers, options.timeout_seconds))
     if options.file is not None:
         found.append(LinesFile(base / options.file))
@@ -42,15 +46,37 @@ def sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     return found
 
 
-async def _run(config: CloudConfig, sinks: list[Sink]) -> int:
+def metrics_sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
+    """Where ``[bridge]`` wants metrics; nowhere is an answer."""
+    options = config.bridge
+    found: list[Sink] = []
+    if options.metrics_endpoint is not None:
+        headers = _headers(base, options.metrics_headers_file)
+        endpoint = options.metrics_endpoint
+        found.append(Endpoint(endpoint, headers, options.timeout_seconds, METRICS_PATH))
+    if options.metrics_file is not None:
+        found.append(LinesFile(base / options.metrics_file, metrics_protobuf.line))
+    return found
+
+
+def _headers(base: Path, file: str | None) -> dict[str, str]:
+    return read_headers(None if file is None else base / file)
+
+
+async def _run(
+    config: CloudConfig, base: Path, sinks: list[Sink], metrics_sinks: list[Sink]
+) -> int:
     stop = stop_signal()
-    link = Link(config.nats, "bridge")
+    meter = side_meter(config, base, NAME)
+    meter.start()
+    link = Link(config.nats, NAME)
     jetstream = JetStream(link)
     await jetstream.start()
-    bridge = Bridge(config, link, jetstream, sinks)
+    bridge = Bridge(config, link, jetstream, sinks, metrics_sinks)
     running = asyncio.create_task(bridge.run(), name="bridge")
     link.start()
-    log.info("bridge_started", extra={"sinks": [type(sink).__name__ for sink in sinks]})
+    told = {"sinks": _kinds(sinks), "metrics_sinks": _kinds(metrics_sinks)}
+    log.info("bridge_started", extra=told)
     try:
         await asyncio.wait([running, stop], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
@@ -58,5 +84,10 @@ async def _run(config: CloudConfig, sinks: list[Sink]) -> int:
     finally:
         await end(running)
         await link.close()
+        await asyncio.to_thread(meter.close)
         log.info("bridge_stopped", extra=bridge.counters.as_dict())
     return 0
+
+
+def _kinds(sinks: list[Sink]) -> list[str]:
+    return [type(sink).__name__ for sink in sinks]

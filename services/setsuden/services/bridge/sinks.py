@@ -1,4 +1,4 @@
-"""Where bridged spans go: an OTLP/HTTP endpoint, a file of OTLP JSON Lines, or both."""
+"""Where spans and metrics go: an OTLP/HTTP endpoint, a file of OTLP JSON Lines, or both."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 import re
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES = 1 << 16
 _REFUSED = frozenset({400, 413, 415, 422})
 """What says something about these spans; any other status is about the endpoint, and may pass."""
+SPANS_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
@@ -37,7 +38,7 @@ _OPENER = urllib.request.build_opener(_NoRedirects)
 
 
 class Outcome(Enum):
-    """What a sink said of some spans."""
+    """What a sink said of some spans or metrics."""
 
     TAKEN = "taken"
     REFUSED = "refused"
@@ -46,10 +47,10 @@ class Outcome(Enum):
 
 
 class Sink(Protocol):
-    """**Protocol:** takes serialised ``TracesData``; blocks."""
+    """**Protocol:** takes serialised ``TracesData``, or else ``MetricsData``; blocks."""
 
     rejected: int
-    """Spans it took and threw away, as it says itself."""
+    """Spans or points it took and threw away, as it says itself."""
     problem: str
     """Why it did not take the last ones it did not take."""
 
@@ -59,10 +60,16 @@ class Sink(Protocol):
 
 
 class Endpoint:
-    """Any OTLP/HTTP receiver: Jaeger, a Collector, a vendor."""
+    """Any OTLP/HTTP receiver: Jaeger, a Collector, Prometheus, a vendor."""
 
-    def __init__(self, url: str, headers: Mapping[str, str], timeout_seconds: float) -> None:
-        self._url = url.rstrip("/") + "/v1/traces"
+    def __init__(
+        self,
+        url: str,
+        headers: Mapping[str, str],
+        timeout_seconds: float,
+        path: str = SPANS_PATH,
+    ) -> None:
+        self._url = url.rstrip("/") + path
         self._headers = dict(headers) | {
             "Content-Type": CONTENT_TYPE,
             "Content-Encoding": CONTENT_ENCODING,
@@ -89,29 +96,38 @@ class Endpoint:
         return Outcome.TAKEN
 
     def _count_rejected(self, body: bytes) -> None:
-        """Partial success (OTLP specification): 200, and some spans were thrown away."""
+        """Partial success (OTLP specification): 200, and some spans were thrown away.
+
+        The answer for metrics has the same fields, with ``rejected_data_points`` for spans.
+        """
         try:
             partial = ExportTraceServiceResponse.FromString(body).partial_success
         except DecodeError:
             return
         if partial.rejected_spans:
             self.rejected += partial.rejected_spans
-            log.warning("spans_rejected", extra={"count": partial.rejected_spans})
+            extra = {"count": partial.rejected_spans, "detail": partial.error_message}
+            log.warning("endpoint_rejected", extra=extra)
+
+
+def span_lines(data: bytes) -> str:
+    """One line for each resource: what Jaeger's upload tab and ``setsuden trace`` read."""
+    return "".join(otlp.line(group.resource, group.spans) for group in protobuf.decode(data))
 
 
 class LinesFile:
-    """Appends OTLP JSON Lines: what Jaeger's upload tab and ``setsuden trace`` read."""
+    """Appends OTLP JSON Lines: spans, or what else ``lines`` makes of the data."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, lines: Callable[[bytes], str] = span_lines) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._path = path
+        self._path, self._lines = path, lines
         self.rejected = 0
         self.problem = ""
 
     def put(self, data: bytes) -> Outcome:
-        """Append one line for each resource."""
+        """Append its lines."""
         try:
-            lines = "".join(otlp.line(g.resource, g.spans) for g in protobuf.decode(data))
+            lines = self._lines(data)
         except ValueError as error:  # NaN is no JSON
             self.problem = str(error)
             return Outcome.REFUSED

@@ -45,8 +45,6 @@ class Outage:
 
     seconds: float
     broker: LocalBroker
-    before: Callable[[], None]
-    """Called right before the kill."""
 
 
 async def drive(
@@ -87,7 +85,6 @@ async def drive(
 
 async def _outage(outage: Outage, run: Run, at: float) -> None:
     await asyncio.sleep(max(0.0, at - time.perf_counter()))
-    outage.before()
     began = time.perf_counter()
     await asyncio.to_thread(outage.broker.kill)
     await asyncio.sleep(outage.seconds)

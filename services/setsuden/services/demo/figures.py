@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from setsuden.pipelines.energy import EnergyModel
-from setsuden.schemas.energy import Method
 from setsuden.schemas.result import Result, Status
+from setsuden.services.report.model import Amount, Cell, Part, Report
 
 from .report_model import CpuSeconds, Joules, JoulesByPart, Latency, Percentiles
 
@@ -52,37 +51,30 @@ def expired(records: Sequence[Result]) -> int:
     return sum(record.status is Status.EXPIRED for record in records)
 
 
-def per_1000(cpu: Mapping[str, float], events: int) -> CpuSeconds:
-    """CPU-seconds of each tier per 1,000 events."""
-    scale = 1000 / max(events, 1)
-    return CpuSeconds(
-        edge=cpu["edge"] * scale, broker=cpu["broker"] * scale, cloud=cpu["cloud"] * scale
+def cpu_seconds(report: Report) -> CpuSeconds:
+    """CPU-seconds of each tier's processes per 1,000 events."""
+    found = {one.component: one.cpu_seconds_per_1000 or 0.0 for one in report.components}
+    return CpuSeconds(edge=found[Part.EDGE], broker=found[Part.BROKER], cloud=found[Part.CLOUD])
+
+
+def joules(report: Report) -> JoulesByPart:
+    """Energy per 1,000 events by tier, idle share and overhead included."""
+    found = {one.component: _joules(one.whole, one.note) for one in report.components}
+    return JoulesByPart(
+        edge=found[Part.EDGE],
+        broker=found[Part.BROKER],
+        network=found[Part.NETWORK],
+        cloud=found[Part.CLOUD],
+        total=_joules(report.whole, "sum of edge, broker, network and cloud"),
     )
 
 
-def joules(cpu: CpuSeconds, model: EnergyModel) -> JoulesByPart:
-    """Energy of each tier's processes; loopback is no network, so its part is unknown."""
-    edge = _joules(cpu.edge, model)
-    broker = _joules(cpu.broker, model)
-    cloud = _joules(cpu.cloud, model)
-    parts = (edge, broker, cloud)
-    total = Joules(
-        value=sum(part.value or 0.0 for part in parts),
-        low=sum(part.low or 0.0 for part in parts),
-        high=sum(part.high or 0.0 for part in parts),
-        source=edge.source,
-        method="sum of edge, broker and cloud",
-    )
-    none = Joules(value=None, low=None, high=None, source="none", method="loopback")
-    return JoulesByPart(edge=edge, broker=broker, network=none, cloud=cloud, total=total)
-
-
-def _joules(cpu_seconds: float, model: EnergyModel) -> Joules:
-    reading = model.reading(cpu_seconds, Method.EXCLUSIVE)
+def _joules(found: Cell, note: str) -> Joules:
+    amount = found.per_1000 or Amount()
     return Joules(
-        value=reading.joules,
-        low=reading.joules_low,
-        high=reading.joules_high,
-        source=reading.source.value,
-        method=f"CPU-seconds of the processes x {model.watts_per_core} W ({model.origin})",
+        value=amount.joules,
+        low=amount.low,
+        high=amount.high,
+        source=amount.source.value,
+        method=note or "dynamic, idle and overhead of its processes",
     )

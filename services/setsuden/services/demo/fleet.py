@@ -14,8 +14,13 @@ from typing import Any
 
 import psutil
 
+from setsuden.pipelines.energy import EnergyOptions, Meter
+from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint
+from setsuden.pipelines.tracing.recorder import TraceOptions, host_id
 from setsuden.pipelines.tracing.spool import COUNTERS_FILE
 from setsuden.schemas.errors import SetsudenError, UnavailableError
+from setsuden.schemas.windows import Access, Component
+from setsuden.services.meters.broker import BrokerCounts, broker_meter
 
 from .broker import LocalBroker
 
@@ -38,6 +43,11 @@ monitor_url = "{monitor_url}"
 [traces]
 easy_share = 0.05
 
+[energy]
+access = "loopback"
+reserved_share = {share}
+idle_window_seconds = 1.0
+
 [[pipelines]]
 name = "{pipeline}"
 bundle = "{bundle}"
@@ -50,10 +60,17 @@ state = "cloud"
 urls = ["{url}"]
 monitor_url = "{monitor_url}"
 
+[energy]
+access = "loopback"
+reserved_share = {share}
+idle_window_seconds = 1.0
+
 [[pipelines]]
 name = "{pipeline}"
 bundle = "{bundle}"
 """
+SHARE = 0.3333
+"""One machine plays device, broker and cloud: each answers for a third of its idle power."""
 
 
 class Child:
@@ -115,6 +132,7 @@ class Fleet:
         self.broker = LocalBroker(folder / "nats")
         self.plain = plain
         self._children: dict[str, Child] = {}
+        self._meter: Meter | None = None
         gate = "" if escalate is None else f"gate = {{ escalate = {escalate} }}\n"
         names = {
             "device": DEVICE,
@@ -124,13 +142,23 @@ class Fleet:
             "url": self.broker.url,
             "monitor_url": self.broker.monitor_url,
             "gate": gate,
+            "share": SHARE,
         }
         (folder / "agent.toml").write_text(_AGENT.format(**names), encoding="utf-8")
         (folder / "cloud.toml").write_text(_CLOUD.format(**names), encoding="utf-8")
 
     def start_broker(self) -> None:
-        """A real nats-server that syncs every acknowledged write."""
+        """A real nats-server that syncs every acknowledged write, and its meter."""
         self.broker.start()
+        options = EnergyOptions(
+            access=Access.LOOPBACK, reserved_share=SHARE, rows=str(self.broker.folder / "energy")
+        )
+        identity = Identity(
+            Component.BROKER, "demo-nats", host_id(TraceOptions()), fingerprint(options)
+        )
+        counts = BrokerCounts(self.broker.monitor_url)
+        self._meter = broker_meter(options, identity, counts, find=self._broker_pids)
+        self._meter.start()
 
     def start_bridge(self) -> None:
         """The span bridge: to the trace file, and to Jaeger where there is one."""
@@ -179,6 +207,9 @@ class Fleet:
         """Stop everything this fleet started."""
         for name in reversed(list(self._children)):
             self._children.pop(name).stop()
+        if self._meter is not None:
+            self._meter.close()
+            self._meter = None
         self.broker.stop()
 
     def agent_status(self) -> dict[str, Any] | None:
@@ -215,25 +246,15 @@ class Fleet:
         raise UnavailableError("the agent did not become ready", remedy="read agent.log")
 
     def cpu_seconds(self) -> dict[str, float]:
-        """CPU time so far by tier: whole processes and their descendants.
-
-        A process that died takes its time with it, so the broker's survives an outage only
-        through :meth:`banked`.
-        """
+        """CPU time so far by tier: whole processes and their descendants, those alive now."""
         return {
             "edge": _cpu_of_tree(self._children["agent"].process.pid),
-            "broker": self._banked + _cpu_of_tree(self._broker_pid()),
+            "broker": sum(map(_cpu_of_tree, self._broker_pids())),
             "cloud": _cpu_of_tree(self._children["cloud"].process.pid),
         }
 
-    _banked = 0.0
-
-    def bank_broker(self) -> None:
-        """Remember the broker's CPU time before it is killed."""
-        self._banked += _cpu_of_tree(self._broker_pid())
-
-    def _broker_pid(self) -> int | None:
-        return None if self.broker.process is None else self.broker.process.pid
+    def _broker_pids(self) -> list[int]:
+        return [] if self.broker.process is None else [self.broker.process.pid]
 
 
 def descendants(pid: int) -> list[psutil.Process]:
@@ -244,9 +265,7 @@ def descendants(pid: int) -> list[psutil.Process]:
         return []
 
 
-def _cpu_of_tree(pid: int | None) -> float:
-    if pid is None:
-        return 0.0
+def _cpu_of_tree(pid: int) -> float:
     total = 0.0
     with contextlib.suppress(psutil.NoSuchProcess):
         for process in [psutil.Process(pid), *descendants(pid)]:

@@ -53,7 +53,7 @@ class Joules(WireModel):
 
 
 class JoulesByPart(WireModel):
-    """Joules per 1,000 events. ``total`` sums the parts that are known."""
+    """Joules per 1,000 events, idle share and overhead in them; ``total`` sums what is known."""
 
     edge: Joules
     broker: Joules
@@ -100,7 +100,9 @@ class Files(WireModel):
     trace: str
     """OTLP JSON Lines; Jaeger's upload tab takes it."""
     report: str
-    """One HTML page."""
+    """One HTML page of the run."""
+    energy: str
+    """One HTML page of its joules; ``setsuden report`` on the folder says more."""
     sample: str | None = None
     """One HTML page of the sample event's trace."""
 

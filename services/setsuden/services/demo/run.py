@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,11 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setsuden.pipelines import bundle as bundles
-from setsuden.pipelines import energy, session
+from setsuden.pipelines import session
 from setsuden.pipelines.gate import probabilities
 from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import consumer_name
+from setsuden.services.report import build
+from setsuden.services.report.assumptions import Declared
+from setsuden.services.report.keep import keep
+from setsuden.services.report.model import Report
+from setsuden.services.report.page import html as pages
+from setsuden.services.report.read import Span
 
 from . import figures, html, traced
 from .drive import Outage, Progress, Run, drive, read_results, wait_spans, wait_workers
@@ -30,6 +37,8 @@ from .report_model import Accuracy, DemoReport, Files, JaegerReport
 READY_SECONDS = 120.0
 SPANS_SECONDS = 15.0
 """How long the bridge may take for what is left when all is done."""
+WINDOW_NS = 1_000_000_000
+"""The longest window of the fleet's meters."""
 Say = Callable[[str], None]
 Array = NDArray[Any]
 
@@ -56,15 +65,17 @@ class Observed:
 
     run: Run
     records: list[Result]
-    cpu: dict[str, float]
     metrics: dict[str, float]
+    span: Span
+    """When the events were sent and answered: what the report of energy is about."""
 
 
 class DemoRun(NamedTuple):
-    """The report, and its sample's trace as lines for a terminal."""
+    """The report, its sample's trace as lines for a terminal, and the report of energy."""
 
     report: DemoReport
     waterfall: list[str]
+    energy: Report
 
 
 def run_demo(options: DemoOptions, say: Say, progress: Progress) -> DemoRun:
@@ -128,17 +139,17 @@ async def _wait_cloud(fleet: Fleet) -> None:
 
 
 def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progress) -> Observed:
-    before = fleet.cpu_seconds()
+    began = time.time_ns() - WINDOW_NS  # the first event may lie in a window that is open
     outage = None
     if options.outage_s > 0:
-        outage = Outage(options.outage_s, fleet.broker, fleet.bank_broker)
+        outage = Outage(options.outage_s, fleet.broker)
     run = asyncio.run(
         drive(fleet.broker, list(images), rate=options.rate, outage=outage, progress=progress)
     )
-    after = fleet.cpu_seconds()
+    span = Span(began, time.time_ns())
     metrics = fleet.agent_metrics()
     records = asyncio.run(read_results(fleet.broker.options))
-    return Observed(run, records, {tier: after[tier] - before[tier] for tier in after}, metrics)
+    return Observed(run, records, metrics, span)
 
 
 def _drain(fleet: Fleet, say: Say) -> None:
@@ -162,8 +173,7 @@ def _report(  # noqa: PLR0917  # all that a report is made of
     finals = list(run.finals.values())
     accepted = int(_sum(metrics, "setsuden_accepted_events_total"))
     stored = {record.event_id for record in observed.records if record.is_final}
-    model = energy.choose(energy.EnergyOptions())
-    cpu = figures.per_1000(observed.cpu, max(accepted, 1))
+    energy = energy_report(options.folder, observed.span)
     seen = traced.seen(fleet.trace, finals, options.folder / "trace.html")
     cloud: Literal["ray-serve", "plain"] = "plain" if options.plain else "ray-serve"
     report = DemoReport(
@@ -180,8 +190,8 @@ def _report(  # noqa: PLR0917  # all that a report is made of
         bytes_up=int(_sum(metrics, "setsuden_escalated_bytes_total")),
         accuracy=_accuracy(bundle, images, labels, run),
         latency_ms=figures.latency(finals),
-        cpu_seconds_per_1000=cpu,
-        joules_per_1000=figures.joules(cpu, model),
+        cpu_seconds_per_1000=figures.cpu_seconds(energy),
+        joules_per_1000=figures.joules(energy),
         sample=seen.sample,
         jaeger=JaegerReport(
             url=options.query_url,
@@ -190,14 +200,24 @@ def _report(  # noqa: PLR0917  # all that a report is made of
         ),
         files=Files(
             trace=str(fleet.trace),
-            report=str(options.folder / "report.html"),
+            report=str(options.folder / "demo.html"),
+            energy=str(options.folder / "report.html"),
             sample=None if seen.page is None else str(seen.page),
         ),
     )
-    (options.folder / "report.html").write_text(html.page(report), encoding="utf-8")
-    (options.folder / "report.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
+    (options.folder / "demo.html").write_text(html.page(report), encoding="utf-8")
+    (options.folder / "demo.json").write_text(report.model_dump_json(indent=2), encoding="utf-8")
     shutil.rmtree(fleet.broker.folder / "store", ignore_errors=True)
-    return DemoRun(report, seen.lines)
+    return DemoRun(report, seen.lines, energy)
+
+
+def energy_report(folder: Path, span: Span) -> Report:
+    """What the fleet's own rows say of this time; kept for ``setsuden report --recompute``."""
+    run = build.read_run([folder], Declared(), span)
+    report = build.report_of(run)
+    keep(folder, run, report)
+    (folder / "report.html").write_text(pages.page(report), encoding="utf-8")
+    return report
 
 
 def _sum(metrics: dict[str, float], name: str) -> float:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .report_model import DemoReport, Joules, Percentiles
+from setsuden.services.report.model import Report
+from setsuden.services.report.terminal import text as energy_text
+
+from .report_model import DemoReport, Percentiles
 
 
-def text(report: DemoReport, waterfall: Sequence[str]) -> str:
+def text(report: DemoReport, waterfall: Sequence[str], energy: Report) -> str:
     """The whole closing message; ``waterfall`` are the sample's lines."""
     return "\n".join(
         (
@@ -15,6 +18,8 @@ def text(report: DemoReport, waterfall: Sequence[str]) -> str:
             *_numbers(report),
             "",
             *_sample(report, waterfall),
+            "",
+            energy_text(energy),
             "",
             *_places(report),
             "",
@@ -42,7 +47,6 @@ def _numbers(report: DemoReport) -> list[str]:
             f"latency      easy {_percentiles(latency.easy)}   "
             f"escalated {_percentiles(latency.escalated)}"
         ),
-        *_energy(report),
     ]
 
 
@@ -50,28 +54,6 @@ def _percentiles(found: Percentiles) -> str:
     if found.p50 is None or found.p99 is None:
         return "none"
     return f"p50 {found.p50:.1f} ms, p99 {found.p99:.1f} ms"
-
-
-def _energy(report: DemoReport) -> list[str]:
-    parts, cpu = report.joules_per_1000, report.cpu_seconds_per_1000
-    rows = [f"energy       per 1,000 events, {_source(parts.total)}, low to high:"]
-    rows += [
-        f"  {name:<10} {_joules(getattr(parts, name))}   {getattr(cpu, name):.2f} CPU-s"
-        for name in ("edge", "broker", "cloud")
-    ]
-    return [*rows, "  network    none (loopback)", f"  total      {_joules(parts.total)}"]
-
-
-def _source(joules: Joules) -> str:
-    if joules.source == "table_model":
-        return "estimated from CPU-seconds by a table (no power sensor was read)"
-    return joules.source
-
-
-def _joules(joules: Joules) -> str:
-    if joules.value is None or joules.low is None or joules.high is None:
-        return "unknown"
-    return f"{joules.value:8.2f} J  ({joules.low:.2f} to {joules.high:.2f})"
 
 
 def _sample(report: DemoReport, waterfall: Sequence[str]) -> list[str]:
@@ -82,7 +64,11 @@ def _sample(report: DemoReport, waterfall: Sequence[str]) -> list[str]:
 
 def _places(report: DemoReport) -> list[str]:
     files, jaeger, sample = report.files, report.jaeger, report.sample
-    found = [f"trace file   {files.trace}", f"HTML report  {files.report}"]
+    found = [
+        f"trace file   {files.trace}",
+        f"the run      {files.report}",
+        f"its energy   {files.energy}",
+    ]
     if files.sample is not None:
         found.append(f"its trace    {files.sample}")
     if jaeger.url is not None and sample is not None:

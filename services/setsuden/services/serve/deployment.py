@@ -36,8 +36,8 @@ class TeacherReplica:
         self._starting = asyncio.get_running_loop().create_task(self._start())
 
     async def _start(self) -> None:
-        state = self._base / self._config.state
-        parts = assembled(self._config, self._pipeline, self._folder, state)
+        cpus = self._config.serve.num_cpus
+        parts = assembled(self._config, self._pipeline, self._folder, self._base, cpus)
         self._worker, _ = await self._stack.enter_async_context(parts)
         await self._worker.start()
         log.info("replica_started", extra={"pipeline": self._pipeline.name})

@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from setsuden.pipelines import logs
+from setsuden.pipelines.energy import Meter
 from setsuden.schemas.errors import MissingExtraError
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
+from setsuden.services.meters.platform import platform_meter
 from setsuden.services.signals import stop_signal
 from setsuden.services.worker.process import first_of
 
 from .package import pack
-from .processes import MARK, kill_marked
+from .processes import MARK, kill_marked, marked
 
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
@@ -90,6 +92,8 @@ class Session:
     async def run(self, stop: asyncio.Future[None]) -> bool:
         """Until it fails or ``stop``; leaves no process behind. True if it was ever ready."""
         driver = await self._start()
+        meter = self._meter(driver.pid)
+        meter.start()
         watching = asyncio.create_task(self._watch(driver))
         await first_of(watching, stop)
         if not watching.done():
@@ -97,8 +101,17 @@ class Session:
             watching.cancel()
         elif not stop.done():
             log.warning("cloud_lost", extra={"reason": watching.result()})
+        await asyncio.to_thread(meter.close)  # before its processes are gone
         await self._clear(driver)
         return self._ready
+
+    def _meter(self, driver: int) -> Meter:
+        """Of all that Ray runs here besides the replicas; this process is part of it."""
+
+        def ours() -> list[int]:
+            return [*marked(self._mark, driver), os.getpid()]
+
+        return platform_meter(self._config, self._base, ours)
 
     async def _start(self) -> asyncio.subprocess.Process:
         pipe = asyncio.subprocess.PIPE

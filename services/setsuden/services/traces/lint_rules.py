@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from setsuden.pipelines.tracing.span import Kind, Link, Value
 from setsuden.schemas import spans as table
+from setsuden.schemas.energy import Quality
 
 from . import figures
 from .critical_path import end_us, start_us
@@ -128,7 +129,10 @@ def attribute(trace: Trace, _: Traces) -> Faults:
 
 
 def energy_sum(trace: Trace, _: Traces) -> Faults:
-    """The parts of the spans do not make the root's total."""
+    """The parts of the spans do not make the root's total.
+
+    A provisional total was stated before the cloud's windows closed: its interval must hold.
+    """
     for root in trace.spans:
         stated = root.number("setsuden.energy.trace_joules")
         if stated is None or root.span.name == table.BATCH:
@@ -139,6 +143,11 @@ def energy_sum(trace: Trace, _: Traces) -> Faults:
                 yield Fault(
                     root, f"its spans add up to {found!r} J, less than its total {stated!r} J"
                 )
+        elif root.span.attributes.get("setsuden.energy.quality") == Quality.PROVISIONAL:
+            low = root.number("setsuden.energy.trace_joules_low") or 0.0
+            high = root.number("setsuden.energy.trace_joules_high") or stated
+            if not low * (1 - TOLERANCE) <= found <= high * (1 + TOLERANCE):
+                yield Fault(root, f"its spans add up to {found!r} J, outside {low!r} to {high!r} J")
         elif not isclose(found, stated, rel_tol=TOLERANCE):
             yield Fault(root, f"its spans add up to {found!r} J, its total says {stated!r} J")
 

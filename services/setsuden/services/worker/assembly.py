@@ -11,12 +11,17 @@ from pathlib import Path
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
-from setsuden.pipelines import bundle, energy
+from setsuden.pipelines import bundle
+from setsuden.pipelines.energy import Meter
+from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
 from setsuden.pipelines.tracing import Recorder
+from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
+from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.schemas import spans
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.schemas.windows import Component, Counts
 from setsuden.services.config import CloudConfig
 
 from .teacher import Teacher
@@ -59,19 +64,30 @@ class TraceSlot:
 
 @asynccontextmanager
 async def assembled(
-    config: CloudConfig, pipeline: PipelineSpec, folder: Path, state: Path
+    config: CloudConfig,
+    pipeline: PipelineSpec,
+    folder: Path,
+    base: Path,
+    reserved_cpus: float | None = None,
 ) -> AsyncIterator[tuple[Worker, Link]]:
     """A worker on a link that begins to connect; the caller starts and stops the worker.
 
+    ``base`` is the configuration's folder.
+    ``reserved_cpus`` is what a scheduler keeps free for it, whose idle power it answers for.
     Raises BundleError when the bundle in ``folder`` cannot be used.
     """
+    state = base / config.state
     teacher = Teacher(bundle.load(folder), pipeline.teacher, config.worker.inline_below_ms)
     link = Link(config.nats, f"worker-{pipeline.name}")
     slot = TraceSlot(state)
     recorder = Recorder(config.traces, state / slot.name, spans.SERVICE_WORKER, {})
     shipper = Shipper(link, recorder, slot.name)
     shipping = asyncio.create_task(shipper.run()) if config.traces.ship else None
-    model = energy.choose(config.energy)
+    meter = _meter(config, slot.name, base, reserved_cpus)
+    meter.start()
+    seconds = config.traces.metrics_seconds
+    telling = MetricsShipper(link, meter, recorder.resource, slot.name, seconds)
+    told = asyncio.create_task(telling.run()) if config.traces.ship else None
     try:
         jetstream = JetStream(link)
         await jetstream.start()
@@ -80,16 +96,41 @@ async def assembled(
             config,
             pipeline,
             teacher=teacher,
-            energy=model,
+            meter=meter,
             link=link,
             jetstream=jetstream,
             recorder=recorder,
         )
+        meter.counts = lambda: _counts(worker, link)
         yield worker, link
     finally:
-        recorder.close()
-        if shipping is not None:
+        meter.close()
+        recorder.close()  # after the meter: the last spans get their settled joules
+        if shipping is not None and told is not None:
             await end(shipping)
+            await end(told)
             await shipper.finish(FAREWELL_SECONDS)
+            await telling.finish(FAREWELL_SECONDS)
         await link.close()
         slot.close()
+
+
+def _counts(worker: Worker, link: Link) -> Counts:
+    """What rows of energy say of a worker; from the meter's thread."""
+    wire = link.wire()
+    return Counts(
+        answered=worker.counters.answered,
+        bytes_up=wire.bytes_sent,
+        bytes_down=wire.bytes_received,
+        packets=wire.packets,
+    )
+
+
+def _meter(config: CloudConfig, name: str, base: Path, reserved_cpus: float | None) -> Meter:
+    machine = os.cpu_count() or 1
+    state = base / config.state
+    return open_meter(
+        resolved(config.energy, base, state, state / name),
+        Identity(Component.CLOUD, name, host_id(config.traces), fingerprint(config)),
+        reserved=None if reserved_cpus is None else reserved_cpus / machine,
+    )

@@ -36,10 +36,7 @@ def run_worker(config: CloudConfig, base: Path, pipeline: str | None = None) -> 
 async def run(config: CloudConfig, base: Path, pipeline: PipelineSpec) -> int:
     """As :func:`run_worker`, inside a loop."""
     stop = stop_signal()
-    async with assembled(config, pipeline, base / pipeline.bundle, base / config.state) as (
-        worker,
-        link,
-    ):
+    async with assembled(config, pipeline, base / pipeline.bundle, base) as (worker, link):
         starting = asyncio.create_task(_start(config, worker, link))
         await first_of(starting, stop)
         if not starting.done():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
+from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import Kind, Link, Span, SpanEvent, derived_span_id, traceparent
-from setsuden.pipelines.tracing.span import Value
+from setsuden.pipelines.tracing.span import Value, energy_attributes
 from setsuden.schemas import spans
+from setsuden.schemas.energy import EnergyReading, share_of
 from setsuden.schemas.errors import AlreadyStoredError
 from setsuden.schemas.result import ModelRef
 from setsuden.schemas.streams import ESCALATIONS, RESULTS
@@ -91,16 +94,16 @@ class SpanMaker:
         )  # fmt: skip
         return found
 
-    def batch(self, works: Sequence[Work], ran: Ran, joules: dict[str, Value]) -> list[Span]:
-        """The executed batch as a trace of its own, linked to its members as they are to it."""
+    def batch(self, works: Sequence[Work], ran: Ran, energy: EnergyReading) -> list[Span]:
+        """The executed batch as a trace of its own, linked to its members as they are to it.
+
+        ``energy`` is the whole batch's, provisional.
+        """
         trace_id, root, start = ran.trace_id, _batch_root(ran), ran.start_ns
         count: dict[str, Value] = {
             "setsuden.batch.size": ran.items,
             "messaging.batch.message_count": ran.items,
         }
-        total = joules.get("setsuden.energy.joules")
-        if total is not None:
-            count["setsuden.energy.trace_joules"] = total
         end = max(ran.end_ns, start + 3 * _STEP_NS)
         began = max(end - int(ran.infer_ms * 1e6) - _STEP_NS, start + _STEP_NS)
         run = derived_span_id(trace_id, "run")
@@ -108,7 +111,8 @@ class SpanMaker:
         return [
             Span(
                 trace_id, root, None, spans.BATCH, Kind.INTERNAL, start, end,
-                self._batch | joules | count, links=members,
+                self._batch | _whole(energy) | count, links=members,
+                later=partial(_settled_whole, ran.metered),
             ),
             Span(
                 trace_id, run, root, spans.RUN, Kind.INTERNAL, began, end - _STEP_NS,
@@ -120,8 +124,9 @@ class SpanMaker:
         attributes = self._infer | ran.energy_attributes
         attributes["setsuden.batch.wait_ms"] = max(0, ran.start_ns - work.arrived_ns) / 1e6
         attributes["setsuden.batch.trace_id"] = ran.trace_id
-        if _in_vain(work, status) and "setsuden.energy.joules" in attributes:
-            attributes["setsuden.energy.allocation"] = "overhead"
+        allocation = "overhead" if _in_vain(work, status) else None
+        if allocation is not None and "setsuden.energy.joules" in attributes:
+            attributes["setsuden.energy.allocation"] = allocation
         joined = SpanEvent(spans.BATCH_JOINED, ran.start_ns, {"setsuden.batch.size": ran.items})
         return Span(
             _own(work)[0],
@@ -135,6 +140,7 @@ class SpanMaker:
             events=(joined,),
             links=(Link(ran.trace_id, _batch_root(ran)),),
             error=None if work.problem is None else work.problem.code,
+            later=partial(_settled, ran.metered, allocation),
         )
 
     def _send_span(self, work: Work, process: str, not_before_ns: int) -> Span:
@@ -170,6 +176,25 @@ class SpanMaker:
         if error is not None:
             found["error.type"] = error
         return found
+
+
+def _settled(run: MeteredRun, allocation: str | None) -> dict[str, Value] | None:
+    return None if run.settled is None else energy_attributes(run.settled, allocation)
+
+
+def _settled_whole(run: MeteredRun) -> dict[str, Value] | None:
+    if run.settled is None:
+        return None
+    whole = share_of(run.settled, run.items)
+    return _whole(whole.model_copy(update={"method": run.method}))
+
+
+def _whole(energy: EnergyReading) -> dict[str, Value]:
+    """The batch's own total, which counts towards no event's trace a second time."""
+    found = energy_attributes(energy, "batch_total")
+    if energy.joules is not None:
+        found["setsuden.energy.trace_joules"] = energy.joules
+    return found
 
 
 def batch_trace_id(works: Sequence[Work]) -> str:

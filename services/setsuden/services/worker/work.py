@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import codec
+from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import Link as SpanLink
 from setsuden.pipelines.tracing import parse_traceparent
 from setsuden.schemas import escalation, subjects
@@ -61,6 +62,8 @@ class Ran:
     infer_ms: float
     trace_id: str
     """Of the batch, which is a trace of its own."""
+    metered: MeteredRun
+    """Has the settled joules once its window has closed."""
 
 
 def received(message: Incoming) -> Work:

@@ -9,12 +9,10 @@ from typing import Any
 
 from setsuden.link import JetStream, Link, LinkState
 from setsuden.link.tasks import end
-from setsuden.pipelines.energy import EnergyModel
-from setsuden.pipelines.session import Run
+from setsuden.pipelines.energy import Meter, MeteredRun, WorkKey
 from setsuden.pipelines.tracing import Recorder
 from setsuden.pipelines.tracing.span import energy_attributes
 from setsuden.schemas import streams
-from setsuden.schemas.energy import Method
 from setsuden.schemas.errors import LinkError, RejectedError, SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem
@@ -53,14 +51,16 @@ class Worker:
         pipeline: PipelineSpec,
         *,
         teacher: Teacher,
-        energy: EnergyModel,
+        meter: Meter,
         link: Link,
         jetstream: JetStream,
         recorder: Recorder | None = None,
     ) -> None:
         self.counters = Counters()
         self._config, self._options, self._pipeline = config, config.worker, pipeline
-        self._teacher, self._energy, self._link = teacher, energy, link
+        self._teacher, self._meter, self._link = teacher, meter, link
+        ref = teacher.session.ref
+        self._work = WorkKey(pipeline.name, f"{ref.bundle}/{ref.model}", ref.digest)
         self._batch = config.worker.max_batch or teacher.spec.max_batch
         self._clock = Clock()
         self.jetstream = jetstream
@@ -219,13 +219,20 @@ class Worker:
     async def _run_batch(self, batch: list[Work]) -> bool:
         """True when the model answered."""
         start = self._clock.now_ns()
+        metered = self._meter.begin(self._work)
         try:
             answers = await self._teacher.run([_observation(work) for work in batch])
         except TeacherRaisedError as error:
+            self._meter.abandon(metered)
             await self._isolate_failure(batch, error)
             return False
+        except BaseException:
+            self._meter.abandon(metered)
+            raise
+        run = answers.run
+        self._meter.finish(metered, len(batch), run.cpu_seconds, run.method)
         self.counters.batches += 1
-        await self._settle_batch(batch, answers, start)
+        await self._settle_batch(batch, answers, start, metered)
         return True
 
     async def _isolate_failure(self, batch: list[Work], error: TeacherRaisedError) -> None:
@@ -247,14 +254,17 @@ class Worker:
         except TeacherRaisedError as error:
             self._fail(work, error.problem)
         else:
-            await self._settle_batch([work], answers, start)
+            metered = self._meter.elsewhere(self._work, answers.run.cpu_seconds, answers.run.method)
+            await self._settle_batch([work], answers, start, metered)
         if not self._hand.again_waiting():
             await self._isolation.close()
 
-    async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
-        ran = self._ran(answers, batch, start_ns)
+    async def _settle_batch(
+        self, batch: list[Work], answers: Answers, start_ns: int, metered: MeteredRun
+    ) -> None:
+        ran = self._ran(answers, batch, start_ns, metered)
         self.counters.cpu_seconds += answers.run.cpu_seconds
-        self._record_batch(batch, ran, answers.run)
+        self._record_batch(batch, ran)
         for work, row in zip(batch, answers.rows, strict=True):
             work.ran = ran
             if isinstance(row, Choice):
@@ -263,17 +273,14 @@ class Worker:
             else:
                 self._fail(work, row)
 
-    def _record_batch(self, batch: list[Work], ran: Ran, run: Run) -> None:
+    def _record_batch(self, batch: list[Work], ran: Ran) -> None:
         if self._recorder is not None:
-            whole = self._energy.reading(run.cpu_seconds, run.method)
-            joules = energy_attributes(whole, "batch_total")
-            self._recorder.add(self._spans.batch(batch, ran, joules))
+            whole = self._meter.provisional(ran.metered, 1)
+            self._recorder.add(self._spans.batch(batch, ran, whole))
 
-    def _ran(self, answers: Answers, batch: list[Work], start_ns: int) -> Ran:
+    def _ran(self, answers: Answers, batch: list[Work], start_ns: int, metered: MeteredRun) -> Ran:
         items = len(batch)
-        share = answers.run.cpu_seconds / items
-        method = Method.BATCH_WEIGHTED if items > 1 else answers.run.method
-        reading = self._energy.reading(share, method)
+        reading = self._meter.provisional(metered)
         attributes = energy_attributes(reading)
         attributes |= {"setsuden.batch.size": items, "setsuden.batch.share": 1 / items}
         return Ran(
@@ -284,6 +291,7 @@ class Worker:
             attributes,
             answers.run.wall_seconds * 1000,
             batch_trace_id(batch),
+            metered,
         )
 
     def _fail(self, work: Work, problem: Problem, *, hopeless: bool = False) -> None:

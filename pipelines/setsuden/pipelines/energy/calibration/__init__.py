@@ -1,0 +1,1 @@
+"""A machine's own power curve, through idle, half and full load."""

@@ -1,0 +1,109 @@
+"""Energy events of core PMUs, as rows of data with their sources."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import NamedTuple
+
+RAPL_ORIGIN = "RAPL events of the kernel's power PMU, scaled by its own .scale files"
+CORE_FACTOR = 1.2
+"""Our judgement: activity estimates of the processor, not a shunt; no accuracy was found."""
+
+
+class Spread(StrEnum):
+    """Which cores count an event."""
+
+    CORE = "core"
+    """Each core its own."""
+    GROUP = "group"
+    """The cores of a memory group all the same: one of them is read."""
+
+
+class CoreEvent(NamedTuple):
+    """One energy event."""
+
+    name: str
+    code: int
+    joules_per_count: float | None
+    """None: no public document says."""
+    spread: Spread
+    hw_type: str
+
+
+@dataclass(frozen=True, slots=True)
+class CorePmu:
+    """The energy events of one processor."""
+
+    name: str
+    implementer: int
+    part: int
+    least_cores: int
+    most_cores: int
+    events: tuple[CoreEvent, ...]
+    origin: str
+
+    @property
+    def known(self) -> bool:
+        """True when counts can be told as joules."""
+        return all(event.joules_per_count for event in self.events)
+
+    @property
+    def primary(self) -> tuple[str, ...]:
+        """Core, cache and memory do not overlap: together they are the processor."""
+        return tuple(event.name for event in self.events)
+
+    def is_it(self, midr: int, cores: int) -> bool:
+        """True for the processor of this MIDR_EL1 and number of cores."""
+        return (
+            midr >> 24 & 0xFF == self.implementer
+            and midr >> 4 & 0xFFF == self.part
+            and self.least_cores <= cores <= self.most_cores
+        )
+
+
+_FUJITSU = 0x46
+_NANO = 1e-9
+_A64FX_ORIGIN = (
+    "event codes: Linux tools/perf/pmu-events/arch/arm64/fujitsu/a64fx; joules per count: likwid "
+    "groups/arm64fx/ENERGY.txt; that one core tells its whole memory group's L2 and HBM is "
+    "unverified here"
+)
+_MONAKA_ORIGIN = "FUJITSU-MONAKA PMU Events 2.0 (April 2026), sections on core and uncore events"
+
+
+def _a64fx(core_nano: float, cache_nano: float, least: int, most: int) -> CorePmu:
+    return CorePmu(
+        "A64FX",
+        _FUJITSU,
+        0x001,
+        least,
+        most,
+        (
+            CoreEvent("EA_CORE", 0x1E0, core_nano * _NANO, Spread.CORE, "cpu"),
+            CoreEvent("EA_L2", 0x3E0, cache_nano * _NANO, Spread.GROUP, "cpu"),
+            CoreEvent("EA_MEMORY", 0x3E8, 256 * _NANO, Spread.GROUP, "memory"),
+        ),
+        _A64FX_ORIGIN,
+    )
+
+
+CORE_PMUS = (
+    _a64fx(8, 32, 25, 64),
+    _a64fx(9, 36, 1, 24),
+    CorePmu(
+        "FUJITSU-MONAKA",
+        _FUJITSU,
+        0x003,
+        1,
+        4096,
+        (
+            CoreEvent("EA_CORE", 0x1F0, None, Spread.CORE, "cpu"),
+            CoreEvent("EA_L3", 0x3F0, None, Spread.GROUP, "cpu"),
+            CoreEvent("EA_LDO_LOSS", 0x3F1, None, Spread.GROUP, "cpu"),
+        ),
+        _MONAKA_ORIGIN,
+    ),
+)
+"""MONAKA's memory and PCI controllers count energy too (``mac_iod*`` EA_MAC 0x80, EA_MEMORY 0x90,
+EA_HA 0xA0; ``pci_iod*`` EA_PCI 0x80); none of its counts has a published unit."""

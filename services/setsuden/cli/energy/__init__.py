@@ -1,0 +1,1 @@
+"""``setsuden energy``: see, calibrate, watch and verify the joules of this machine."""

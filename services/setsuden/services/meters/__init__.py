@@ -1,0 +1,1 @@
+"""Meters of what is no model: the broker, and Ray around its replicas."""

@@ -1,0 +1,1 @@
+"""What in a run is worth a person's attention, with evidence and advice."""
