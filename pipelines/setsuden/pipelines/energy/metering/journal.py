@@ -29,7 +29,8 @@ class Journal:
 
     def add(self, row: WindowRow) -> None:
         """Append one window."""
-        line = row.model_dump_json(exclude_defaults=True) + "\n"
+        # Defaults are left out, but every line says what it is.
+        line = f'{{"row":"window",{row.model_dump_json(exclude_defaults=True)[1:]}\n'
         try:
             if self._written + len(line) > self._file_bytes:
                 self._rotate()
