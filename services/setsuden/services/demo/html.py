@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from html import escape
 
+from setsuden.services.pages import document
 from setsuden.services.traces.units import energy
 
 from .report_model import DemoReport, Hop, Joules
@@ -45,12 +46,7 @@ def page(report: DemoReport) -> str:
             _method(report),
         )
     )
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f"<title>Setsuden · {escape(report.workload)}</title><style>{_STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
+    return document(report.workload, _STYLE, body)
 
 
 def _head(report: DemoReport) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from setsuden.schemas import spans as table
+from setsuden.services.pages import document
 
 from . import figures, html_energy, html_spans, html_waterfall
 from .html_parts import Around, badge, safe
@@ -16,10 +17,6 @@ from .units import UNKNOWN, between, clean, duration, energy, moment
 MAX_TRACES = 50
 """Traces drawn in full on one page; the rest is counted in the index."""
 _NO_BREAK = "&nbsp;"
-CONTENT_SECURITY_POLICY = (
-    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; "
-    "base-uri 'none'; form-action 'none'"
-)
 
 
 def page(
@@ -36,14 +33,7 @@ def page(
     around = Around(traces, frozenset(trace.trace_id for trace in drawn), base)
     body = top + "".join(_article(trace, around, alone=len(shown) == 1) for trace in drawn)
     title = f"trace {trace_id[:8]}" if trace_id is not None else _count(shown)
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        f'<meta http-equiv="Content-Security-Policy" content="{CONTENT_SECURITY_POLICY}">'
-        '<link rel="icon" href="data:,">'
-        f"<title>Setsuden · {escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><main>{body}</main></body></html>\n"
-    )
+    return document(title, STYLE, body)
 
 
 def _count(shown: Sequence[Trace]) -> str:

@@ -15,6 +15,7 @@ from html import escape
 from typing import Any, NamedTuple
 
 from setsuden.schemas.errors import ConfigError, LinkError, SetsudenError
+from setsuden.services.pages import CONTENT_SECURITY_POLICY
 
 from . import html
 from .html_style import STYLE
@@ -29,7 +30,7 @@ MAX_CONNECTIONS = 64
 TRACE_PATH = "/trace/"
 _TRACE = re.compile(r"/trace/((?!0{32})[0-9a-fA-F]{32})/?")
 _SAFE = (
-    ("content-security-policy", html.CONTENT_SECURITY_POLICY),
+    ("content-security-policy", CONTENT_SECURITY_POLICY),
     ("x-content-type-options", "nosniff"),
     ("referrer-policy", "no-referrer"),
     ("cache-control", "no-store"),
