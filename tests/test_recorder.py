@@ -206,6 +206,72 @@ def test_after_a_span_that_could_not_be_encoded_tracing_goes_on(tmp_path: Path) 
     running.close()
 
 
+# -- spans that wait for their joules -----------------------------------------------------------
+
+
+def later(number: int, joules: dict[int, float]) -> Span:
+    """A span whose joules are known once they stand in ``joules``."""
+
+    def settled() -> dict[str, str | bool | int | float] | None:
+        return {"joules": joules[number]} if number in joules else None
+
+    return span(number, joules=0.5)._replace(later=settled)
+
+
+def test_a_span_is_sealed_once_its_joules_are_settled(tmp_path: Path) -> None:
+    joules: dict[int, float] = {}
+    running = recorder(tmp_path, segment_seconds=0.02)
+    told: Queue[None] = Queue()
+    running.on_sealed = lambda: told.put(None)
+    running.add([later(1, joules)])
+    running.add([span(2)])
+    told.get(timeout=10)
+    assert names(running) == [2]
+    joules[1] = 7.0
+    told.get(timeout=10)
+    ((_, (found,)),) = sealed(running)
+    assert found.attributes == {"joules": 7.0}
+    running.close()
+
+
+def test_closing_seals_what_has_not_settled_with_what_is_known(tmp_path: Path) -> None:
+    running = recorder(tmp_path)
+    running.add([later(1, {}), span(2)])
+    running.add([later(3, {3: 4.0})])
+    running.close()
+    found = {one.span_id: one.attributes for _, spans in sealed(running) for one in spans}
+    assert [found[f"{number:016x}"] for number in (1, 2, 3)] == [
+        {"joules": 0.5},
+        {},
+        {"joules": 4.0},
+    ]
+    assert running.lost == 0
+
+
+def test_a_span_waits_no_longer_than_it_is_told_to(tmp_path: Path) -> None:
+    running = recorder(tmp_path, segment_seconds=0.02, settle_seconds=0)
+    told: Queue[None] = Queue()
+    running.on_sealed = lambda: told.put(None)
+    running.add([later(1, {})])
+    told.get(timeout=10)
+    assert names(running) == [1]
+    running.close()
+
+
+def test_past_half_of_the_bound_the_oldest_are_sealed_as_they_are(tmp_path: Path) -> None:
+    """They leave room for new ones: provisional joules are better than no span."""
+    running = recorder(tmp_path, queue_max_spans=2000, segment_seconds=0.02)
+    told: Queue[None] = Queue()
+    running.on_sealed = lambda: told.put(None)
+    running.add([later(number, {}) for number in range(1, 1001)])
+    running.add([later(number, {}) for number in range(1001, 1501)])
+    told.get(timeout=10)
+    assert 1 <= running.recorded <= 1000
+    assert min(names(running)) == 1
+    running.close()
+    assert (running.recorded, running.lost) == (1500, 0)
+
+
 def test_a_spool_that_takes_nothing_ends_nothing(tmp_path: Path) -> None:
     running = recorder(tmp_path, segment_seconds=0.01)
     told = threading.Event()

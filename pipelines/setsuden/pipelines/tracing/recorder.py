@@ -8,7 +8,7 @@ import platform
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -109,7 +109,9 @@ class Recorder:
         self._options, self._timeline = options, timeline
         self._queue: deque[_Waiting] = deque()
         self._held: deque[_Waiting] = deque()
-        """The recorder thread's own: taken from the queue and not yet sealed."""
+        """The recorder thread's own: their joules are not settled yet."""
+        self._looked = 0.0
+        """When it last asked whether they are."""
         self._waiting = self._fresh = 0
         self._lock = threading.Lock()
         self._some, self._many, self._stop = (threading.Event() for _ in range(3))
@@ -154,12 +156,8 @@ class Recorder:
         self._seal_all(last=True)
 
     def _seal_all(self, *, last: bool = False) -> None:
-        with self._lock:
-            self._held.extend(self._queue)
-            self._queue.clear()
-            self._fresh = 0
         sealed = False
-        while taken := self._take(last=last):
+        for taken in self._segments(self._ready(self._candidates(last=last), last=last)):
             for keep, spans in taken.items():
                 self._seal(spans, keep=keep)
             sealed = True
@@ -168,23 +166,52 @@ class Recorder:
         if self._held:
             self._some.set()
 
-    def _take(self, *, last: bool) -> dict[bool, list[Span]]:
-        """About a segment's worth of what is settled, by whether it is to be kept."""
-        taken: dict[bool, list[Span]] = {}
-        unsettled: list[_Waiting] = []
-        count = 0
-        while self._held and count < SEGMENT_SPANS:
-            waiting = self._held.popleft()
+    def _candidates(self, *, last: bool) -> Iterable[_Waiting]:
+        """What is new, and once in a while what was held: windows close once a second."""
+        with self._lock:
+            new = list(self._queue)
+            self._queue.clear()
+            self._fresh = 0
+        now = time.monotonic()
+        if not last and now - self._looked < self._options.segment_seconds:
+            return new
+        self._looked = now
+        held, self._held = self._held, deque()
+        return [*held, *new]
+
+    def _ready(self, candidates: Iterable[_Waiting], *, last: bool) -> Iterator[_Waiting]:
+        """Those that are settled; the others are held, the oldest not past half of the bound."""
+        for waiting in candidates:
             spans = self._settled(waiting, last=last)
             if spans is None:
-                unsettled.append(waiting)
-                continue
-            taken.setdefault(waiting.keep, []).extend(spans)
-            count += len(spans)
-        self._held.extendleft(reversed(unsettled))
+                self._held.append(waiting)
+            else:
+                yield waiting._replace(spans=spans)
+        held = sum(len(waiting.spans) for waiting in self._held)
+        while 2 * held > self._options.queue_max_spans:
+            # Provisional joules are better than no span.
+            waiting = self._held.popleft()
+            held -= len(waiting.spans)
+            yield waiting._replace(spans=self._settled(waiting, last=True) or ())
+
+    def _segments(self, ready: Iterator[_Waiting]) -> Iterator[dict[bool, list[Span]]]:
+        """About a segment's worth each, by whether it is to be kept."""
+        taken: dict[bool, list[Span]] = {}
+        count = 0
+        for waiting in ready:
+            taken.setdefault(waiting.keep, []).extend(waiting.spans)
+            count += len(waiting.spans)
+            if count >= SEGMENT_SPANS:
+                self._gone(count)
+                yield taken
+                taken, count = {}, 0
+        if count:
+            self._gone(count)
+            yield taken
+
+    def _gone(self, count: int) -> None:
         with self._lock:
             self._waiting -= count
-        return taken
 
     def _settled(self, waiting: _Waiting, *, last: bool) -> Sequence[Span] | None:
         """The spans with their settled attributes; None while they may still get some."""
@@ -193,10 +220,12 @@ class Recorder:
         patience = time.monotonic() - waiting.since < self._options.settle_seconds
         found = []
         for span in waiting.spans:
-            more = span.later() if span.later is not None else {}
-            if more is None and patience and not last:
-                return None
-            found.append(span._replace(attributes={**span.attributes, **(more or {})}))
+            if span.later is not None:
+                more = span.later()
+                if more is None and patience and not last:
+                    return None
+                span = span._replace(attributes={**span.attributes, **(more or {})})  # noqa: PLW2901  # the same span, settled
+            found.append(span)
         return found
 
     def _seal(self, spans: list[Span], *, keep: bool) -> None:

@@ -9,7 +9,7 @@ from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import Kind, Link, Span, SpanEvent, derived_span_id, traceparent
 from setsuden.pipelines.tracing.span import Value, energy_attributes
 from setsuden.schemas import spans
-from setsuden.schemas.energy import EnergyReading, share_of
+from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.errors import AlreadyStoredError
 from setsuden.schemas.result import ModelRef
 from setsuden.schemas.streams import ESCALATIONS, RESULTS
@@ -140,7 +140,7 @@ class SpanMaker:
             events=(joined,),
             links=(Link(ran.trace_id, _batch_root(ran)),),
             error=None if work.problem is None else work.problem.code,
-            later=partial(_settled, ran.metered, allocation),
+            later=partial(_settled, ran, allocation),
         )
 
     def _send_span(self, work: Work, process: str, not_before_ns: int) -> Span:
@@ -178,15 +178,19 @@ class SpanMaker:
         return found
 
 
-def _settled(run: MeteredRun, allocation: str | None) -> dict[str, Value] | None:
-    return None if run.settled is None else energy_attributes(run.settled, allocation)
+def _settled(ran: Ran, allocation: str | None) -> dict[str, Value] | None:
+    """One event's share, put into words once for the whole batch."""
+    if allocation not in ran.settled:
+        reading = ran.metered.settled
+        if reading is None:
+            return None
+        ran.settled[allocation] = energy_attributes(reading, allocation)
+    return ran.settled[allocation]
 
 
 def _settled_whole(run: MeteredRun) -> dict[str, Value] | None:
-    if run.settled is None:
-        return None
-    whole = share_of(run.settled, run.items)
-    return _whole(whole.model_copy(update={"method": run.method}))
+    whole = run.settled_whole
+    return None if whole is None else _whole(whole)
 
 
 def _whole(energy: EnergyReading) -> dict[str, Value]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -13,6 +13,7 @@ from setsuden.pipelines import codec
 from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import Link as SpanLink
 from setsuden.pipelines.tracing import parse_traceparent
+from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.bundle import Observation
 from setsuden.schemas.errors import InvalidEventError
@@ -64,6 +65,8 @@ class Ran:
     """Of the batch, which is a trace of its own."""
     metered: MeteredRun
     """Has the settled joules once its window has closed."""
+    settled: dict[str | None, dict[str, Value]] = field(default_factory=dict)
+    """Their span attributes by allocation: the same for all events of the batch."""
 
 
 def received(message: Incoming) -> Work:

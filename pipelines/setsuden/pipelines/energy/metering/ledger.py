@@ -41,13 +41,18 @@ class MeteredRun:
     """True when a window of it has no joules."""
     late: bool = False
     """True when a window of it closed before it did: that part went to the overhead."""
-    settled_by: Callable[[MeteredRun], EnergyReading] | None = None
+    settled_by: Callable[[MeteredRun, int], EnergyReading] | None = None
     """Set once every window it lies in has closed: most readings are asked for by nobody."""
 
     @property
     def settled(self) -> EnergyReading | None:
         """Of one item; None until it is settled."""
-        return None if self.settled_by is None else self.settled_by(self)
+        return None if self.settled_by is None else self.settled_by(self, self.items)
+
+    @property
+    def settled_whole(self) -> EnergyReading | None:
+        """Of all items together; None until it is settled."""
+        return None if self.settled_by is None else self.settled_by(self, 1)
 
     def share_in(self, start_ns: int, end_ns: int) -> float:
         """Part of the run in this interval; an instant belongs to the window that holds it."""

@@ -113,7 +113,7 @@ class Meter:
         now = self._clock.monotonic_ns()
         run = MeteredRun(key, now, now, 1, cpu_seconds, method)
         reading = self._rate.reading(run, 1)
-        run.settled_by = lambda _: reading
+        run.settled_by = lambda _run, _items: reading
         return run
 
     def provisional(self, run: MeteredRun, items: int | None = None) -> EnergyReading:

@@ -140,9 +140,9 @@ def _worse(known: Quality | None, new: Quality) -> Quality:
     return new if known is None else max(known, new, key=WORST_LAST.index)
 
 
-def _reading(labels: Labels, quality: Quality, run: MeteredRun) -> EnergyReading:
-    """Of one item of the run."""
-    items = max(run.items, 1)
+def _reading(labels: Labels, quality: Quality, run: MeteredRun, items: int) -> EnergyReading:
+    """Of one of ``items`` equal parts of the run."""
+    items = max(items, 1)
     method = Method.BATCH_WEIGHTED if items > 1 else run.method
     cpu = run.cpu_seconds / items
     if run.unknown or run.quality is None:
