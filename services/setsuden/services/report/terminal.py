@@ -129,12 +129,8 @@ def _utilisation(report: Report) -> Iterator[str]:
             yield (
                 f"utilisation  {component.component:<8} machine {used.machine:.1%}, "
                 f"ours {used.ours or 0:.1%}, models {used.inference or 0:.1%}; "
-                f"{component.cpu_seconds:,.2f} CPU-s, other {energy(_of(component.other))}"
+                f"{component.cpu_seconds:,.2f} CPU-s"
             )
-
-
-def _of(amount: Amount | None) -> float | None:
-    return amount.joules if amount is not None else None
 
 
 def _otherwise(report: Report, per: int) -> Iterator[str]:
