@@ -20,6 +20,7 @@ from setsuden.cli.energy.verify import document, table
 from setsuden.cli.energy.verify import verify as command
 from setsuden.pipelines.energy import EnergyOptions, MeteredRun, WorkKey
 from setsuden.pipelines.energy.attribution.attribute import (
+    UNCALIBRATED_EXPONENT,
     Attribution,
     Buckets,
     HostWindow,
@@ -28,7 +29,7 @@ from setsuden.pipelines.energy.attribution.attribute import (
     Share,
     attribute,
 )
-from setsuden.pipelines.energy.metering.assembly import UNCALIBRATED_EXPONENT, Identity, open_meter
+from setsuden.pipelines.energy.metering.assembly import Identity, open_meter
 from setsuden.pipelines.energy.metering.baseline import Baseline
 from setsuden.pipelines.energy.metering.hostcpu import HostCpuReader, cores
 from setsuden.pipelines.energy.plant import (
@@ -57,6 +58,8 @@ BUSY = Scene(
     seed=7,
     reserved_share=0.5,
 )
+
+ROOT = Path(__file__).parent.parent
 
 
 @contextmanager
@@ -403,3 +406,14 @@ def test_a_missed_target_is_told_and_unknown_is_none() -> None:
     told = document(found)["figures"]
     assert isinstance(told, list)
     assert [figure["holds"] for figure in told] == [True, False, False, None]
+
+
+@pytest.mark.skipif(not (ROOT / "docs").is_dir(), reason="needs the repository, not a wheel")
+def test_the_figures_in_the_documentation_are_those_of_seed_0() -> None:
+    """But for the two that are CPU time of this very machine."""
+    kept = json.loads((ROOT / "services/setsuden/cli/energy/verified.json").read_text())
+    found = {figure.name: figure.value for figure in verify(seed=kept["seed"]).figures}
+    stated = {figure["name"]: figure["value"] for figure in kept["figures"]}
+    assert found.keys() == stated.keys()
+    for name in found.keys() - {"meter_core_share", "us_per_span"}:
+        assert found[name] == pytest.approx(stated[name], rel=1e-6, abs=1e-12), name

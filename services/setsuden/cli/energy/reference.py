@@ -33,7 +33,7 @@ PROTOCOLS = {
     "of its kind, 3 in a guest",
     "none": "CPU-seconds alone",
 }
-_PERCENT = ("span_error", "window_error", "dynamic_error", "cpu_error", "coverage_95")
+_PERCENT = ("_error_", "window_error", "coverage_95")
 
 
 def page() -> str:

@@ -37,8 +37,8 @@ from .report_model import Accuracy, DemoReport, Files, JaegerReport
 READY_SECONDS = 120.0
 SPANS_SECONDS = 15.0
 """How long the bridge may take for what is left when all is done."""
-WINDOW_NS = 1_000_000_000
-"""The longest window of the fleet's meters."""
+WINDOW_NS = 2_000_000_000
+"""The longest window of the fleet's meters (1 s), and as much again for a busy machine."""
 Say = Callable[[str], None]
 Array = NDArray[Any]
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from pydantic import BaseModel
 
+from setsuden.pipelines.energy.attribution.attribute import UNCALIBRATED_EXPONENT
 from setsuden.pipelines.energy.calibration.calibrate import find
 from setsuden.pipelines.energy.domain import Candidate, Domain
 from setsuden.pipelines.energy.metering.baseline import CALIBRATED_FACTOR, Baseline, observed
@@ -31,9 +32,6 @@ from setsuden.schemas.windows import Component, Counts, DomainRow, MeterRow
 
 log = logging.getLogger(__name__)
 _WORST_LAST = tuple(Source)
-UNCALIBRATED_EXPONENT = 0.55
-"""Of a measured machine that nobody has calibrated: the middle of the published 0.3 to 0.8. On
-simulated machines it brought the error of a run's joules from 8.7 % down to 1.8 %."""
 _LEAST_ABOVE_IDLE = 0.2
 """Of a core's full power, whatever a table says of its idle power."""
 

@@ -16,6 +16,7 @@ from statistics import median
 from typing import NamedTuple
 
 from setsuden.pipelines.energy.attribution.attribute import (
+    UNCALIBRATED_EXPONENT,
     HostWindow,
     ProcessUse,
     RunUse,
@@ -103,8 +104,8 @@ class Job(NamedTuple):
     scene: Scene
     window_seconds: float = WINDOW_SECONDS
     reader: type[CounterReader | PowerReader] = CounterReader
-    curve: bool = True
-    """Use the calibrated exponent; else share by CPU-seconds alone."""
+    exponent: float | None = None
+    """Taken in place of the calibrated one; 1 shares by CPU-seconds alone."""
     calibrated_on: Scene | None = None
     """The same machine as it was when it was calibrated, where that differs."""
 
@@ -145,7 +146,8 @@ def _jobs(seed: int, seconds: float, machines: int, coverage_machines: int) -> I
     for pattern in Pattern:
         for scene in [draw(random, pattern, seconds) for _ in range(machines)]:
             yield Job(pattern, scene)
-            yield Job(f"{pattern}_by_cpu", scene, curve=False)
+            yield Job(f"{pattern}_by_cpu", scene, exponent=1.0)
+            yield Job(f"{pattern}_uncalibrated", scene, exponent=UNCALIBRATED_EXPONENT)
             if pattern is Pattern.BURSTY:
                 yield Job("power_file", scene, reader=PowerReader)
     for place in range(coverage_machines):
@@ -192,8 +194,8 @@ def _measured(job: Job, method: Attributor) -> Observation:
     then = job.calibrated_on or job.scene
     calibration = calibrate(then.machine, then.counter)
     calibration = calibration._replace(sensor_factor=SENSOR_FACTOR, idle_factor=IDLE_FACTOR)
-    if not job.curve:
-        calibration = calibration._replace(exponent=1.0)
+    if job.exponent is not None:
+        calibration = calibration._replace(exponent=job.exponent)
     return observe(job.scene, calibration, job.window_seconds, method, job.reader)
 
 
@@ -223,6 +225,8 @@ def _told(seen: dict[str, list[Observation]]) -> Iterator[Figure]:
         dynamic = span_error(_spans(found), dynamic=True)
         yield Figure(f"dynamic_error_{pattern}", dynamic, None, _DYNAMIC)
         yield Figure(f"by_cpu_error_{pattern}", span_error(by_cpu), None, _BY_CPU)
+        bent = _spans(seen.get(f"{pattern}_uncalibrated", []))
+        yield Figure(f"uncalibrated_error_{pattern}", span_error(bent), None, _BENT)
 
 
 _MAPE = "mean over requests of |found - true| / true, of a request's joules"
@@ -234,6 +238,7 @@ _CONSERVATION = "worst window: joules lost, made up or below 0, as a part of its
 _CORE = "CPU time of reading and attributing, as a part of one core"
 _MICROSECONDS = "CPU time of attributing one run, of 100 in a window"
 _DYNAMIC = "mean over requests of |found - true| / true, of the part above idle alone"
+_BENT = f"span_error with the exponent {UNCALIBRATED_EXPONENT} of a machine nobody calibrated"
 _BY_CPU = "span_error without a calibrated curve: by CPU-seconds alone"
 
 
