@@ -215,3 +215,22 @@ def test_rows_are_on_disk_as_soon_as_they_are_added(tmp_path: Path) -> None:
     (path,) = tmp_path.glob(f"*{SUFFIX}")
     assert json.loads(path.read_text().splitlines()[1])["start_ns"] == 1
     journal.close()
+
+
+def test_after_a_disk_that_took_no_file_rows_go_on_and_the_loss_is_counted(tmp_path: Path) -> None:
+    folder = tmp_path / "rows"
+    journal = Journal(folder, rows.meter(), 1 << 16)
+    number = 0
+    while journal._written + 1000 < journal._file_bytes:  # the next file is near
+        journal.add(window_row(number := number + 1))
+    folder.rename(tmp_path / "away")
+    for _ in range(10):
+        journal.add(window_row(number := number + 1))
+    assert journal.dropped > 0
+    (tmp_path / "away").rename(folder)
+    lost = journal.dropped
+    journal.add(window_row(number := number + 1))
+    journal.close()
+    assert journal.dropped == lost
+    kept = sum(len(path.read_text().splitlines()) - 1 for path in folder.glob(f"*{SUFFIX}"))
+    assert kept + lost == number

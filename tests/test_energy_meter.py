@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from math import fsum
 from pathlib import Path
 
@@ -322,3 +323,21 @@ def test_a_source_slower_than_the_window_makes_longer_windows_and_no_false_zero(
         bench.meter.turn()
     assert [row.joules for row in bench.rows] == pytest.approx([50.0] * 4)
     assert min(row.seconds for row in bench.rows) >= 4.0
+
+
+def test_a_source_that_raises_is_asked_again_in_its_own_time(tmp_path: Path) -> None:
+    """A failed window stays open; without a pause the thread would spin."""
+    bench = Bench(tmp_path)
+    asked = []
+
+    def broken() -> list[Reading]:
+        asked.append(bench.clock.now)
+        if len(asked) == 5:
+            bench.meter._stop.set()
+        raise RuntimeError("a driver's mistake")
+
+    bench.sensor.read = broken  # type: ignore[method-assign]  # the point
+    bench.clock.now += 60_000_000_000
+    bench.meter._run()
+    gaps = [later - earlier for earlier, later in pairwise(asked)]
+    assert min(gaps) >= 1_000_000_000

@@ -32,7 +32,7 @@ class Journal:
         # Defaults are left out, but every line says what it is.
         line = f'{{"row":"window",{row.model_dump_json(exclude_defaults=True)[1:]}\n'
         try:
-            if self._written + len(line) > self._file_bytes:
+            if self._file.closed or self._written + len(line) > self._file_bytes:
                 self._rotate()
             self._write(line)
         except OSError as error:

@@ -148,6 +148,7 @@ class Meter:
                 self.turn()
             except Exception as error:  # a sensor may fail in any way; the work must go on
                 log.exception("energy_window_failed", extra={"detail": type(error).__name__})
+                self._clock.wait(self._stop, self._window)  # its window is still open: no spinning
 
     def _wait(self) -> None:
         """Until the window is over; reads power on the way where power is what is read."""
