@@ -18,7 +18,6 @@ from setsuden.pipelines.energy.attribution.intervals import (
     dynamic_factor,
     idle_part_factor,
     interval,
-    sum_interval,
 )
 from setsuden.schemas.energy import Method
 
@@ -88,7 +87,3 @@ def test_an_exactly_known_baseline_adds_nothing() -> None:
 def test_the_idle_part_has_the_sensors_and_the_baselines_error() -> None:
     assert idle_part_factor(1.1, 1.0) == pytest.approx(1.1)
     assert idle_part_factor(1.1, 1.1) == pytest.approx(1.1 ** (2**0.5))
-
-
-def test_bounds_of_a_sum_add_and_do_not_average() -> None:
-    assert sum_interval((1.0, 2.0), (3.0, 1.5)) == pytest.approx((2.5, 6.5))

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from math import fsum
 from pathlib import Path
@@ -45,7 +46,7 @@ class HandClock(Clock):
         return 1_700_000_000_000_000_000 + self.now
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        self.now += int(seconds * 1e9)
+        self.now += max(1, int(seconds * 1e9))
         return event.is_set()
 
 
@@ -276,6 +277,35 @@ def test_power_is_read_inside_a_window_a_counter_only_at_its_end(tmp_path: Path)
         )  # fmt: skip
         sampled.append(Sampler(candidate).sampled)
     assert sampled == [False, True]
+
+
+@pytest.mark.parametrize(("cost_ms", "least", "most"), [(0.0, 5, 11), (5.0, 0, 1)])
+def test_power_that_is_dear_to_read_is_read_less_often(
+    tmp_path: Path, cost_ms: float, least: int, most: int
+) -> None:
+    """At most a thousandth of a core: 5 ms a reading allow one in five seconds, not ten in one."""
+    bench = Bench(tmp_path)
+    power = replace(DOMAIN, kind=Kind.INSTANT_POWER, interval_seconds=0.1)
+
+    def read() -> list[Reading]:
+        bench.sensor.reads += 1
+        until = time.thread_time() + cost_ms / 1000
+        while time.thread_time() < until:
+            pass
+        return [Reading("host", bench.clock.now, 10.0)]
+
+    bench.sensor.read = read  # type: ignore[method-assign]  # a device on a slow bus
+    candidate = Candidate(
+        "hand", available=True, reason="", domains=(power,), primary=("host",),
+        open=lambda: bench.sensor,
+    )  # fmt: skip
+    bench.meter._sampler = Sampler(candidate)
+    for _ in range(20):  # its cost is known by now
+        bench.meter._sampler.read()
+    bench.meter.begin(KEY)
+    before = bench.sensor.reads
+    bench.meter._wait()
+    assert least <= bench.sensor.reads - before <= most
 
 
 def test_a_running_meter_settles_a_real_run_within_two_windows(tmp_path: Path) -> None:

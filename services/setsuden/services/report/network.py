@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from setsuden.schemas.energy import Boundary, Source
 from setsuden.schemas.windows import Access, Component
-from setsuden.services.report.amounts import JOULES_PER_KWH, NOTHING, UNKNOWN, added
+from setsuden.services.report.amounts import JOULES_PER_KWH, NOTHING, UNKNOWN
 from setsuden.services.report.assumptions import Assumptions, Rates
 from setsuden.services.report.fold import MeterSums
 from setsuden.services.report.model import Amount
@@ -36,11 +36,6 @@ def carried(wire_bytes: float, rates: Rates) -> Amount:
         source=Source.TABLE_MODEL,
         boundary=Boundary.LINK,
     )
-
-
-def network_total(meters: Sequence[MeterSums], assumptions: Assumptions) -> Amount:
-    """Joules of all bytes of the run."""
-    return added(network_of(sums, assumptions) for sums in meters)
 
 
 def note_of(meters: Sequence[MeterSums], assumptions: Assumptions) -> str:

@@ -6,7 +6,7 @@ log space it is ``ln(f) / 1.96``. Independent spreads add as squares.
 
 from __future__ import annotations
 
-from math import exp, fsum, hypot, log
+from math import exp, hypot, log
 from typing import NamedTuple
 
 from setsuden.schemas.energy import Method
@@ -121,11 +121,3 @@ def baseline_spread(idle_factor: float, idle_joules: float, dynamic_joules: floa
     if dynamic_joules <= 0:
         return Spread(log(MAX_FACTOR) / Z)
     return Spread(sigma * idle_joules / dynamic_joules)
-
-
-def sum_interval(*parts: tuple[float, float]) -> tuple[float, float]:
-    """Low and high of a sum of joules, from (joules, factor) of each part.
-
-    Bounds add linearly: parts share one sensor and one baseline, so their errors do not average.
-    """
-    return fsum(mid / factor for mid, factor in parts), fsum(mid * factor for mid, factor in parts)

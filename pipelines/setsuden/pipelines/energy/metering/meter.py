@@ -86,6 +86,8 @@ class Meter:
         self.counts = counts
         """What happened to events so far; asked at each window's end."""
         self._cost = 0.0
+        self._slowed = False
+        """True once it was told that the source is too dear to read as often as it should be."""
         self._pending: deque[Closed] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
@@ -175,7 +177,12 @@ class Meter:
         """Seconds to the next reading of power; a dear one is read less often."""
         if not self._sampler.sampled:
             return LONGEST_SECONDS
-        return max(self._sampler.interval_seconds, self._sampler.cost / self._max_core_share)
+        wanted = self._sampler.interval_seconds
+        affordable = self._sampler.cost / self._max_core_share
+        if affordable > 2 * wanted and not self._slowed:
+            self._slowed = True
+            log.warning("energy_source_dear", extra={"seconds": affordable, "wanted": wanted})
+        return max(wanted, affordable)
 
     def _since(self, at_ns: int) -> float:
         return (self._clock.monotonic_ns() - at_ns) / 1e9

@@ -9,9 +9,6 @@ from typing import NamedTuple
 
 from setsuden.schemas.windows import WindowRow
 
-PARTS = ("dynamic", "idle", "overhead")
-UNATTRIBUTED = ("other", "idle_unused", "quarantined")
-
 
 class Summed(NamedTuple):
     """Totals at one moment."""
@@ -20,7 +17,7 @@ class Summed(NamedTuple):
     """By (pipeline, model, ``dynamic`` or ``idle``)."""
     overhead_joules: float
     unattributed_joules: dict[str, float]
-    """By bucket: other, idle_unused."""
+    """By bucket: other, idle_unused, quarantined."""
     cpu_seconds: dict[tuple[str, str], float]
     """Of runs, by (pipeline, model)."""
     items: dict[tuple[str, str], float]
