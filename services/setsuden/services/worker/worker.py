@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from setsuden.link import JetStream, Link, LinkState
+from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.tasks import end
 from setsuden.pipelines.energy import Meter, MeteredRun, WorkKey
 from setsuden.pipelines.tracing import Recorder
@@ -96,7 +96,7 @@ class Worker:
             streams.consumer_name(self._config.region, self._pipeline.name),
             prefetch=self._options.prefetch_factor * self._batch,
             expires_seconds=self._options.pull_expires_seconds,
-            take=self._hand.take,
+            take=self._take,
             repair=self._repair,
         )
         self._link.listen(lambda _: self._hand.changed.set())
@@ -107,6 +107,10 @@ class Worker:
             _task(self._hand.run_acks(), "acks"),
             _task(self._hand.run_heartbeats(self._options.ack_wait_seconds / 3), "heartbeats"),
         ]
+
+    def _take(self, message: Incoming) -> None:
+        if not self._hand.take(message):
+            self._puller.consumed(1)  # its place in the queue is free again
 
     async def stop(self) -> None:
         """Finish what runs, acknowledge it, give the rest back at once."""
