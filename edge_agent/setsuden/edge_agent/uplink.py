@@ -62,8 +62,10 @@ class Uplink:
 
     async def start(self) -> None:
         """Listen for results and for the link's state; before the link starts."""
-        for subject in subjects.pushes_of(self._device):
-            await self._link.subscribe(subject, self._on_push)
+        region = self._engine.config.region
+        for pipeline in self._engine.students:
+            for subject in subjects.pushes_of(region, pipeline, self._device):
+                await self._link.subscribe(subject, self._on_push)
         self._link.listen(self._on_link)
 
     def wait_for(self, event_id: str) -> Waiter:

@@ -186,9 +186,10 @@ def escalations_of(region: str, pipeline: str) -> str:
     return f"esc.{region}.{pipeline}.*.*"
 
 
-def pushes_of(device: str) -> tuple[str, str]:
-    """What an agent listens to: stored results and stored late answers."""
-    return f"push.res.*.*.{device}.*", f"push.late.*.*.{device}.*"
+def pushes_of(region: str, pipeline: str, device: str) -> tuple[str, str]:
+    """What an agent listens to: stored results and stored late answers of one pipeline."""
+    tail = f"{region}.{pipeline}.{device}.*"
+    return f"push.res.{tail}", f"push.late.{tail}"
 
 
 def dead(pipeline: str, device: str) -> str:
