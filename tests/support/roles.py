@@ -82,7 +82,7 @@ def subjects() -> list[str]:
         found += [f"lease.{device}", f"{get}.LEASE.lease.{device}", f"cmd.{device}.x"]
         found += [f"reply.{app}.{device}.c.t" for app in ("a1", "a2")]
     for name in (*DEVICES, "w1", "b1"):
-        found += [f"cloud.{name}.{ask}" for ask in ("info", "read", "release", "proof")]
+        found += [f"cloud.{name}.{ask}" for ask in ("info", "read", "release", "proof", "lag")]
     found += [f"{kind}.{name}" for kind in ("otel.spans", "otel.metrics") for name in DEVICES]
     found += ["otel.hops", "_INBOX.other.x", "$SYS.REQ.SERVER.PING", "$JS.API.INFO"]
     for region, pipeline in product(REGIONS, PIPELINES):
@@ -118,7 +118,7 @@ def may_send(name: str, subject: str) -> bool:  # noqa: PLR0911  # one line for 
         case "w2":
             return _worker_may(subject, "w2", "r2", "p2")
     return subject == "cloud.b1.proof" or any(
-        subject in {f"$JS.API.CONSUMER.MSG.NEXT.OTEL.{one}", f"$JS.API.CONSUMER.INFO.OTEL.{one}"}
+        subject == f"$JS.API.CONSUMER.MSG.NEXT.OTEL.{one}"
         or subject.startswith(f"$JS.ACK.OTEL.{one}.")
         for one in ("bridge", "bridge-metrics")
     )
@@ -170,10 +170,11 @@ def _application_may(
 
 def _worker_may(subject: str, name: str, region: str, pipeline: str) -> bool:
     mine = consumer(region, pipeline)
-    api = "$JS.API.CONSUMER"
-    if subject in {f"{api}.MSG.NEXT.ESC.{mine}", f"{api}.INFO.ESC.{mine}"}:
+    if subject == f"$JS.API.CONSUMER.MSG.NEXT.ESC.{mine}":
         return True
-    if subject.startswith(f"$JS.ACK.ESC.{mine}.") or subject == f"cloud.{name}.proof":
+    if subject in {f"cloud.{name}.proof", f"cloud.{name}.lag"}:
+        return True
+    if subject.startswith(f"$JS.ACK.ESC.{mine}."):
         return True
     if subject.startswith(("otel.spans.", "otel.metrics.", f"dead.{pipeline}.")):
         return True

@@ -96,7 +96,6 @@ GRANTS = (
     Grant(Role.APPLICATION, Access.HEAR, "reply.{application}.{device}.*.*"),
     Grant(Role.WORKER, Access.ASK, f"{_NEXT}.{ESCALATIONS}.{{consumer}}"),
     Grant(Role.WORKER, Access.SEND, f"{_ACK}.{ESCALATIONS}.{{consumer}}.>"),
-    Grant(Role.WORKER, Access.SEND, f"$JS.API.CONSUMER.INFO.{ESCALATIONS}.{{consumer}}"),
     *(Grant(Role.WORKER, Access.SEND, f"{kind}.{{region}}.{{pipeline}}.*.*") for kind in _RECORDS),
     *(
         Grant(Role.WORKER, Access.SEND, f"{_GET}.{RESULTS}.{kind}.{{region}}.{{pipeline}}.*.*")
@@ -104,6 +103,7 @@ GRANTS = (
     ),
     Grant(Role.WORKER, Access.SEND, "dead.{pipeline}.*"),
     Grant(Role.WORKER, Access.ASK, "cloud.{worker}.proof"),
+    Grant(Role.WORKER, Access.ASK, "cloud.{worker}.lag"),
     Grant(Role.WORKER, Access.SEND, "otel.spans.*"),
     Grant(Role.WORKER, Access.SEND, "otel.metrics.*"),
     *(
@@ -112,7 +112,6 @@ GRANTS = (
         for access, subject in (
             (Access.ASK, f"{_NEXT}.{SPANS}.{name}"),
             (Access.SEND, f"{_ACK}.{SPANS}.{name}.>"),
-            (Access.SEND, f"$JS.API.CONSUMER.INFO.{SPANS}.{name}"),
         )
     ),
     Grant(Role.BRIDGE, Access.ASK, "cloud.{bridge}.proof"),

@@ -6,13 +6,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from setsuden.schemas.streams import PlannedStream
-
 from .lazy import needs, quiet_logs
 from .loading import config_option, load_agent, load_cloud, set_option
+
+if TYPE_CHECKING:
+    from setsuden.schemas.streams import PlannedStream
 
 
 @click.group()

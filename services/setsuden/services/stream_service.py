@@ -24,11 +24,13 @@ from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
 from setsuden.schemas.stream_service import (
     INFO,
+    LAG,
     MAX_REQUEST_BYTES,
     OVERSIZED_HEADER,
     PROOF,
     READ,
     RELEASE,
+    LagRequest,
     Proof,
     ReadRequest,
     ReleaseRequest,
@@ -38,6 +40,7 @@ from setsuden.schemas.stream_service import (
 )
 
 from .config import CloudConfig
+from .lag import read_lag
 from .signals import stop_signal
 from .topology import apply_all, up_or_refused
 
@@ -66,6 +69,7 @@ class StreamService:
             READ: self._read,
             RELEASE: self._release,
             PROOF: self._proof,
+            LAG: self._lag,
         }
         self._watch = Watch(config, jetstream)
         self.counts: Counter[str] = Counter()
@@ -155,6 +159,11 @@ class StreamService:
             sync_always=self._config.nats.durability == "strict",
         )
         await self._link.send(message.reply, proof.model_dump_json().encode())
+
+    async def _lag(self, _name: str, message: Incoming) -> None:
+        request = LagRequest.model_validate_json(message.data)
+        lag = await read_lag(self._jetstream, request)
+        await self._link.send(message.reply, lag.model_dump_json().encode())
 
     async def _keep_watch(self) -> None:
         while True:
