@@ -182,7 +182,8 @@ def test_a_list_may_be_written_plainly(raw: str, urls: tuple[str, ...]) -> None:
 
 
 def test_text_that_looks_like_a_number_stays_text_where_text_is_wanted() -> None:
-    config = effective(SETSUDEN_NATS__USER="42", SETSUDEN_DEVICE="7", SETSUDEN_HTTP__PORT="0")
+    login = {"SETSUDEN_NATS__USER": "42", "SETSUDEN_NATS__PASSWORD_FILE": "p"}
+    config = effective(**login, SETSUDEN_DEVICE="7", SETSUDEN_HTTP__PORT="0")
     assert (config.nats.user, config.device, config.http.port) == ("42", "7", 0)
 
 
@@ -198,7 +199,8 @@ def test_an_entry_that_is_not_there_is_refused() -> None:
 
 
 def test_a_table_is_merged_and_each_part_remembers_where_it_came_from() -> None:
-    laid = with_flag(document(), 'nats={ user = "anna", urls = ["tls://x:1"] }', AgentConfig)
+    table = 'nats={ user = "anna", password_file = "p", urls = ["tls://x:1"] }'
+    laid = with_flag(document(), table, AgentConfig)
     assert validate(AgentConfig, laid).nats.user == "anna"
     assert origin_of(laid, ("nats", "urls")) == "--set nats"
     assert origin_of(laid, ("nats", "durability")) == "default"

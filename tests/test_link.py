@@ -150,7 +150,7 @@ async def test_a_password_file_that_is_missing_is_told(guarded: LocalBroker) -> 
     options = as_user(guarded, "right").model_copy(update={"password_file": "/nowhere/password"})
     with guarded:
         async with linked(options) as link:
-            with pytest.raises(UnavailableError, match="/nowhere/password"):
+            with pytest.raises(ForbiddenError, match="/nowhere/password"):
                 await link.wait_up(1)
 
 

@@ -11,11 +11,18 @@ from typing import Any, NamedTuple
 
 from setsuden.schemas.errors import ForbiddenError, LinkError, UnavailableError
 
-from .link import Link
+from .answers import ENDED, Answers
+from .link import Link, LinkState
 from .messages import Incoming
+from .untrusted import json_object, number, printable
 
+_STAMP = frozenset({"Nats-Subject", "Nats-Sequence"})
+"""What the server writes behind the headers of every stored message it hands out, and into no
+answer of its own: a message without these is the server's word, whatever its publisher wrote."""
 _NOT_FOUND = frozenset({10014, 10037, 10059})
 _UNCHANGEABLE = frozenset({"retention", "storage"})
+_TRY_AGAIN = frozenset({408, 429, 500, 503})
+"""Codes of JetStream's answers that pass: no leader yet (10008), too many requests (10167)."""
 
 
 class Delivery(NamedTuple):
@@ -34,7 +41,7 @@ class Delivery(NamedTuple):
         if len(parts) not in {9, 11, 12} or parts[:2] != ["$JS", "ACK"]:
             raise ValueError(f"{reply!r} is no acknowledgement subject")
         tail = parts[4:] if len(parts) == 9 else parts[6:]
-        attempt, sequence, _, stored, pending = (int(part) for part in tail[:5])
+        attempt, sequence, _, stored, pending = [number(part) for part in tail[:5]]
         return cls(attempt, sequence, stored, pending)
 
 
@@ -43,11 +50,13 @@ class JetStream:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._replies: dict[str, asyncio.Queue[Incoming]] = {}
+        self._replies: dict[str, Answers] = {}
         self._next = 0
 
     async def start(self) -> None:
         """Listen for answers; call once, before the link starts or while it is up."""
+        self._link.listen(self._on_link)
+        self._link.listen_denied(self._on_denied)
         await self._link.subscribe(f"{self._link.inbox}.api.*", self._on_reply)
 
     def _on_reply(self, message: Incoming) -> None:
@@ -55,19 +64,29 @@ class JetStream:
         if queue is not None:
             queue.put_nowait(message)
 
+    def _on_link(self, state: LinkState) -> None:
+        if state is not LinkState.UP:
+            for token, answers in self._replies.items():
+                answers.end(token, "the link to the broker is down")
+
+    def _on_denied(self, subject: str, error: ForbiddenError) -> None:
+        for token, answers in self._replies.items():
+            if answers.subject.lower() == subject:
+                answers.end(token, error.message)
+
     @asynccontextmanager
-    async def _conversation(self) -> AsyncIterator[tuple[str, asyncio.Queue[Incoming]]]:
+    async def _conversation(self, subject: str = "") -> AsyncIterator[tuple[str, Answers]]:
         self._next += 1
         token = format(self._next, "x")
-        queue = self._replies[token] = asyncio.Queue()
+        queue = self._replies[token] = Answers(subject)
         try:
             yield f"{self._link.inbox}.api.{token}", queue
         finally:
             del self._replies[token]
 
     async def ask(self, subject: str, data: bytes, timeout_seconds: float = 5.0) -> Incoming:
-        """One request, one answer; raises UnavailableError."""
-        async with self._conversation() as (reply, queue):
+        """One request, one answer; raises UnavailableError, at once when the link is lost."""
+        async with self._conversation(subject) as (reply, queue):
             await self._link.send(subject, data, reply=reply)
             try:
                 async with asyncio.timeout(timeout_seconds):
@@ -75,35 +94,47 @@ class JetStream:
             except TimeoutError as error:
                 denied = self._link.denial(subject)
                 raise denied or UnavailableError(f"no answer on {subject}") from error
-        if answer.headers.get("Status") == "503":
+        if answer.status == ENDED:
+            raise self._link.denial(subject) or UnavailableError(answer.description)
+        if answer.status == "503":
             raise UnavailableError(f"nobody answers {subject}", remedy="is JetStream enabled?")
         return answer
 
     async def api(self, name: str, body: dict[str, object] | None = None) -> dict[str, Any]:
         """One ``$JS.API`` call; raises LinkError with the server's words."""
-        answer = await self.ask(f"$JS.API.{name}", json.dumps(body).encode() if body else b"")
-        reply: dict[str, Any] = json.loads(answer.data)
-        error = reply.get("error")
-        if error:
-            problem = ForbiddenError if error.get("code") == 403 else LinkError
-            raise problem(f"{name}: {error.get('description')} ({error.get('err_code')})")
+        reply, error = await self._call(name, body)
+        if error is not None:
+            raise error
         return reply
 
     async def find(self, name: str) -> dict[str, Any] | None:
         """As :meth:`api`, with ``None`` for what does not exist."""
-        answer = await self.ask(f"$JS.API.{name}", b"")
-        reply: dict[str, Any] = json.loads(answer.data)
-        error = reply.get("error")
-        if error and error.get("err_code") in _NOT_FOUND:
+        reply, error = await self._call(name, None)
+        if error is None:
+            return reply
+        details = reply["error"]
+        if isinstance(details, dict) and details.get("err_code") in _NOT_FOUND:
             return None
-        if error:
-            raise LinkError(f"{name}: {error.get('description')} ({error.get('err_code')})")
-        return reply
+        raise error
+
+    async def _call(
+        self, name: str, body: dict[str, object] | None
+    ) -> tuple[dict[str, Any], LinkError | None]:
+        answer = await self.ask(f"$JS.API.{name}", json.dumps(body).encode() if body else b"")
+        try:
+            reply = json_object(answer.data)
+        except ValueError as error:
+            raise UnavailableError(f"{name}: the answer cannot be read ({error})") from error
+        details = reply.get("error")
+        return reply, _api_error(name, details) if details else None
 
     async def server_time_ns(self, stream: str) -> int:
         """The broker's clock, nanoseconds since 1970, as it answers for a stream we may see."""
         found = await self.api(f"STREAM.INFO.{stream}")
-        return round(datetime.fromisoformat(found["ts"]).timestamp() * 1e6) * 1000
+        try:
+            return round(datetime.fromisoformat(found["ts"]).timestamp() * 1e6) * 1000
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise UnavailableError(f"the description of {stream} has no time") from error
 
     async def apply_stream(self, wanted: dict[str, object]) -> bool:
         """Make the stream as declared; True when something changed.
@@ -115,7 +146,7 @@ class JetStream:
         if found is None:
             await self.api(f"STREAM.CREATE.{name}", wanted)
             return True
-        config = found["config"]
+        config = _config_of(found)
         changed = {key for key, value in wanted.items() if config.get(key) != value}
         for key in changed & _UNCHANGEABLE:
             raise LinkError(
@@ -130,7 +161,7 @@ class JetStream:
         """Make the durable consumer as declared; True when something changed."""
         name = wanted["durable_name"]
         found = await self.find(f"CONSUMER.INFO.{stream}.{name}")
-        config = found["config"] if found else {}
+        config = _config_of(found) if found else {}
         if found and all(config.get(key) == value for key, value in wanted.items()):
             return False
         body: dict[str, object] = {"stream_name": stream, "config": config | wanted}
@@ -140,7 +171,11 @@ class JetStream:
     async def last(self, stream: str, subject: str) -> Incoming | None:
         """The newest stored message of exactly this subject, without any consumer."""
         answer = await self.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
-        return None if answer.headers.get("Status") == "404" else answer
+        if answer.headers.keys() >= _STAMP:
+            return answer
+        if answer.status == "404":
+            return None
+        raise UnavailableError(f"stream {stream} cannot be read now (status {answer.status})")
 
     async def read(
         self, stream: str, request: dict[str, object], timeout_seconds: float = 5.0
@@ -150,15 +185,35 @@ class JetStream:
         ``request`` is the API's own, e.g. ``{"next_by_subj": …, "seq": 7, "batch": 256}``.
         """
         found: list[Incoming] = []
-        async with self._conversation() as (reply, queue):
-            body = json.dumps(request).encode()
-            await self._link.send(f"$JS.API.DIRECT.GET.{stream}", body, reply=reply)
+        subject = f"$JS.API.DIRECT.GET.{stream}"
+        async with self._conversation(subject) as (reply, queue):
+            await self._link.send(subject, json.dumps(request).encode(), reply=reply)
             try:
                 async with asyncio.timeout(timeout_seconds):
-                    while (status := (message := await queue.get()).headers.get("Status")) is None:
+                    while (message := await queue.get()).headers.keys() >= _STAMP:
                         found.append(message)
             except TimeoutError as error:
-                raise UnavailableError(f"no answer from stream {stream}") from error
-        if status not in {"204", "404"}:
-            raise UnavailableError(f"stream {stream} cannot be read now (status {status})")
+                denied = self._link.denial(subject)
+                raise denied or UnavailableError(f"no answer from stream {stream}") from error
+        if message.status not in {"204", "404"}:
+            why = message.description or f"status {message.status}"
+            raise UnavailableError(f"stream {stream} cannot be read now ({printable(why)})")
         return found
+
+
+def _api_error(name: str, details: object) -> LinkError:
+    known = details if isinstance(details, dict) else {}
+    code = known.get("code")
+    text = printable(f"{known.get('description')} ({known.get('err_code')})")
+    if code == 403:
+        return ForbiddenError(f"{name}: {text}")
+    if type(code) is int and code in _TRY_AGAIN:
+        return UnavailableError(f"{name}: {text}")
+    return LinkError(f"{name}: {text}")
+
+
+def _config_of(described: dict[str, Any]) -> dict[str, Any]:
+    config = described.get("config")
+    if not isinstance(config, dict):
+        raise UnavailableError("the description of a stream or consumer has no configuration")
+    return config
