@@ -104,7 +104,6 @@ class Connection:
             flush_timeout=options.publish_timeout_seconds,
             ping_interval=86_400,
             error_cb=self._on_error,
-            closed_cb=self._on_closed,
         )
         if not client.is_connected:  # the library takes any line for the server's consent
             raise NatsError("it closed the connection, or answered with something else than PONG")
@@ -134,9 +133,6 @@ class Connection:
         if self.on_denied is not None:
             self.on_denied(subject, denied)
 
-    async def _on_closed(self) -> None:
-        self.lost.set()
-
     def _tune_socket(self) -> None:
         """A dead peer fails the socket in seconds even while data is queued."""
         sock = self._socket()
@@ -146,17 +142,13 @@ class Connection:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def _socket(self) -> Any:
-        writer = self._writer()
+        writer = self._client.writer
         return writer.get_extra_info("socket") if writer is not None else None
 
     def wire(self) -> Wire:
         """What the kernel counted of this connection; of a closed one the last that was seen."""
         self._wire = of_socket(self._socket()) or self._wire
         return self._wire
-
-    def _writer(self) -> asyncio.StreamWriter | None:
-        # nats-py has no public way to its socket.
-        return getattr(self._client._transport, "_io_writer", None)
 
     @property
     def server_version(self) -> str:
@@ -258,11 +250,5 @@ class Connection:
 
     async def discard(self) -> None:
         """Throw the connection away; never waits for the peer."""
-        self.lost.set()
-        writer = self._writer()
-        if writer is not None:
-            writer.transport.abort()
-        with contextlib.suppress(Exception):  # whatever a dying client says is of no use
-            async with asyncio.timeout(1.0):
-                await self._client.close()
-        await asyncio.sleep(0)  # the tasks it cancelled end now
+        await self._client.drop()
+        await asyncio.sleep(0)  # the loop lets go of the socket now

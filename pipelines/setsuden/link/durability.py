@@ -42,7 +42,7 @@ async def read_varz(options: LinkOptions) -> dict[str, object]:
         async with asyncio.timeout(options.connect_timeout_seconds):
             body = await _get(urlsplit(url), options)
         return json_object(body, MAX_VARZ_BYTES)
-    except (OSError, ValueError, ForbiddenError, asyncio.IncompleteReadError) as error:
+    except (OSError, ValueError, ForbiddenError) as error:
         raise NotDurableError(
             f"cannot read {redacted(url)}: {_reason(error)}",
             remedy="check nats.monitor_url and the http port",
@@ -60,7 +60,7 @@ def _reason(error: BaseException) -> str:
 
 
 async def _get(url: SplitResult, options: LinkOptions) -> bytes:
-    """The body behind a URL; raises OSError, ValueError or IncompleteReadError.
+    """The body behind a URL; raises OSError or ValueError.
 
     Not http.client: its time limit counts between two bytes, so a server could hold a thread,
     and with it the end of the process, for ever.
@@ -73,24 +73,24 @@ async def _get(url: SplitResult, options: LinkOptions) -> bytes:
         place = f"[{host}]" if ":" in host else host
         request = f"GET {url.path} HTTP/1.0\r\nHost: {place}:{port}\r\nConnection: close\r\n\r\n"
         writer.write(request.encode())
-        head = await _head(reader)
-        status = _STATUS.match(head)
-        if status is None:
-            raise ValueError("what answers there is no HTTP server")
-        if status[1] != b"200":
-            raise ValueError(f"status {status[1].decode()}")
+        await _check_head(reader)
         return await _body(reader)
     finally:
         writer.transport.abort()
 
 
-async def _head(reader: asyncio.StreamReader) -> bytes:
-    try:
-        return await reader.readuntil(b"\r\n\r\n")
-    except asyncio.LimitOverrunError:
-        raise ValueError(f"its headers are over {_MAX_HEAD_BYTES} bytes") from None
-    except asyncio.IncompleteReadError:
-        raise ValueError("what answers there is no HTTP server") from None
+async def _check_head(reader: asyncio.StreamReader) -> None:
+    """Read on to the body; raises ValueError for anything but a 200."""
+    status = _STATUS.match(await reader.readline())
+    if status is None:
+        raise ValueError("what answers there is no HTTP server")
+    if status[1] != b"200":
+        raise ValueError(f"status {status[1].decode()}")
+    room = _MAX_HEAD_BYTES
+    while (line := await reader.readline()).strip():
+        room -= len(line)
+        if room < 0:
+            raise ValueError(f"its headers are over {_MAX_HEAD_BYTES} bytes")
 
 
 async def _body(reader: asyncio.StreamReader) -> bytes:

@@ -16,6 +16,10 @@ _EXPIRED, _NOT_YET = 10, 9
 _WRONG_NAME = frozenset({62, 64})
 """X509_V_ERR codes of OpenSSL: expired, not yet valid, host name or address mismatch."""
 _NO_COMMON_VERSION = ("WRONG_VERSION_NUMBER", "UNSUPPORTED_PROTOCOL", "PROTOCOL_VERSION")
+_CLOSED = (ConnectionResetError, ConnectionAbortedError, BrokenPipeError)
+_OUR_CERTIFICATE = (
+    "nats.tls_cert_file must be valid now, and of an authority that the server trusts"
+)
 _LOGIN = ("authorization", "authentication")
 
 
@@ -26,24 +30,30 @@ def opening_error(
     place = address.place
     if isinstance(error, ssl.SSLError):
         return _tls_error(place, options, error)
-    if isinstance(error, TimeoutError):
-        return UnavailableError(
-            f"{place} did not answer within {options.connect_timeout_seconds:g} s",
-            remedy="is nats-server running there, and tls_first set as its handshake_first is?",
-        )
-    if isinstance(error, ConnectionResetError) and options.tls_cert_file is not None:
-        return _refused_certificate(place, "it closed the connection")
     if isinstance(error, OSError):
-        text = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
-        return UnavailableError(
-            f"cannot reach {place}: {text}", remedy="is nats-server running there?"
-        )
+        return _socket_error(place, options, error)
     text = printable(str(error)) or type(error).__name__
     if any(word in text.lower() for word in _LOGIN):
         return _refused_login(place, login)
     return UnavailableError(
         f"cannot reach {place}: {text}", remedy="is it nats-server that answers there?"
     )
+
+
+def _socket_error(place: str, options: LinkOptions, error: OSError) -> LinkError:
+    if isinstance(error, TimeoutError):
+        return UnavailableError(
+            f"{place} did not answer within {options.connect_timeout_seconds:g} s",
+            remedy="is nats-server running there, and tls_first set as its handshake_first is?",
+        )
+    if isinstance(error, _CLOSED):  # TLS 1.3 may tell so that it refuses a certificate
+        mine = options.tls_cert_file is not None
+        remedy = _OUR_CERTIFICATE if mine else "with TLS it must speak 1.2 or newer"
+        return UnavailableError(
+            f"{place} closed the connection as it was opened", remedy=f"{remedy}; its log says more"
+        )
+    text = os.strerror(error.errno) if error.errno and error.errno > 0 else str(error)
+    return UnavailableError(f"cannot reach {place}: {text}", remedy="is nats-server running there?")
 
 
 def _refused_login(place: str, login: Login | None) -> ForbiddenError:
@@ -70,7 +80,7 @@ def _tls_error(place: str, options: LinkOptions, error: ssl.SSLError) -> LinkErr
 def _refused_certificate(place: str, reason: str) -> ForbiddenError:
     return ForbiddenError(
         f"{place} refused our side of the TLS handshake ({reason})",
-        remedy="nats.tls_cert_file must be valid now, and of an authority that the server trusts",
+        remedy=_OUR_CERTIFICATE,
     )
 
 

@@ -21,6 +21,7 @@ from setsuden.schemas.errors import ForbiddenError
 from . import headers as header_blocks
 from .faults import Faults
 from .messages import Handler, Incoming
+from .tasks import end
 from .untrusted import printable
 
 NatsError = nats.errors.Error
@@ -87,6 +88,22 @@ class Client(nats.aio.client.Client):
         greeting["tls_required"] = greeting["tls_required"] or (self.must_encrypt and offered)
         self._server_info.clear()
         self._server_info.update(greeting)
+
+    async def drop(self) -> None:
+        """Abort the connection and end the library's tasks; never waits for the peer."""
+        # The library's own close waits for the end of a TLS handshake that may never come.
+        self.lost.set()
+        self._status = self.CLOSED
+        if self.writer is not None:
+            self.writer.transport.abort()
+        for task in (self._reading_task, self._flusher_task, self._ping_interval_task):
+            if task is not None:
+                await end(task)
+
+    @property
+    def writer(self) -> asyncio.StreamWriter | None:
+        """The socket's side of the connection, for which the library has no public way."""
+        return getattr(self._transport, "_io_writer", None)
 
     # -- sending ------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from setsuden.link import LinkOptions
 from setsuden.schemas.errors import ConfigError
 
-SUBMIT_TIMEOUT_SECONDS = 30.0
+SUBMIT_TIMEOUT_SECONDS = 5.0
 """An event that no broker stored by then is reported as such."""
 MAX_OPEN_HANDLES = 10_000
 """Events submitted and without an outcome; past it ``submit`` waits."""
