@@ -112,8 +112,7 @@ class JetStream:
         reply, error = await self._call(name, None)
         if error is None:
             return reply
-        details = reply["error"]
-        if isinstance(details, dict) and details.get("err_code") in _NOT_FOUND:
+        if _code(reply["error"], "err_code") in _NOT_FOUND:
             return None
         raise error
 
@@ -202,14 +201,17 @@ class JetStream:
 
 
 def _api_error(name: str, details: object) -> LinkError:
-    known = details if isinstance(details, dict) else {}
-    code = known.get("code")
-    text = printable(f"{known.get('description')} ({known.get('err_code')})")
+    description = details.get("description") if isinstance(details, dict) else None
+    text = f"{name}: {printable(str(description))} ({_code(details, 'err_code')})"
+    code = _code(details, "code")
     if code == 403:
-        return ForbiddenError(f"{name}: {text}")
-    if type(code) is int and code in _TRY_AGAIN:
-        return UnavailableError(f"{name}: {text}")
-    return LinkError(f"{name}: {text}")
+        return ForbiddenError(text)
+    return UnavailableError(text) if code in _TRY_AGAIN else LinkError(text)
+
+
+def _code(details: object, name: str) -> int:
+    value = details.get(name) if isinstance(details, dict) else None
+    return value if type(value) is int else 0
 
 
 def _config_of(described: dict[str, Any]) -> dict[str, Any]:

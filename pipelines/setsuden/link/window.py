@@ -31,7 +31,7 @@ _TOO_LARGE = frozenset({10054, 10097})
 """Over the stream's max_msg_size; headers over 64 KiB."""
 MAX_ACK_BYTES = 16_384
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
-_PLAIN = re.compile(rb'\{"stream":"([A-Za-z0-9_-]+)", ?"seq":([1-9][0-9]{0,17})\}')
+_PLAIN = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})", ?"seq":([1-9][0-9]{0,17})\}')
 """Nearly every acknowledgement; a third of the time that JSON takes."""
 
 
