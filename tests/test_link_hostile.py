@@ -610,21 +610,40 @@ async def survives(link: Link, server: HostileServer) -> None:
                 return
 
 
-async def test_a_message_without_end_costs_the_connection_and_no_memory() -> None:
+@pytest.mark.parametrize("begin", [b"MSG x 1 4000000000\r\n", b"INFO {"])
+async def test_what_has_no_end_costs_the_connection_and_no_memory(begin: bytes) -> None:
     async def endless(conversation: Conversation) -> None:
         await conversation.send(info())
         await conversation.serve(pings=2)
-        await conversation.send(b"MSG x 1 4000000000\r\n")
+        await conversation.send(begin)
         while True:
             await conversation.send(bytes(1 << 20))
 
+    problems: list[str] = []
     async with HostileServer(endless) as server, linked(quick(server.url)) as link:
+        link.listen(lambda _: problems.append(str(link.problem)))
         before = peak_mib()
         while server.accepted < 5:
             await asyncio.wait_for(server.connected.wait(), 10)
             server.connected.clear()
         assert peak_mib() - before < 40
-        assert link.connections >= 4
+        assert any("not the NATS protocol" in problem for problem in problems)
+
+
+async def test_a_flood_of_servers_that_a_broker_names_is_not_kept() -> None:
+    async def name_many(conversation: Conversation) -> None:
+        await conversation.send(info(connect_urls=["10.0.0.1:4222"]))
+        await conversation.serve(pings=2)
+        for n in range(100):
+            await conversation.send(info(connect_urls=[f"10.0.{n}.{m}:4222" for m in range(200)]))
+        await conversation.serve()
+
+    async with HostileServer(name_many) as server, linked(quick(server.url)) as link:
+        await link.wait_up(5)
+        await survives(link, server)
+        assert link._connection is not None
+        assert len(link._connection._client._server_pool) == 1
+        assert link.connections == 1
 
 
 def peak_mib() -> float:

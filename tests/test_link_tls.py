@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import ssl
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import datetime
@@ -316,9 +319,18 @@ async def test_certificates_are_rotated_on_both_sides_while_running(
             await link.wait_up(15)
 
 
+LOADS = """
+import sys
+from setsuden.link import LinkOptions
+from setsuden.link.credentials import tls_context
+tls_context(LinkOptions(tls_cert_file=sys.argv[1], tls_key_file=sys.argv[2]))
+"""
+
+
 async def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
     broker: LocalBroker, authority: Authority
 ) -> None:
+    """OpenSSL would ask on the terminal, where there is one, and wait."""
     certificate, key = authority.issue("device-1")
     loaded = serialization.load_pem_private_key(key.read_bytes(), None)
     key.write_bytes(
@@ -332,6 +344,25 @@ async def test_a_key_with_a_passphrase_is_refused_and_nobody_is_asked_for_it(
     async with linked(options_for(broker, authority, **files)) as link:
         with pytest.raises(ForbiddenError, match="without a passphrase"):
             await link.wait_up(5, refused_ends=True)
+    said = await asyncio.to_thread(on_a_terminal, LOADS, str(certificate), str(key))
+    assert b"without a passphrase" in said
+    assert b"Enter" not in said
+
+
+def on_a_terminal(program: str, *arguments: str) -> bytes:
+    """What a process says that has a terminal of its own; fails when it waits for input."""
+    ours, its = os.openpty()
+    command = [sys.executable, "-c", program, *arguments]
+    # The first terminal that the leader of a session opens becomes its own.
+    opening = ["sh", "-c", 'exec <"$0" >"$0" 2>&1; exec "$@"', os.ttyname(its), *command]
+    process = subprocess.Popen(opening, start_new_session=True)
+    try:
+        process.wait(20)
+        return os.read(ours, 1 << 16)
+    finally:
+        process.kill()
+        os.close(ours)
+        os.close(its)
 
 
 def spoil(file: Path, content: bytes | None) -> None:
