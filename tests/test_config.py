@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,19 @@ def test_a_password_in_an_address_is_never_told() -> None:
     found = words(AGENT.replace("nats://one:4222", "http://anna:secret@one:4222"))
     assert len(found) == 1
     assert "secret" not in found[0]
-    assert masked("tls://anna:secret@host:1") == "tls://***@host:1"
+    for login in ("anna:secret", "anna:se/cret", "anna:se@cret", "anna:'se\"cret", "secret"):
+        assert masked(f"tls://{login}@host:1") == "tls://***@host:1"
+
+
+@pytest.mark.parametrize(
+    "login", ["anna:secret", "anna:se/cret", "anna:se%2Fcr%40et", "a:secret@x"]
+)
+def test_a_password_is_told_neither_by_an_error_nor_by_its_cause(login: str) -> None:
+    text = AGENT.replace("nats://one:4222", f"nats://{login}@one:99999")
+    with pytest.raises(ConfigError) as caught:
+        validate(AgentConfig, document(text))
+    told = "".join(traceback.format_exception(caught.value))
+    assert not [part for part in (login, "secret", "se/cret", "se%2Fcr") if part in told]
 
 
 # -- layers -----------------------------------------------------------------------------------
