@@ -42,11 +42,13 @@ from setsuden.pipelines.tracing import (
 )
 from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.ship import Shipper
+from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import metrics as names
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.energy import Method
 from setsuden.schemas.errors import ConfigError, StreamFullError
 from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.schemas.result import Tier
 from setsuden.services.bridge import lanes
 from setsuden.services.bridge.bridge import Bridge
 from setsuden.services.bridge.process import metrics_sinks_of, sinks_of
@@ -62,6 +64,8 @@ from setsuden.services.config import BridgeOptions, CloudConfig
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.demo.server import free_port
 
+DEVICE = subjects.Sender(Tier.EDGE, "dev-1")
+RESOURCE: dict[str, Value] = {"service.name": "edge-agent", "device.id": "dev-1"}
 TRACE, PARENT = "ab" * 16, "cd" * 8
 GARBAGE = (b"", b"no gzip", protobuf.compress(b"\xff\xff\xff"), protobuf.compress(b"x" * 99)[:-5])
 
@@ -73,7 +77,7 @@ def span(number: int = 1, name: str = "event", **attributes: str | float) -> Spa
 
 
 def segment(*spans: Span) -> bytes:
-    return protobuf.compress(protobuf.encode({"service.name": "edge-agent"}, spans))
+    return protobuf.compress(protobuf.encode(RESOURCE, spans))
 
 
 # -- an endpoint ---------------------------------------------------------------------------------
@@ -211,7 +215,7 @@ async def until_empty(jetstream: JetStream) -> None:
 
 async def send(link: Link, *messages: bytes, subject: str = "") -> None:
     for data in messages:
-        await link.store(subject or subjects.spans("dev-1"), data)
+        await link.store(subject or subjects.spans(*DEVICE), data)
 
 
 # -- from spool to endpoint ----------------------------------------------------------------------
@@ -221,7 +225,7 @@ async def send(link: Link, *messages: bytes, subject: str = "") -> None:
 async def shipping(
     link: Link, recorder: Recorder, timeline: Timeline | None = None
 ) -> AsyncIterator[Shipper]:
-    shipper = Shipper(link, recorder, "dev-1", timeline)
+    shipper = Shipper(link, recorder, DEVICE, timeline)
     task = asyncio.create_task(shipper.run())
     try:
         yield shipper
@@ -524,11 +528,11 @@ def test_a_file_that_cannot_be_written_is_tried_again_later(tmp_path: Path) -> N
 def told(*joules: float, row: names.MetricRow = names.INFERENCE_ENERGY) -> bytes:
     """A message of energy metrics with these points."""
     points = tuple(Point({names.SITE: "fr-par-2"}, value) for value in joules)
-    made = metrics_protobuf.encode({"device.id": "dev-1"}, [Instrument(row, points)], 1, 2)
+    made = metrics_protobuf.encode(RESOURCE, [Instrument(row, points)], 1, 2)
     return protobuf.compress(made)
 
 
-METRICS = subjects.metrics("dev-1")
+METRICS = subjects.metrics(*DEVICE)
 
 
 async def test_metrics_reach_their_own_endpoint_and_file(
@@ -564,7 +568,7 @@ async def test_joules_of_a_meter_arrive_whole(
     meter.close()
     settings = config(broker, endpoint=collector.url, metrics_endpoint=collector.url)
     async with bridging(link, jetstream, settings):
-        await MetricsShipper(link, meter, {"device.id": "dev-1"}, "dev-1", 60.0).finish(5.0)
+        await MetricsShipper(link, meter, RESOURCE, DEVICE, 60.0).finish(5.0)
         await until_empty(jetstream)
     sent = [point.value for _, points in instruments(meter) for point in points]
     assert collector.energies() == sorted(sent)
@@ -710,7 +714,7 @@ async def test_a_segment_sent_twice_is_the_same_bytes(
 ) -> None:
     """Refused at first: the spans are on a boot's clock, and its offset changes meanwhile."""
     seen: list[Incoming] = []
-    await link.subscribe("otel.spans.*", seen.append)
+    await link.subscribe("otel.spans.>", seen.append)
     await filled(jetstream, link)
     filler = len(seen)
     offset = Offset(5_000, 10)
@@ -757,7 +761,7 @@ async def test_the_next_life_sends_the_same_bytes(
     broker: LocalBroker, link: Link, jetstream: JetStream, tmp_path: Path
 ) -> None:
     seen: list[Incoming] = []
-    await link.subscribe("otel.spans.*", seen.append)
+    await link.subscribe("otel.spans.>", seen.append)
     await filled(jetstream, link)
     filler = len(seen)
     asked = asyncio.Event()
@@ -780,7 +784,7 @@ async def test_spans_of_another_boot_are_sent_as_they_are_and_say_so(
     broker: LocalBroker, link: Link, jetstream: JetStream, tmp_path: Path
 ) -> None:
     seen: list[Incoming] = []
-    await link.subscribe("otel.spans.*", seen.append)
+    await link.subscribe("otel.spans.>", seen.append)
     old = recorder(tmp_path, Timeline("00000000", lambda: None, asyncio.Event()))
     old.add([span(10**9)])
     old.close()

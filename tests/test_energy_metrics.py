@@ -32,6 +32,7 @@ from setsuden.schemas import metrics as names
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.errors import LinkError, TraceDataError
+from setsuden.schemas.result import Tier
 from setsuden.schemas.windows import (
     Access,
     Component,
@@ -45,6 +46,7 @@ from setsuden.services.demo.broker import LocalBroker
 START_NS, NOW_NS = 1_700_000_000 * 10**9, 1_700_003_600 * 10**9
 INFRA = Path(__file__).parent.parent / "infra"
 RESOURCE: dict[str, str | bool | int | float] = {"service.name": "edge-agent", "device.id": "d-1"}
+DEVICE = subjects.Sender(Tier.EDGE, "dev-1")
 GAUGES = Gauges(
     link_up=True,
     link_connections=1,
@@ -432,9 +434,9 @@ async def test_a_meters_metrics_reach_the_stream_now_and_then_and_once_more_at_t
     link: Link, jetstream: JetStream, tmp_path: Path
 ) -> None:
     seen: list[Incoming] = []
-    await link.subscribe("otel.metrics.*", seen.append)
+    await link.subscribe("otel.metrics.>", seen.append)
     meter = metered(tmp_path)
-    shipper = MetricsShipper(link, meter, RESOURCE, "dev-1", 0.02)
+    shipper = MetricsShipper(link, meter, RESOURCE, DEVICE, 0.02)
     async with shipping(shipper):
         await until(lambda: shipper.shipped >= 3, pause_seconds=0.01)
     before = shipper.shipped
@@ -442,7 +444,7 @@ async def test_a_meters_metrics_reach_the_stream_now_and_then_and_once_more_at_t
     await shipper.finish(5.0)
     assert shipper.shipped == before + 1
     await until(lambda: len(seen) == shipper.shipped, pause_seconds=0.01)
-    assert {message.subject for message in seen} == {subjects.metrics("dev-1")}
+    assert {message.subject for message in seen} == {subjects.metrics(*DEVICE)}
     assert [counts_in(message) for message in seen] == [[3.0]] * len(seen)
     assert seen[0].headers["content-encoding"] == "gzip"
 
@@ -452,9 +454,9 @@ async def test_while_the_link_is_down_nothing_is_kept_and_the_next_message_says_
 ) -> None:
     other = Link(broker.options, "dev-1")
     meter = metered(tmp_path)
-    shipper = MetricsShipper(other, meter, RESOURCE, "dev-1", 0.02)
+    shipper = MetricsShipper(other, meter, RESOURCE, DEVICE, 0.02)
     seen: list[Incoming] = []
-    await link.subscribe("otel.metrics.*", seen.append)
+    await link.subscribe("otel.metrics.>", seen.append)
     async with shipping(shipper):
         await shipper.finish(1.0)
         assert shipper.shipped == 0
@@ -467,7 +469,7 @@ async def test_while_the_link_is_down_nothing_is_kept_and_the_next_message_says_
 
 async def test_zero_seconds_send_nothing(link: Link, jetstream: JetStream, tmp_path: Path) -> None:
     meter = metered(tmp_path)
-    shipper = MetricsShipper(link, meter, RESOURCE, "dev-1", 0)
+    shipper = MetricsShipper(link, meter, RESOURCE, DEVICE, 0)
     async with shipping(shipper):  # and its task goes on
         await asyncio.wait_for(shipper.finish(1.0), 5.0)
     assert shipper.shipped == 0
@@ -501,8 +503,8 @@ async def test_the_example_lets_a_device_send_its_own_metrics_and_no_others(
         admin = JetStream(cloud)
         await admin.start()
         await admin.apply_stream(streams.spans(streams.StreamBounds()))
-        await device.store(subjects.metrics("dev-1"), b"x")
+        await device.store(subjects.metrics(*DEVICE), b"x")
         with pytest.raises(LinkError):
-            await device.store(subjects.metrics("dev-2"), b"x")
+            await device.store(subjects.metrics(Tier.EDGE, "dev-2"), b"x")
         for one in (cloud, device):
             await one.close()

@@ -17,7 +17,7 @@ BRIDGE = "bridge"
 """The durable that all span bridges share."""
 BRIDGE_METRICS = "bridge-metrics"
 """Theirs for metrics: what its endpoint does not take must not stand before spans."""
-_SPANS, _METRICS = ("otel.spans.*", subjects.HOPS), "otel.metrics.*"
+_SPANS, _METRICS = ("otel.spans.*.*", subjects.HOPS), "otel.metrics.*.*"
 DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
 

@@ -47,9 +47,9 @@ class TraceOptions(Model):
     """Spans wait so long for the window of their joules to close; then they are sealed with the
     provisional ones."""
     ship: bool = True
-    """Send sealed spans to ``otel.spans.<name>`` while the link is up."""
+    """Send sealed spans to ``otel.spans.<tier>.<name>`` while the link is up."""
     metrics_seconds: float = Field(default=60.0, ge=0, le=86_400)
-    """How often energy metrics go to ``otel.metrics.<name>`` while the link is up; 0 for never."""
+    """How often energy metrics go to ``otel.metrics.<tier>.<name>`` while the link is up; 0 for never."""
     easy_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the easy events that are traced. Escalated, failed, slow and costly ones always."""
     slow_ms: float = Field(default=250.0, gt=0)
