@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
+import time
 from collections import defaultdict
 from functools import partial
 
@@ -12,14 +13,14 @@ from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
 from setsuden.link.messages import Outcome
-from setsuden.pipelines.tracing import Recorder, traceparent
+from setsuden.pipelines.tracing import Recorder
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import LinkError, UnavailableError
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
 
 from . import traces
-from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, state
+from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, Trail, state
 from .engine import Engine, Tell, now
 from .sampling import Sampler
 
@@ -123,8 +124,11 @@ class Uplink:
             return
         result, clock = send.result, self._engine.clock
         energy_class = self._sampler.energy_class(result)
-        kept = self._sampler.keep(result, energy_class)
-        if kept is None or send.trail is None:
+        if send.trail is None:
+            return
+        kept = self._sampler.keep(result, energy_class, send.trail.sampled, time.monotonic())
+        self._metrics.traces_declined = self._sampler.declined
+        if kept is None:
             return
         ended = traces.Ended(
             result,
@@ -141,6 +145,10 @@ class Uplink:
         if send.publishes:
             self._traced[send.event_id] = 0
 
+    def _follows(self, trail: Trail) -> bool:
+        """True unless the caller's trace is not sampled, or we make no spans at all."""
+        return self._recorder.enabled and trail.sampled is not False
+
     async def _escalate(self, send: Escalate) -> None:
         pending = send.pending
         event = self._engine.outbox.event(pending.sequence)
@@ -151,7 +159,7 @@ class Uplink:
             event,
             pending.event_id,
             send.ttl_ms,
-            traces.escalation_context(pending.provisional),
+            traces.escalation_context(pending.provisional, sampled=self._follows(pending.trail)),
         )
         headers[escalation.MSG_ID_HEADER] = send.message_id
         subject = subjects.escalation(self._engine.config.region, pending.pipeline, self._device)
@@ -176,7 +184,7 @@ class Uplink:
         if send.result.event_id in self._traced:
             result = send.result
             self._traced[result.event_id] = self._engine.clock.now_ns()
-            headers["traceparent"] = traceparent(result.trace_id, traces.send_result_id(result))
+            headers["traceparent"] = traces.result_context(result)
         subject = where(self._device, send.result.event_id)
         body = send.stated.text.encode()
         await self._link.post(subject, body, headers, partial(self._published, send))

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from setsuden.schemas.errors import (
     AlreadyStoredError,
     LinkError,
+    MessageTooLargeError,
     StreamFullError,
     UnavailableError,
 )
@@ -22,6 +23,8 @@ from .messages import Done, Outcome, Stored
 
 WRONG_LAST_SEQUENCE = 10071
 _FULL = frozenset({10023, 10047, 10077, 10122})
+_TOO_LARGE = 10054
+"""Over the stream's max_msg_size."""
 """Resources exceeded, storage exceeded, maximum bytes, maximum messages per subject."""
 MAX_ACK_BYTES = 16_384
 _PLAIN = re.compile(rb'\{"stream":"([A-Za-z0-9_-]+)", ?"seq":([0-9]{1,18})\}')
@@ -107,6 +110,8 @@ def parse_ack(data: bytes, status: str | None) -> Outcome:
 def _refusal(code: int, description: str) -> LinkError:
     if code == WRONG_LAST_SEQUENCE:
         return AlreadyStoredError("a record is already stored for this subject")
+    if code == _TOO_LARGE:
+        return MessageTooLargeError(f"the stream takes no message so large ({description})")
     if code in _FULL:
         return StreamFullError(f"stream full ({code}: {description})")
     return UnavailableError(f"JetStream refused ({code}: {description})")

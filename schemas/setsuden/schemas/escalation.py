@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from .errors import InvalidEventError
 from .event import TENSOR_LENGTH_HEADER, Event
+from .trace_context import parse_traceparent
 
 EVENT_ID_HEADER = "setsuden-event-id"
 TTL_HEADER = "setsuden-ttl-ms"
@@ -28,6 +29,8 @@ def headers(event: Event, event_id: str, ttl_ms: int | None, traceparent: str) -
     names = event.headers()
     for private in ("ce-reply", "ce-idempotencykey", "ce-traceid"):
         names.pop(private, None)
+    if parse_traceparent(event.traceparent) is None:
+        names.pop("tracestate", None)  # it belongs to a trace that is not continued
     names[EVENT_ID_HEADER] = event_id
     names["traceparent"] = traceparent
     if ttl_ms is not None:

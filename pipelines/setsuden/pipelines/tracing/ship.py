@@ -29,7 +29,11 @@ class Shipper:
     """
 
     def __init__(
-        self, link: Link, recorder: Recorder, sender: subjects.Sender, timeline: Timeline | None = None
+        self,
+        link: Link,
+        recorder: Recorder,
+        sender: subjects.Sender,
+        timeline: Timeline | None = None,
     ) -> None:
         self._link, self._recorder, self._timeline = link, recorder, timeline
         self._spool = recorder.spool

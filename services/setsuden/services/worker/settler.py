@@ -63,12 +63,13 @@ class Settler:
         body = self._writer.result(work, status, answer)
         done = partial(self._stored, work, answer)
         subject = where(work.device, work.event_id or "")
-        await self._link.post(subject, body, self._headers(work), done)
+        await self._link.post(subject, body, CAS | self._context(work), done)
 
-    def _headers(self, work: Work) -> dict[str, str]:
+    def _context(self, work: Work) -> dict[str, str]:
+        """The header by which the broker's hop finds its place in a trace."""
         if self._recorder is None:
-            return CAS
-        return CAS | {"traceparent": self._spans.send_context(work)}
+            return {}
+        return {"traceparent": self._spans.context(work, self._clock.now_ns())}
 
     def _stored(self, work: Work, answer: str, outcome: Outcome) -> None:
         work.acked_ns = self._clock.now_ns()
@@ -124,10 +125,11 @@ class Settler:
                 work.stored_ns = self._clock.now_ns()
                 where = subjects.result(work.device, work.event_id)
                 dead = self._writer.dead(work, problem)
-                await self._link.store(where, dead, self._headers(work))
+                await self._link.store(where, dead, CAS | self._context(work))
                 work.acked_ns = self._clock.now_ns()
-        except AlreadyStoredError:
+        except AlreadyStoredError as error:
             self._counters.already += 1  # expired or answered meanwhile: that stays
+            work.acked_ns, work.store_error = self._clock.now_ns(), error.code
         except LinkError as error:
             self._give_back(work, str(error))
             return
@@ -145,7 +147,8 @@ class Settler:
 
     async def _write_letter(self, work: Work, problem: Problem) -> None:
         subject = subjects.dead(work.message.subject.split(".")[2], work.device)
-        letter, headers = self._writer.letter(work, problem), self._writer.letter_headers(work)
+        letter = self._writer.letter(work, problem)
+        headers = self._writer.letter_headers(work) | self._context(work)
         try:
             await self._link.store(subject, letter, headers)
         except StreamFullError as error:  # the device's final result must not wait for people
@@ -163,8 +166,13 @@ class Settler:
         self._record(work, status)
 
     def _record(self, work: Work, status: Status | None) -> None:
-        if self._recorder is not None:
+        if self._recorder is None:
+            return
+        if work.sampled:
             self._recorder.add(self._spans.of(work, status, self._clock.now_ns()))
+        batch = self._spans.settled(work)
+        if batch:
+            self._recorder.add(batch)
 
     def _spawn(self, work: Work, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guarded(work, coroutine))

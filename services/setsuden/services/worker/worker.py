@@ -264,7 +264,6 @@ class Worker:
     ) -> None:
         ran = self._ran(answers, batch, start_ns, metered)
         self.counters.cpu_seconds += answers.run.cpu_seconds
-        self._record_batch(batch, ran)
         for work, row in zip(batch, answers.rows, strict=True):
             work.ran = ran
             if isinstance(row, Choice):
@@ -273,14 +272,10 @@ class Worker:
             else:
                 self._fail(work, row)
 
-    def _record_batch(self, batch: list[Work], ran: Ran) -> None:
-        if self._recorder is not None:
-            whole = self._meter.provisional(ran.metered, 1)
-            self._recorder.add(self._spans.batch(batch, ran, whole))
-
     def _ran(self, answers: Answers, batch: list[Work], start_ns: int, metered: MeteredRun) -> Ran:
         items = len(batch)
         reading = self._meter.provisional(metered)
+        whole = reading if self._recorder is None else self._meter.provisional(metered, 1)
         attributes = energy_attributes(reading)
         attributes |= {"setsuden.batch.size": items, "setsuden.batch.share": 1 / items}
         return Ran(
@@ -292,6 +287,8 @@ class Worker:
             answers.run.wall_seconds * 1000,
             batch_trace_id(batch),
             metered,
+            whole,
+            items,
         )
 
     def _fail(self, work: Work, problem: Problem, *, hopeless: bool = False) -> None:
