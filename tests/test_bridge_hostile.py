@@ -543,7 +543,7 @@ def bridge(tmp_path: Path, broker: LocalBroker, jetstream: JetStream) -> Iterato
 async def test_thousands_of_hostile_messages_leave_the_bridge_as_it_was(
     tmp_path: Path, link: Link, jetstream: JetStream, bridge: Process
 ) -> None:
-    """It grows by less than 50 MiB at its highest, passes on what is honest, and counts the rest."""
+    """It grows by less than 50 MiB at its highest, passes on what is honest, counts the rest."""
     await bridge.until("bridge_started")
     honest = [
         protobuf.compress(protobuf.encode(EDGE, [span(span_id=f"{number:016x}")]))

@@ -173,12 +173,10 @@ def test_a_tree_is_walked_depth_first_with_children_by_start() -> None:
         (1, "infer"),
         (1, "escalate"),
         (2, "send ESC"),
-        (3, "store ESC"),
+        (2, "store ESC"),
         (2, "process ESC"),
         (3, "infer"),
-        (3, "send RES"),
-        (4, "store RES"),
-        (3, "settle ESC"),
+        (2, "store RES"),
     ]
 
 

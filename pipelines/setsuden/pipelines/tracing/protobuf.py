@@ -92,11 +92,6 @@ def decode(data: bytes) -> list[ResourceSpans]:
     ]
 
 
-def count(data: bytes) -> int:
-    """How many spans these bytes hold; raises TraceDataError."""
-    return sum(len(s.spans) for group in _parse(data).resource_spans for s in group.scope_spans)
-
-
 def corrected(data: bytes, offset: Offset | None) -> bytes:
     """The same spans on the cloud's clock; without an offset they only say that they are not."""
     message = _parse(data)
