@@ -75,6 +75,10 @@ class Site:
         """Every record of the results stream."""
         return await cloud.records(self.jetstream)
 
+    async def all_settled(self) -> None:
+        """Return once no escalation waits any more."""
+        await cloud.until_settled(self.jetstream)
+
     async def spans(self) -> list[FoundSpan]:
         """Every span of agent, worker and broker; ends agent and worker."""
         await asyncio.to_thread(self.agent.terminate)
