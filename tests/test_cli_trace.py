@@ -285,3 +285,21 @@ def test_an_address_that_is_taken_says_what_to_do(setsuden: Command, file: Path)
 
 def test_standard_input_is_not_served(setsuden: Command) -> None:
     assert setsuden("trace", "serve", "--from", "-").code == 2
+
+
+def test_a_torn_line_is_warned_of_and_the_rest_is_read(setsuden: Command, file: Path) -> None:
+    """As a full disk leaves one: on standard error, so that the data stays data."""
+    with file.open("a", encoding="utf-8") as torn:
+        torn.write('{"resourceSpans":[{"resour')
+    for arguments in (
+        ("show", "aaaaaa", "--from", str(file)),
+        ("lint", str(file)),
+        ("lint", str(file), "--json"),
+        ("export", "--from", str(file)),
+        ("report", "-o", str(file.with_name("page.html")), "--from", str(file)),
+    ):
+        ended = setsuden("trace", *arguments)
+        assert ended.code == 0
+        assert "1 damaged line or segment passed over" in ended.err
+        assert f"{file.name}:24" in ended.err
+    assert json.loads(setsuden("trace", "lint", str(file), "--json").out)["damaged"] == 1
