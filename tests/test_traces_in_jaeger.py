@@ -78,6 +78,7 @@ class Watched:
             return bool(info["state"]["messages"] == 0)
 
         await eventually(empty, 60)
+        assert (self.bridge.counters.refused, self.bridge.counters.dropped) == ({}, 0)
 
     def trace(self, trace_id: str, *, raw: bool = False) -> Trace:
         """One trace as Jaeger gives it."""
