@@ -270,7 +270,9 @@ async def test_hops_of_the_broker_arrive_as_spans_and_foreign_ones_do_not(
 ) -> None:
     async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
         sampled = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-        await link.store(subjects.escalation("local", "tiny", "dev-1"), b"x", sampled)
+        await link.store(
+            subjects.Place("local", "tiny", "dev-1", "dev-1-00000000-1").escalation, b"x", sampled
+        )
         await link.subscribe("foreign.*", lambda _: None)
         connection = link._connection
         assert connection is not None

@@ -501,7 +501,13 @@ def hostile_metrics() -> list[bytes]:
 
 def hostile_hops() -> list[bytes]:
     header = {"traceparent": [f"00-{TRACE}-{ONE}-01"]}
-    step = {"type": "in", "ts": "2001-11-24T15:08:59Z", "subj": "esc.a.b.c", "acc": "A", "kind": 0}
+    step = {
+        "type": "in",
+        "ts": "2001-11-24T15:08:59Z",
+        "subj": "esc.a.b.c.d",
+        "acc": "A",
+        "kind": 0,
+    }
     server = {"name": "hub", "host": "h", "id": "N" * 56, "ver": "2"}
     long_ago = {"server": server, "request": {"header": header}, "events": [step]}
     return [

@@ -28,8 +28,10 @@ from setsuden.services.demo.broker import LocalBroker
 TRACE, PARENT = "ab" * 16, "cd" * 8
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 UNSAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
-ESC = subjects.escalation("local", "tiny", "dev-1")
-RES = subjects.result("dev-1", "dev-1-00000000-1")
+PLACE = subjects.Place("local", "tiny", "dev-1", "dev-1-00000000-1")
+ESC = PLACE.escalation
+OTHER = PLACE._replace(event_id="dev-1-00000000-2").escalation
+RES = PLACE.result
 CREATE = {escalation.EXPECTED_SUBJECT_SEQUENCE: "0"}
 
 
@@ -149,7 +151,7 @@ async def test_the_same_event_is_always_the_same_bytes_and_another_message_never
     site: Hub,
 ) -> None:
     await site.near.store(ESC, b"x", SAMPLED)
-    await site.near.store(ESC, b"x", SAMPLED)
+    await site.near.store(OTHER, b"x", SAMPLED)
     events = await site.heard(4)
     first, again = spans_of(events), spans_of(events)
     assert first == again
@@ -159,7 +161,7 @@ async def test_the_same_event_is_always_the_same_bytes_and_another_message_never
 
 async def test_an_unsampled_message_is_not_told_of(site: Hub) -> None:
     await site.near.store(ESC, b"x", UNSAMPLED)
-    await site.near.store(ESC, b"x")
+    await site.near.store(OTHER, b"x")
     assert await site.all_heard() == []
 
 
@@ -179,8 +181,8 @@ async def test_what_the_spans_say_stands_in_the_table(site: Hub) -> None:
     ("subject", "name", "template"),
     [
         (subjects.event("tiny", "dev-1"), "store EVT", "evt.<pipeline>.<device>"),
-        (ESC, "store ESC", "esc.<region>.<pipeline>.<device>"),
-        (RES, "store RES", "res.<device>.<event_id>"),
+        (ESC, "store ESC", "esc.<region>.<pipeline>.<device>.<event_id>"),
+        (RES, "store RES", "res.<region>.<pipeline>.<device>.<event_id>"),
         (subjects.dead("tiny", "dev-1"), "store DEAD", "dead.<pipeline>.<device>"),
     ],
 )
@@ -386,10 +388,10 @@ def test_an_event_that_no_server_writes_is_refused(data: bytes) -> None:
         changed("request", "header", "traceparent", to=[UNSAMPLED["traceparent"]]),
         changed("request", "header", "traceparent", to=[SAMPLED["traceparent"]] * 2),
         changed("request", "header", to=None),
-        changed("events", 0, "subj", to="esc.a.b"),
-        changed("events", 0, "subj", to="esc.a.b.c.d"),
-        changed("events", 0, "subj", to="esc.a.b.*"),
-        changed("events", 0, "subj", to="res.dev-1.a b"),
+        changed("events", 0, "subj", to="esc.a.b.c"),
+        changed("events", 0, "subj", to="esc.a.b.c.d.e"),
+        changed("events", 0, "subj", to="esc.a.b.c.*"),
+        changed("events", 0, "subj", to="res.a.b.dev-1.a b"),
         changed("events", 0, "subj", to="otel.hops"),
     ],
 )

@@ -21,12 +21,14 @@ from setsuden.schemas.decision import Action, Decision, Reason
 from setsuden.schemas.energy import EnergyReading, Method
 from setsuden.schemas.errors import AlreadyStoredError
 from setsuden.schemas.result import ModelRef, Result, Status
+from setsuden.schemas.subjects import Place
 from setsuden.services.worker.traces import SpanMaker
 from setsuden.services.worker.work import Ran, Work, received
 
 ORIGIN = 1_790_000_000_000_000_000
 TIMES = st.integers(-50_000_000, 50_000_000).map(lambda offset: ORIGIN + offset)
 TRACE, EVENT_ID = "ab" * 16, "dev-1-00000000-7"
+PLACE = Place("local", "tiny", "dev-1", EVENT_ID)
 WAIT = traces.escalate_id(TRACE, EVENT_ID)
 
 
@@ -87,7 +89,9 @@ def test_of_a_hard_event_nothing_outlives_what_it_is_part_of(
     trail: Trail, end_ns: int, sends: list[Sent], status: Status
 ) -> None:
     final = result(status, hard=True)
-    pending = Pending(7, EVENT_ID, "tiny", final, trail, 0, None, None, over_nats=True, sends=sends)
+    pending = Pending(
+        7, EVENT_ID, "tiny", final, trail, 0, None, None, None, over_nats=True, sends=sends
+    )
     kept = Kept("escalated", 1.0)
     ended = traces.Ended(final, trail, end_ns, True, pending, kept, None)
     found = traces.event_spans(ended, lambda mono: mono)
@@ -131,8 +135,8 @@ def delivered(
 ) -> Work:
     headers = {"traceparent": f"00-{TRACE}-{WAIT}-{flags}"} if context else {}
     reply = f"$JS.ACK.ESC.teacher.{attempt}.{sequence}.9.{ORIGIN}.0"
-    work = received(Incoming("esc.local.tiny.dev-1", reply, headers, b""))
-    work.event_id, work.arrived_ns, work.taken_ns = EVENT_ID, ORIGIN + 1_000, ORIGIN + 2_000
+    work = received(Incoming(PLACE.escalation, reply, headers, b""))
+    work.place, work.arrived_ns, work.taken_ns = PLACE, ORIGIN + 1_000, ORIGIN + 2_000
     assert work.delivery == Delivery(attempt, sequence, ORIGIN, 0)
     return work
 
@@ -170,9 +174,9 @@ def test_of_a_delivery_nothing_outlives_what_it_is_part_of(
 ) -> None:
     work = delivered(context=context)
     work.arrived_ns, work.taken_ns, work.ttl_ms = arrived, taken, ttl_ms
-    ran(work, start_ns=start, end_ns=end)
+    run = ran(work, start_ns=start, end_ns=end)
     work.stored_ns, work.acked_ns = stored, stored + 10
-    contained([*MAKER.of(work, "final", done), *MAKER.settled(work)])
+    contained([*MAKER.of(work, "final", done), *MAKER.settled(run, work)])
 
 
 def test_the_work_is_over_for_the_device_when_the_result_is_handed_over() -> None:
@@ -216,7 +220,7 @@ def test_work_that_ends_after_the_deadline_is_apart_with_all_that_belongs_to_it(
 def test_work_on_an_event_that_was_ended_by_another_is_apart() -> None:
     """A redelivery after a lost acknowledgement, a second copy, a device that gave up first."""
     work = answered(delivered(attempt=2))
-    work.store_error = AlreadyStoredError.code
+    work.overtaken, work.store_error = True, AlreadyStoredError.code
     process = apart(work, ORIGIN + 90_000)
     assert process.attributes["setsuden.result.store_error"] == "already_stored"
 
@@ -253,16 +257,22 @@ def test_an_unsampled_wait_makes_an_unsampled_result() -> None:
     assert not context.sampled
 
 
+def test_work_on_an_event_that_was_answered_before_it_ran_is_apart() -> None:
+    work = delivered(attempt=2)
+    work.overtaken = True
+    apart(work, ORIGIN + 90_000)
+
+
 def test_a_batch_is_linked_to_the_members_that_are_exported_where_they_are() -> None:
     seen, unseen, late = delivered(1), delivered(2, flags="00"), delivered(3)
-    ran(seen, unseen, late)
+    run = ran(seen, unseen, late)
     late.late = True
-    assert MAKER.settled(unseen) == []
+    assert MAKER.settled(run, unseen) == []
     members = []
     for work in (seen, late):
         infer = MAKER.of(work, "final", ORIGIN + 90_000)[0]
         members.append(Link(infer.trace_id, infer.span_id))
-        batch = MAKER.settled(work)
+        batch = MAKER.settled(run, work)
     assert [one.name for one in batch] == [table.BATCH, table.RUN]
     assert batch[0].links == tuple(members)
     assert batch[0].attributes["setsuden.batch.size"] == 3
@@ -270,7 +280,16 @@ def test_a_batch_is_linked_to_the_members_that_are_exported_where_they_are() -> 
     contained(batch)
 
 
+def test_a_batch_is_not_linked_to_a_delivery_that_was_run_again() -> None:
+    first, again = delivered(1), delivered(2)
+    run = ran(first, again)
+    assert MAKER.settled(run) == []
+    (infer, _) = MAKER.of(first, "final", ORIGIN + 90_000)
+    batch = MAKER.settled(run, first)
+    assert batch[0].links == (Link(infer.trace_id, infer.span_id),)
+
+
 def test_a_batch_that_nobody_exports_has_no_spans() -> None:
     works = [delivered(number, flags="00") for number in (1, 2)]
-    ran(*works)
-    assert [MAKER.settled(work) for work in works] == [[], []]
+    run = ran(*works)
+    assert [MAKER.settled(run, work) for work in works] == [[], []]

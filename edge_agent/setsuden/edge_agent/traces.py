@@ -105,7 +105,7 @@ def sent_result(
     """The device's own final result on its way into the results stream: a trace of its own."""
     trace_id, identity = _send_result_ids(result)
     attributes = _TO_BROKER | {
-        "messaging.destination.template": "res.<device>.<event_id>",
+        "messaging.destination.template": "res.<region>.<pipeline>.<device>.<event_id>",
         "messaging.message.id": result.event_id,
     }
     acked = _acked(RESULTS, sequence, end_ns)
@@ -298,7 +298,7 @@ def _send(result: Result, sent: Sent, escalate: Span, at: At) -> Span | None:
     if sent.end_mono_ns is None:
         return None
     attributes = _TO_BROKER | {
-        "messaging.destination.template": "esc.<region>.<pipeline>.<device>",
+        "messaging.destination.template": "esc.<region>.<pipeline>.<device>.<event_id>",
         "messaging.message.id": sent.message_id,
     }
     if sent.error is not None:

@@ -108,7 +108,8 @@ def parse_ack(data: bytes, status: str | None) -> Outcome:
 
 
 def _refusal(code: int, description: str) -> LinkError:
-    if code == WRONG_LAST_SEQUENCE:
+    if code == WRONG_LAST_SEQUENCE or "per subject" in description:
+        # A stream with one message per subject refuses the second with the code of a full one.
         return AlreadyStoredError("a record is already stored for this subject")
     if code == _TOO_LARGE:
         return MessageTooLargeError(f"the stream takes no message so large ({description})")

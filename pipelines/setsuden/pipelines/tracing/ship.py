@@ -38,7 +38,7 @@ class Shipper:
         self._link, self._recorder, self._timeline = link, recorder, timeline
         self._spool = recorder.spool
         self._subject = subjects.spans(*sender)
-        self._name = f"{sender.tier.value}-{sender.name}"
+        self._name = f"{sender.tier}-{sender.name}"
         self._awake = asyncio.Event()
         self._awake.set()
         self._link_changed = asyncio.Event()

@@ -41,8 +41,12 @@ MAX_STEPS: Final = 64
 _TOKEN = "[A-Za-z0-9_-]{1,64}"  # noqa: S105  # of a subject, no secret
 _STREAM_OF = (
     ("EVT", "evt.<pipeline>.<device>", re.compile(rf"evt(\.{_TOKEN}){{2}}")),
-    ("ESC", "esc.<region>.<pipeline>.<device>", re.compile(rf"esc(\.{_TOKEN}){{3}}")),
-    ("RES", "res.<device>.<event_id>", re.compile(rf"(res|late)(\.{_TOKEN}){{2}}")),
+    ("ESC", "esc.<region>.<pipeline>.<device>.<event_id>", re.compile(rf"esc(\.{_TOKEN}){{4}}")),
+    (
+        "RES",
+        "res.<region>.<pipeline>.<device>.<event_id>",
+        re.compile(rf"(res|late)(\.{_TOKEN}){{4}}"),
+    ),
     ("DEAD", "dead.<pipeline>.<device>", re.compile(rf"dead(\.{_TOKEN}){{2}}")),
 )
 _HOP_HEADER = "Nats-Trace-Hop"

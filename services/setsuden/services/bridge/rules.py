@@ -35,7 +35,7 @@ MAX_POINTS: Final = 2048
 MAX_ATTRIBUTES: Final = 128
 MAX_EVENTS: Final = 128
 """OpenTelemetry's own default limits."""
-MAX_LINKS: Final = {Tier.EDGE: 8, Tier.CLOUD: 4096}
+MAX_LINKS: Final[dict[str, int]] = {Tier.EDGE: 8, Tier.CLOUD: 4096}
 """A batch is linked to each of its members; ``worker.max_batch`` is 4096 at most."""
 MAX_KEY: Final = 128
 MAX_TEXT: Final = 1024
@@ -73,8 +73,13 @@ class Verdict(NamedTuple):
     """Spans or points that are not."""
 
 
-_SERVICES: Final = {Tier.EDGE: span_names.SERVICE_EDGE, Tier.CLOUD: span_names.SERVICE_WORKER}
-_NAMES: Final = {tier: span_names.names_of(service) for tier, service in _SERVICES.items()}
+_SERVICES: Final[dict[str, str]] = {
+    Tier.EDGE: span_names.SERVICE_EDGE,
+    Tier.CLOUD: span_names.SERVICE_WORKER,
+}
+_NAMES: Final[dict[str, frozenset[str]]] = {
+    tier: span_names.names_of(service) for tier, service in _SERVICES.items()
+}
 _KINDS: Final = frozenset(map(int, Kind))
 _AMOUNTS: Final = frozenset({"setsuden.cpu.seconds", "setsuden.sampling.adjusted_count"})
 _EVENT_ID: Final = "setsuden.event_id"
@@ -188,7 +193,7 @@ def _check_senders(groups: Any, scopes: Any, sender: Sender) -> None:
 
 
 def _names_of(sender: Sender) -> list[tuple[str, str]]:
-    device = [(_DEVICE, sender.name)] if sender.tier is Tier.EDGE else []
+    device = [(_DEVICE, sender.name)] if sender.tier == Tier.EDGE else []
     return [("service.name", _SERVICES[sender.tier]), *device]
 
 
@@ -216,7 +221,7 @@ def _check_span(span: Any, sender: Sender, latest_ns: int) -> None:
         _require(len(event.name) <= MAX_KEY, Reason.NAME)
         _check_attributes(event.attributes)
     _check_attributes(span.attributes)
-    if sender.tier is Tier.EDGE:
+    if sender.tier == Tier.EDGE:
         _check_events_device(span.attributes, sender.name)
 
 
@@ -285,6 +290,6 @@ def _check_point(point: Any, allowed: frozenset[str], sender: Sender, latest_ns:
     _require(0 <= point.as_double <= MAX_TOTAL, Reason.AMOUNT)
     said = {pair.key: pair.value.string_value for pair in point.attributes}
     _require(len(said) == len(point.attributes) and said.keys() <= allowed, Reason.ATTRIBUTE)
-    _require(said.get(_TIER, sender.tier.value) == sender.tier.value, Reason.SENDER)
+    _require(said.get(_TIER, sender.tier) == sender.tier, Reason.SENDER)
     _require(not len(point.exemplars), Reason.ATTRIBUTE)
     _check_attributes(point.attributes)

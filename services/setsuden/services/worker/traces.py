@@ -26,7 +26,7 @@ from .work import Ran, Work
 
 _STEP_NS = 1_000
 """Siblings follow each other by a microsecond: Jaeger leaves equal ones off the critical path."""
-_TEMPLATE = "esc.<region>.<pipeline>.<device>"
+_TEMPLATE = "esc.<region>.<pipeline>.<device>.<event_id>"
 
 
 class SpanMaker:
@@ -80,17 +80,15 @@ class SpanMaker:
         )  # fmt: skip
         return found
 
-    def settled(self, work: Work) -> list[Span]:
-        """The spans of the delivery's batch, when it was the last one that was not settled.
+    def settled(self, ran: Ran, work: Work | None = None) -> list[Span]:
+        """The batch's spans, when this was the last of its deliveries that was not settled.
 
-        The batch is a trace of its own, linked to its members as they are to it; members that
-        nobody exports are left out, and a batch of none but those has no spans.
+        The batch is a trace of its own, linked to its members as they are to it. Without ``work``
+        the delivery is run again elsewhere and no member any more. Members that nobody exports
+        are left out, and a batch of none but those has no spans.
         """
-        ran = work.ran
-        if ran is None:
-            return []
         ran.unsettled -= 1
-        if work.sampled:
+        if work is not None and work.sampled:
             ran.members.append(Link(_own(work)[0], _infer_id(work)))
         return [] if ran.unsettled or not ran.members else self._batch_spans(ran)
 
@@ -237,8 +235,7 @@ def _context(work: Work, end_ns: int) -> tuple[str, str | None, tuple[Link, ...]
     if work.parent_id is None:
         return work.trace_id, None, ()
     waits = Link(work.trace_id, work.parent_id)
-    overtaken = work.store_error == AlreadyStoredError.code
-    if overtaken or _is_past(work, _answered_ns(work, end_ns)):
+    if work.overtaken or _is_past(work, _answered_ns(work, end_ns)):
         return _apart(work), None, (waits,)
     return work.trace_id, work.parent_id, (waits,)
 
