@@ -196,12 +196,12 @@ class Connection:
                 remedy="raise max_payload on the server or lower limits.max_body_bytes",
             )
 
-    async def subscribe(self, subject: str, handler: Handler) -> int:
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> int:
         """Call ``handler`` with every message of ``subject``; raises UnavailableError."""
         if self.lost.is_set():
             raise UnavailableError("the link is down")
         try:
-            return await self._client.listen(subject, handler)
+            return await self._client.listen(subject, handler, queue)
         except (NatsError, OSError) as error:
             raise UnavailableError(f"the link broke: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -16,9 +16,11 @@ from .link import Link, LinkState
 from .messages import Incoming
 from .untrusted import json_object, number, printable
 
-_STAMP = frozenset({"Nats-Subject", "Nats-Sequence"})
-"""What the server writes behind the headers of every stored message it hands out, and into no
-answer of its own: a message without these is the server's word, whatever its publisher wrote."""
+SUBJECT, SEQUENCE, STORED_AT = "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"
+"""Headers that the server writes behind a stored message's own, so that its word stands."""
+_STAMP = frozenset({SUBJECT, SEQUENCE})
+"""In every stored message that the server hands out, and in no answer of its own: a message
+without these is the server's word, whatever its publisher wrote."""
 _NOT_FOUND = frozenset({10014, 10037, 10059})
 _UNCHANGEABLE = frozenset({"retention", "storage"})
 _TRY_AGAIN = frozenset({408, 429, 500, 503})
@@ -74,10 +76,13 @@ class JetStream:
             if answers.subject.lower() == subject:
                 answers.end(token, error.message)
 
+    def _new_token(self) -> str:
+        self._next += 1
+        return format(self._next, "x")
+
     @asynccontextmanager
     async def _conversation(self, subject: str = "") -> AsyncIterator[tuple[str, Answers]]:
-        self._next += 1
-        token = format(self._next, "x")
+        token = self._new_token()
         queue = self._replies[token] = Answers(subject)
         try:
             yield f"{self._link.inbox}.api.{token}", queue
@@ -169,12 +174,40 @@ class JetStream:
 
     async def last(self, stream: str, subject: str) -> Incoming | None:
         """The newest stored message of exactly this subject, without any consumer."""
-        answer = await self.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
-        if answer.headers.keys() >= _STAMP:
-            return answer
-        if answer.status == "404":
-            return None
-        raise UnavailableError(f"stream {stream} cannot be read now (status {answer.status})")
+        return (await self.last_of(stream, [subject])).get(subject)
+
+    async def last_of(
+        self, stream: str, subjects: Sequence[str], timeout_seconds: float = 5.0
+    ) -> dict[str, Incoming]:
+        """The newest stored message of each of these subjects that has one.
+
+        One direct get for each, with the subject in the request's own subject: that is what a
+        broker can permit by subject. Raises LinkError when one of them is not answered.
+        """
+        asked: dict[str, str] = {}
+        answers = Answers(f"$JS.API.DIRECT.GET.{stream}")
+        newest: dict[str, Incoming] = {}
+        try:
+            for subject in subjects:
+                token = self._new_token()
+                asked[token], self._replies[token] = subject, answers
+                answers.subject = f"$JS.API.DIRECT.GET.{stream}.{subject}"
+                await self._link.send(answers.subject, b"", reply=f"{self._link.inbox}.api.{token}")
+            async with asyncio.timeout(timeout_seconds):
+                for _ in asked:
+                    answer = await answers.get()
+                    subject = asked.get(answer.subject.rsplit(".", 1)[-1], "")
+                    if answer.headers.keys() >= _STAMP and answer.headers[SUBJECT] == subject:
+                        newest[subject] = answer
+                    elif answer.status != "404":
+                        raise _unread(stream, answer)
+        except TimeoutError as error:
+            denied = self._link.denial(answers.subject)
+            raise denied or UnavailableError(f"no answer from stream {stream}") from error
+        finally:
+            for token in asked:
+                del self._replies[token]
+        return newest
 
     async def read(
         self, stream: str, request: dict[str, object], timeout_seconds: float = 5.0
@@ -183,21 +216,40 @@ class JetStream:
 
         ``request`` is the API's own, e.g. ``{"next_by_subj": …, "seq": 7, "batch": 256}``.
         """
-        found: list[Incoming] = []
-        subject = f"$JS.API.DIRECT.GET.{stream}"
+        body = json.dumps(request).encode()
+        stored, end = await self.collect(f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds)
+        if end.status not in {"204", "404"}:
+            raise _unread(stream, end)
+        return stored
+
+    async def collect(
+        self, subject: str, body: bytes, timeout_seconds: float = 5.0
+    ) -> tuple[list[Incoming], Incoming]:
+        """Stored messages sent in answer to one request, and the answer that ends them."""
+        stored: list[Incoming] = []
         async with self._conversation(subject) as (reply, queue):
-            await self._link.send(subject, json.dumps(request).encode(), reply=reply)
+            await self._link.send(subject, body, reply=reply)
             try:
                 async with asyncio.timeout(timeout_seconds):
                     while (message := await queue.get()).headers.keys() >= _STAMP:
-                        found.append(message)
+                        stored.append(message)
             except TimeoutError as error:
                 denied = self._link.denial(subject)
-                raise denied or UnavailableError(f"no answer from stream {stream}") from error
-        if message.status not in {"204", "404"}:
-            why = message.description or f"status {message.status}"
-            raise UnavailableError(f"stream {stream} cannot be read now ({printable(why)})")
-        return found
+                raise denied or UnavailableError(f"no answer on {subject}") from error
+        if message.status == ENDED:
+            denied = self._link.denial(subject)
+            raise denied or UnavailableError(f"no answer on {subject}: {message.description}")
+        return stored, message
+
+
+def _unread(stream: str, answer: Incoming) -> UnavailableError:
+    why = answer.description or f"status {answer.status}"
+    return UnavailableError(
+        f"stream {stream} cannot be read now ({printable(why)})",
+        remedy="run `setsuden cloud streams`, or grant its subjects"
+        if answer.status == "503"
+        else "",
+    )
 
 
 def _api_error(name: str, details: object) -> LinkError:

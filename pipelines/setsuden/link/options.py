@@ -58,6 +58,13 @@ class LinkOptions(Model):
     """Unsent bytes past which a publisher waits."""
 
     @property
+    def anonymous(self) -> bool:
+        """True where nobody logs in: the broker lets everybody do everything."""
+        in_url = any("@" in url for url in self.urls)
+        named = self.user or self.credentials_file or self.tls_cert_file
+        return not (named or in_url)
+
+    @property
     def encrypted(self) -> bool:
         """True when an option asks for encryption, whatever the address says."""
         return self.tls_first or bool(self.tls_ca_file or self.tls_cert_file or self.tls_key_file)

@@ -131,12 +131,12 @@ class Client(nats.aio.client.Client):
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
-    async def listen(self, subject: str, handler: Handler) -> int:
+    async def listen(self, subject: str, handler: Handler, queue: str = "") -> int:
         """Call ``handler`` with each message of the subject; the number that ends it."""
         nats.aio.client._validate_subject(subject, strict=True)
         self._sid += 1
         self._handlers[self._sid] = handler
-        await self._send_command(f"SUB {subject}  {self._sid}\r\n".encode())
+        await self._send_command(f"SUB {subject} {queue} {self._sid}\r\n".encode())
         await self._flush_pending()
         return int(self._sid)
 

@@ -67,6 +67,7 @@ class Puller:
         self._next = 0
         self._heard = 0.0
         self._broken = True
+        self._absent = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -111,6 +112,9 @@ class Puller:
         if self._broken:
             await self._repair()
             self._forget()
+            absent, self._absent = self._absent, False
+            if absent:  # made again or not, it wants a pause before it is asked
+                raise LinkError("the consumer is not there")
             self._broken = False
         self._drop_orphans()
         room = self._room()
@@ -164,7 +168,8 @@ class Puller:
         except ValueError:
             unserved = batch
         self._asked = max(0, self._asked - unserved)
-        if message.status == "503" or any(gone in message.description.lower() for gone in _GONE):
+        self._absent = message.status == "503"
+        if self._absent or any(gone in message.description.lower() for gone in _GONE):
             self._broken = True
         self._changed.set()
 
