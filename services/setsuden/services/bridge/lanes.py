@@ -28,7 +28,8 @@ class SpanLane(Lane):
     async def read(self, message: Incoming) -> Load | None:
         """The message's spans; one that has none is ended here."""
         try:
-            load = _hop(message) if message.subject == subjects.HOPS else _spans(message)
+            told = message.subject.startswith(subjects.HOPS)
+            load = _hop(message) if told else _spans(message)
         except (TraceDataError, RejectedError, ValueError) as error:
             self.warnings.tell("spans_unreadable", message.subject, str(error))
             self.counters.dropped += 1
@@ -125,7 +126,7 @@ def _spans(message: Incoming) -> Load:
 
 def _hop(message: Incoming) -> Load:
     """Raises TraceDataError, and ValueError for a time that protobuf cannot hold."""
-    found = hops.spans_of(message.data)
+    found = hops.spans_of(message.data, message.subject)
     if found is None:
         return Load(message, b"", 0, hop=True)
     stored_ns = _stored_ns(message)
