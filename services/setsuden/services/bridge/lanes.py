@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-from setsuden.link import Incoming
-from setsuden.link.jetstream import Delivery
+from setsuden.link import Delivery, Incoming
 from setsuden.pipelines.tracing import protobuf
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import RejectedError, TraceDataError
@@ -14,7 +12,6 @@ from setsuden.schemas.errors import RejectedError, TraceDataError
 from . import hops, rules
 from .lane import ACK, TERM, Lane, Load
 
-log = logging.getLogger(__name__)
 _SPANS_AGAIN_SECONDS = 1
 _METRICS_AGAIN_SECONDS = 15
 METRICS_KEEP_SECONDS = 900.0
@@ -52,7 +49,7 @@ class SpanLane(Lane):
     def refused(self, load: Load) -> None:
         """Count its spans as lost."""
         self.counters.dropped += load.items
-        log.error("spans_refused", extra={"count": load.items, "from": load.message.subject})
+        self.warnings.tell("spans_refused", load.message.subject, f"{load.items} spans")
 
     def later(self) -> int:
         """Soon: Jaeger is back in seconds."""
@@ -105,7 +102,7 @@ class MetricsLane(Lane):
     def refused(self, load: Load) -> None:
         """Count its message as lost."""
         self.counters.metrics_dropped += 1
-        log.error("metrics_refused", extra={"from": load.message.subject})
+        self.warnings.tell("metrics_refused", load.message.subject, f"{load.items} points")
 
     def later(self) -> int:
         """Without haste: the next message says as much."""
@@ -137,7 +134,7 @@ def _hop(message: Incoming) -> Load:
 
 
 def _stored_ns(message: Incoming) -> int:
-    """When the broker stored it; raises ValueError for what no consumer delivered."""
+    """When the broker stored it."""
     return Delivery.of(message.reply).stored_at_ns
 
 
