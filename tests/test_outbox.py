@@ -71,7 +71,7 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         sequence,
         f"dev-00000000-{sequence}",
         event,
-        Trail("2" * 16, 10, 20, 30, 1),
+        Trail("2" * 16, 10, 20, 30, 1, 15, sampled=False),
         True,
         DEADLINE,
         state(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
