@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tests.support.leaf import LeafSite
 
@@ -170,7 +171,7 @@ class AgentProcess:
         """Submit one observation as a binary CloudEvent over HTTP."""
         names = {
             "ce-specversion": "1.0",
-            "ce-id": headers.pop("id", "e1"),
+            "ce-id": headers.pop("id", None) or uuid4().hex,
             "ce-source": "test",
             "content-type": headers.pop("content_type", "application/octet-stream"),
         }

@@ -6,14 +6,11 @@ import asyncio
 import logging
 import random
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
@@ -24,7 +21,6 @@ from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.schemas import spans
-from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.windows import Component
 
 from . import student
@@ -33,14 +29,15 @@ from .config import AgentConfig
 from .core import AgentCore, Policy
 from .engine import Engine, now
 from .ingest.broker import BrokerDoor
+from .ingest.guard import read_token
 from .ingest.http import HttpDoor
+from .ingest.server import STOP_SECONDS, HttpServer
 from .metrics import Metrics
 from .outbox import Outbox
 from .status import AgentStatus
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
-STOP_SECONDS = 10.0
 FAREWELL_SECONDS = 2.0
 """How long a stopping agent sends spans; the next life sends the rest."""
 
@@ -72,7 +69,8 @@ def run_agent(config: AgentConfig, base: Path) -> int:
 async def _main(config: AgentConfig, base: Path) -> int:
     async with build(config, base) as agent:
         stop = _stop_signal()
-        server = _Server(agent.http, config, base / config.state)
+        refused = agent.engine.metrics.http_refused
+        server = HttpServer(agent.http, config.http, base / config.state, refused)
         serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
             serving,
@@ -123,6 +121,7 @@ def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
 async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
     """Every part of an agent; outbox, link and traces are closed at the end."""
     state = base / config.state
+    token = read_token(config.http, base)
     metrics = Metrics()
     link = Link(config.nats, config.device)
     meter = open_meter(
@@ -153,7 +152,7 @@ async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
         door = BrokerDoor(engine, link, jetstream)
         await door.start()
         status = AgentStatus(engine, link, recorder, meter)
-        http = HttpDoor(engine, uplink, status)
+        http = HttpDoor(engine, uplink, status, token)
         meter.start()
         yield Agent(engine, uplink, door, link, status, http, clock, shipper, metrics_shipper)
     finally:
@@ -198,54 +197,3 @@ def _stop_signal() -> asyncio.Future[int]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number)
     return stop
-
-
-class _Server:
-    """uvicorn on a socket of ours, without its signal handlers."""
-
-    def __init__(self, app: HttpDoor, config: AgentConfig, state: Path) -> None:
-        self._socket = _bind(config)
-        self.port = int(self._socket.getsockname()[1])
-        (state / "http.port").write_text(str(self.port), encoding="ascii")
-        options = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-            ws="none",
-            http="h11",
-            loop="none",
-            limit_concurrency=config.http.max_waiting + 50,
-            timeout_graceful_shutdown=int(STOP_SECONDS),
-            h11_max_incomplete_event_size=65_536,
-        )
-        self._server = uvicorn.Server(options)
-        self.listening = asyncio.Event()
-        self._stop = asyncio.Event()
-
-    async def serve(self) -> None:
-        """Serve until told to stop."""
-        config = self._server.config
-        config.load()
-        self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup(sockets=[self._socket])
-        self.listening.set()
-        # uvicorn's own main loop wakes ten times a second for nothing we use.
-        await self._stop.wait()
-        await self._server.shutdown(sockets=[self._socket])
-
-    def stop(self) -> None:
-        """Take no more requests and finish those being answered, within bounds."""
-        self._stop.set()
-
-
-def _bind(config: AgentConfig) -> socket.socket:
-    try:
-        return socket.create_server((config.http.host, config.http.port), backlog=256)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {config.http.host}:{config.http.port}: {error.strerror}",
-            remedy="choose another http.port, or 0 for a free one",
-        ) from error

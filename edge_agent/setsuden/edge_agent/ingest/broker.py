@@ -168,7 +168,7 @@ class BrokerDoor:
         event = Event.from_headers(
             message.headers, message.data, pipeline=place.pipeline, device=self._device
         )
-        observation = door.check(event, self._engine.students)
+        event, observation = door.check(event, self._engine.students)
         submission = Submission(event, over_nats=True, received=received)
         answered = partial(self._answered, event)
         return Arrival(submission, observation, answered, place, self._generation)

@@ -8,16 +8,32 @@ from numpy.typing import NDArray
 
 from setsuden.edge_agent.student import Student
 from setsuden.pipelines import codec
-from setsuden.schemas.errors import UnknownPipelineError
+from setsuden.schemas import cloudevents
+from setsuden.schemas.errors import RejectedError, UnknownPipelineError
 from setsuden.schemas.event import Event
 from setsuden.schemas.refusal import Refusal
+from setsuden.schemas.trace_context import parse_traceparent
+
+from . import json_tensor
 
 
-def check(event: Event, students: dict[str, Student]) -> NDArray[Any]:
-    """The event's observation; raises RejectedError, and nothing has changed then."""
-    student = pipeline(event.pipeline, students)
-    limits, observation = student.spec.limits, student.manifest.observation
-    return codec.decode(event, observation, limits.max_body_bytes)
+def check(event: Event, students: dict[str, Student]) -> tuple[Event, NDArray[Any]]:
+    """The event as it is kept, and its observation.
+
+    Numbers in JSON become the octets they stand for. Raises RejectedError, with the event's trace
+    id, and nothing has changed then.
+    """
+    try:
+        student = pipeline(event.pipeline, students)
+        limits, observation = student.spec.limits, student.manifest.observation
+        if cloudevents.media_type(event.content_type) == cloudevents.JSON:
+            octets = json_tensor.read(event.data, observation, limits.max_body_bytes)
+            event = event.model_copy(update={"data": octets, "content_type": codec.OCTETS})
+        return event, codec.decode(event, observation, limits.max_body_bytes)
+    except RejectedError as error:
+        context = parse_traceparent(event.traceparent)
+        error.trace_id = context[0] if context is not None else event.trace_id
+        raise
 
 
 def pipeline(name: str, students: dict[str, Student]) -> Student:
@@ -33,5 +49,6 @@ def pipeline(name: str, students: dict[str, Student]) -> Student:
 
 
 def refusal(error: Exception, source_id: str | None = None, trace_id: str | None = None) -> bytes:
-    """The refusal as the application reads it."""
+    """The refusal as the application reads it; the error's own trace id counts first."""
+    trace_id = getattr(error, "trace_id", None) or trace_id
     return Refusal.of(error, source_id=source_id, trace_id=trace_id).model_dump_json().encode()
