@@ -12,9 +12,8 @@ import json
 import logging
 import re
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 from setsuden.edge_agent.core import state
@@ -29,7 +28,7 @@ from setsuden.schemas.errors import (
     SetsudenError,
     UnavailableError,
 )
-from setsuden.schemas.event import TENSOR_LENGTH_HEADER, Event, trace_id_of
+from setsuden.schemas.event import TENSOR_LENGTH_HEADER, Event
 from setsuden.schemas.result import Result
 
 from . import cloudevents, compression, door, guard, oip, request, responses
@@ -74,6 +73,10 @@ class HttpDoor:
         self._asking = 0
         self._buffered = 0
 
+    def stop(self) -> None:
+        """Answer those who wait for the cloud with what is known."""
+        self._submitter.stop()
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI request."""
         if scope["type"] != "http":
@@ -99,7 +102,7 @@ class HttpDoor:
             error = RequestRefusedError(500, "the agent failed on this request", field="")
         headers = asked.headers if asked is not None else {}
         self._engine.metrics.http_refused[error.code] += 1
-        refusal = responses.refusal_of(error, headers.get("ce-id"), trace_id_of(headers))
+        refusal = responses.refusal_of(error, headers)
         inference = asked is not None and asked.path.startswith("/v2")
         return responses.of_refusal(error, refusal, inference=inference)
 
@@ -208,28 +211,24 @@ class HttpDoor:
             with self._counted():
                 event = cloudevents.read(asked, data, device, pipelines)
             return responses.of_result(await self._outcome(event, seconds, body))
-        outcomes = [
-            self._one_of_batch(
-                partial(cloudevents.of_document, asked, document, device, pipelines), seconds, body
-            )
-            for document in cloudevents.documents(data)
-        ]
+        documents = cloudevents.documents(data)
+        outcomes = [self._one_of_batch(asked, document, seconds, body) for document in documents]
         return _batch(await asyncio.gather(*outcomes))
 
     async def _one_of_batch(
-        self, event_of: Callable[[], Event], seconds: float, body: Body
+        self, asked: Request, document: object, seconds: float, body: Body
     ) -> dict[str, Any]:
+        device, pipelines = self._engine.config.device, list(self._engine.students)
         try:
             with self._counted():
-                event = event_of()
+                event = cloudevents.of_document(asked, document, device, pipelines)
             result = await self._outcome(event, seconds, body)
         except SetsudenError as error:
-            refusal = responses.refusal_of(error, None, None)
-            return {"status": responses.refusal_status(error), **refusal.model_dump(mode="json")}
-        return {
-            "status": responses.status_of(result),
-            "result": json.loads(state(result).text),
-        }
+            given = document.get("id") if isinstance(document, dict) else None
+            names = {"ce-id": given} if isinstance(given, str) else {}
+            refusal = responses.refusal_of(error, names).model_dump(mode="json")
+            return {"status": responses.refusal_status(error), **refusal}
+        return {"status": responses.status_of(result), "result": json.loads(state(result).text)}
 
     async def _infer(self, path: str, asked: Request, data: bytes, body: Body) -> Response:
         match = _MODEL.fullmatch(path)

@@ -58,7 +58,7 @@ class Request(NamedTuple):
 
 
 def read(scope: Scope) -> Request:
-    """The request in an ASGI scope; raises RequestRefusedError past a bound."""
+    """The request in an ASGI scope; raises RequestRefusedError or InvalidEventError."""
     target = len(scope["raw_path"]) + len(scope["query_string"])
     if target > MAX_TARGET_CHARACTERS:
         raise RequestRefusedError(
@@ -85,7 +85,9 @@ def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
         name, value = name_bytes.decode("ascii"), value_bytes.decode("utf-8", "surrogateescape")
         if name not in headers:
             headers[name] = value
-        elif name in _ONCE or name.startswith("ce-"):
+        elif name.startswith("ce-"):
+            raise InvalidEventError(f"{name} is given twice", field=name[3:])
+        elif name in _ONCE:
             raise RequestRefusedError(400, f"{name} is given twice", field=name)
         else:
             headers[name] += f", {value}"

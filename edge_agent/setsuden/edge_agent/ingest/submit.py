@@ -23,6 +23,12 @@ class Submitter:
     def __init__(self, engine: Engine, uplink: Uplink) -> None:
         self._engine = engine
         self._uplink = uplink
+        self._stopping: Gone = asyncio.get_running_loop().create_future()
+
+    def stop(self) -> None:
+        """Nobody waits for a final result any longer; what is known is the answer."""
+        if not self._stopping.done():
+            self._stopping.set_result(None)
 
     async def submit(self, event: Event, observation: NDArray[Any]) -> Result:
         """The accepted event's first result; raises SetsudenError, and nothing has changed then."""
@@ -53,8 +59,8 @@ class Submitter:
             waiter.cancel()
             return known.result
         first = asyncio.FIRST_COMPLETED
-        both: set[asyncio.Future[Any]] = {waiter, gone}
-        await asyncio.wait(both, timeout=seconds, return_when=first)
+        ends: set[asyncio.Future[Any]] = {waiter, gone, self._stopping}
+        await asyncio.wait(ends, timeout=seconds, return_when=first)
         if waiter.done():
             return waiter.result()
         waiter.cancel()
