@@ -88,7 +88,7 @@ class HttpServer:
     def _accept(self) -> None:
         """Take some connections: asyncio's own server takes a hundred before it looks at one."""
         loop = asyncio.get_running_loop()
-        for _ in range(ACCEPTED_AT_ONCE):
+        for _ in range(min(ACCEPTED_AT_ONCE, 1 + self._connections.limit // 16)):
             try:
                 connection, _ = self._socket.accept()
             except (BlockingIOError, InterruptedError, ConnectionAbortedError):
@@ -136,9 +136,10 @@ def max_connections(options: HttpOptions) -> int:
     if soft == resource.RLIM_INFINITY:
         return wanted
     free = soft - len(list(Path("/proc/self/fd").iterdir())) - OTHER_FILES
-    if free < wanted:
-        log.info("http_connections_bounded", extra={"detail": f"{free} by ulimit -n {soft}"})
-    return max(MIN_CONNECTIONS, min(wanted, free))
+    bound = max(MIN_CONNECTIONS, min(wanted, free))
+    if bound < wanted:
+        log.info("http_connections_bounded", extra={"detail": f"{bound}, by ulimit -n {soft}"})
+    return bound
 
 
 def bind(options: HttpOptions) -> socket.socket:
