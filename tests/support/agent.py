@@ -51,6 +51,7 @@ def config(
     extra: str = "",
     pipeline_extra: str = "",
     traces: str = "",
+    http: str = "",
 ) -> str:
     """An ``agent.toml``; without a broker nothing listens where it looks for one."""
     url = "nats://127.0.0.1:9"
@@ -62,6 +63,7 @@ device = "{DEVICE}"
 {extra}
 [http]
 port = 0
+{http}
 [traces]
 easy_share = 1.0
 {traces}
@@ -145,7 +147,11 @@ class AgentProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{(self.folder / 'state' / 'http.port').read_text()}"
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        return int((self.folder / "state" / "http.port").read_text(encoding="ascii"))
 
     def ready(self) -> dict[str, Any] | None:
         if not (self.folder / "state" / "http.port").exists():
@@ -164,6 +170,15 @@ class AgentProcess:
         request = urllib.request.Request(self.url + path, data=body, headers=headers or {})
         status, answer = self._ask(request)
         return status, json.loads(answer)
+
+    def exchange(
+        self, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        """(status, lower-case headers, body) of the answer to a POST."""
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            names = {name.lower(): value for name, value in answer.headers.items()}
+            return answer.status, names, answer.read()
 
     def event(
         self, data: bytes, *, wait: float = 0.0, **headers: str

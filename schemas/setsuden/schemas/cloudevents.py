@@ -186,12 +186,14 @@ def from_json(document: object, known: Mapping[str, object]) -> tuple[dict[str, 
         text = _canonical(name, value)
         if text is not None:
             header = name if name in _TRACE_HEADERS else f"ce-{name}"
-            names[header] = encoded(text) if header != name else text
+            names[header] = text if header == name else encoded(text)
     return names, data
 
 
 def _canonical(name: str, value: object) -> str | None:
     """An attribute's canonical string; None for null, which says that it is not there."""
+    if isinstance(value, str) and not value.isascii():
+        _utf8(value, name)
     if value is None or isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -217,7 +219,7 @@ def _data(attributes: dict[str, Any]) -> tuple[str, bytes]:
         return declared or OCTETS, b""
     content_type = declared or JSON
     if isinstance(plain, str) and not is_json(content_type):
-        return content_type, _utf8(plain)
+        return content_type, _utf8(plain, "data")
     return content_type, _json(plain)
 
 
@@ -234,11 +236,11 @@ def _json(value: object) -> bytes:
         raise InvalidEventError("data holds a number out of range", field="data") from error
 
 
-def _utf8(text: str) -> bytes:
+def _utf8(text: str, field: str) -> bytes:
     try:
         return text.encode()
-    except UnicodeError as error:
-        raise InvalidEventError("data is no Unicode text", field="data") from error
+    except UnicodeError as error:  # JSON may hold half of a surrogate pair
+        raise InvalidEventError(f"{field} is no Unicode text", field=field) from error
 
 
 def _base64(value: object) -> bytes:

@@ -116,7 +116,7 @@ class Event(WireModel):
                 headers, data = _structured(headers, data)
             return cls._from_names(headers, data, pipeline, device)
         except InvalidEventError as error:
-            error.trace_id = trace_id_of(headers)
+            error.trace_id = error.trace_id or trace_id_of(headers)
             raise
 
     @classmethod
@@ -160,8 +160,20 @@ class Event(WireModel):
 
 
 def from_json(document: object) -> tuple[dict[str, str], bytes]:
-    """(binary-mode headers, data) of one event in the JSON format; raises InvalidEventError."""
-    return cloudevents.from_json(document, _HEADERS)
+    """(binary-mode headers, data) of one event in the JSON format.
+
+    Raises InvalidEventError, with the trace id that the event names.
+    """
+    try:
+        return cloudevents.from_json(document, _HEADERS)
+    except InvalidEventError as error:
+        if isinstance(document, dict):
+            named = {
+                "traceparent": document.get("traceparent"),
+                "ce-traceid": document.get("traceid"),
+            }
+            error.trace_id = trace_id_of({k: v for k, v in named.items() if isinstance(v, str)})
+        raise
 
 
 def trace_id_of(headers: Mapping[str, str]) -> str | None:

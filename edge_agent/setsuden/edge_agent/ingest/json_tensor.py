@@ -15,7 +15,7 @@ from setsuden.schemas.bundle import DType, Observation
 from setsuden.schemas.errors import InvalidTensorError
 
 MAX_EXACT_FLOAT = 2**53
-"""Every integer up to it is a float64; above it a JSON ``…e15`` may have been another number."""
+"""Every integer below it is a float64; from it on a JSON ``….0`` may have been another number."""
 
 
 def read(body: bytes, declared: Observation, max_body_bytes: int) -> bytes:
@@ -75,7 +75,7 @@ def _check_kinds(flat: list[Any], dtype: DType, field: str) -> None:
     if kinds <= ({bool} if dtype is DType.BOOL else {int, float}):
         if float not in kinds or np.dtype(dtype.value).kind == "f":
             return
-        if all(x.is_integer() and abs(x) <= MAX_EXACT_FLOAT for x in flat if type(x) is float):
+        if all(x.is_integer() and abs(x) < MAX_EXACT_FLOAT for x in flat if type(x) is float):
             return
     raise InvalidTensorError(
         f"the data holds what is no {dtype}",
