@@ -308,6 +308,21 @@ def test_a_preference_that_is_no_number_is_ignored(agent: AgentProcess) -> None:
         assert wire.post(agent.port, "/events", EASY, *EVENT, f"Prefer: {preference}").status == 200
 
 
+def test_bytes_that_are_no_text_are_refused_and_can_be_named(agent: AgentProcess) -> None:
+    head = b"POST /events HTTP/1.1\r\n" + wire.LOCAL + b"Connection: close\r\nContent-Length: 784"
+    right = {b"ce-id": b"1", b"ce-source": b"s", b"content-type": b"application/octet-stream"}
+    for wrong in (
+        {b"ce-id": b"\xff"},
+        {b"ce-pipeline": b"\xff"},
+        {b"ce-time": b"\xff"},
+        {b"content-type": b"application/cloudevents\xff"},
+    ):
+        lines = b"".join(b"\r\n%b: %b" % pair for pair in (right | wrong).items())
+        answer = wire.say(agent.port, head + lines + b"\r\n\r\n" + EASY)
+        assert answer.status in {400, 415}
+        assert body_of(answer)["error"]["message"]
+
+
 # -- bounds -----------------------------------------------------------------------------------
 
 

@@ -111,6 +111,8 @@ class Event(WireModel):
 
         Raises InvalidEventError naming the first attribute at fault, with the caller's trace id.
         """
+        if "ce-id" not in headers:  # the JSON format, or names that are written otherwise
+            headers = {name.lower(): value for name, value in headers.items()}
         try:
             if headers.get("content-type", "").lower().startswith(cloudevents.ANY_FORMAT):
                 headers, data = _structured(headers, data)

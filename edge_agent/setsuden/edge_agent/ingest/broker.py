@@ -159,7 +159,7 @@ class BrokerDoor:
             arrival = self._arrival(message, received, place)
         except RejectedError as error:
             self._engine.metrics.refused[error.code] += 1
-            reply, source = message.headers.get("ce-reply"), message.headers.get("ce-id")
+            reply, source = message.headers.get("ce-reply"), door.source_id(message.headers)
             self._tell(reply, door.refusal(error, source, message.headers.get("ce-traceid")))
             return
         await self._engine.put(arrival)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from numpy.typing import NDArray
 from setsuden.edge_agent.student import Student
 from setsuden.pipelines import codec
 from setsuden.schemas import cloudevents
-from setsuden.schemas.errors import RejectedError, UnknownPipelineError
+from setsuden.schemas.errors import InvalidEventError, RejectedError, UnknownPipelineError
 from setsuden.schemas.event import Event
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.trace_context import parse_traceparent
@@ -46,6 +47,16 @@ def pipeline(name: str, students: dict[str, Student]) -> Student:
             remedy=f"use one of {', '.join(sorted(students))}",
         )
     return found
+
+
+def source_id(headers: Mapping[str, str]) -> str | None:
+    """The id that the sender gave, as far as it is one."""
+    try:
+        given = cloudevents.decoded("id", headers.get("ce-id", ""))[:256]
+        given.encode()
+    except (InvalidEventError, UnicodeError):
+        return None
+    return given or None
 
 
 def refusal(error: Exception, source_id: str | None = None, trace_id: str | None = None) -> bytes:

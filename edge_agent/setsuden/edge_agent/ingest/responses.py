@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 from setsuden.edge_agent.core import state
 from setsuden.schemas import cloudevents as forms
-from setsuden.schemas.errors import InvalidEventError, RejectedError, SetsudenError
+from setsuden.schemas.errors import RejectedError, SetsudenError
 from setsuden.schemas.event import trace_id_of
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Result
 
-from . import cloudevents, compression
+from . import cloudevents, compression, door
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 RETRY_STATUSES = frozenset({503, 507})
@@ -48,16 +48,7 @@ def of_result(result: Result) -> Response:
 def refusal_of(error: SetsudenError, headers: Mapping[str, str]) -> Refusal:
     """The refusal, under the id and the trace that the caller named."""
     trace_id = error.trace_id or trace_id_of(headers)
-    return Refusal.of(error, source_id=_source_id(headers), trace_id=trace_id)
-
-
-def _source_id(headers: Mapping[str, str]) -> str | None:
-    try:
-        source_id = forms.decoded("id", headers.get("ce-id", ""))[:256]
-        source_id.encode()
-    except (InvalidEventError, UnicodeError):
-        return None
-    return source_id or None
+    return Refusal.of(error, source_id=door.source_id(headers), trace_id=trace_id)
 
 
 def refusal_status(error: SetsudenError) -> int:

@@ -52,6 +52,7 @@ class HttpServer:
             http=Connection,
             log_config=None,
             access_log=False,
+            proxy_headers=False,
             lifespan="off",
             ws="none",
             loop="none",
