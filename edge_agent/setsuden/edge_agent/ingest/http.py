@@ -111,7 +111,7 @@ class HttpDoor:
     async def _answer(self, asked: Request, body: Body) -> Response:
         path = asked.path.rstrip("/")
         self._guard.check(asked, health=path in _LIVE or path in _READY)
-        method = _method(path)
+        method = method_of(path)
         if asked.method != method:
             raise RequestRefusedError(
                 405,
@@ -147,7 +147,7 @@ class HttpDoor:
 
     def _model(self, path: str) -> Response:
         match = _MODEL.fullmatch(path)
-        assert match is not None  # noqa: S101  # _method has found it
+        assert match is not None  # noqa: S101  # method_of has found it
         student = door.pipeline(match[1], self._engine.students)
         oip.check_version(student, match[2])
         if match[3] == "/ready":
@@ -232,7 +232,7 @@ class HttpDoor:
 
     async def _infer(self, path: str, asked: Request, data: bytes, body: Body) -> Response:
         match = _MODEL.fullmatch(path)
-        assert match is not None  # noqa: S101  # _method has found it
+        assert match is not None  # noqa: S101  # method_of has found it
         student = door.pipeline(match[1], self._engine.students)
         oip.check_version(student, match[2])
         with self._counted():
@@ -262,7 +262,7 @@ class HttpDoor:
             raise
 
 
-def _method(path: str) -> str:
+def method_of(path: str) -> str:
     """The method of a path; raises RequestRefusedError where nothing is."""
     model = _MODEL.fullmatch(path)
     if path in {"/events", _INDEX} or (model is not None and model[3] == "/infer"):
