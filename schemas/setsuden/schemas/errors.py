@@ -111,11 +111,11 @@ class RequestRefusedError(RejectedError):
 
     def __init__(
         self,
-        http_status: int,
         message: str,
         *,
-        field: str,
+        field: str = "",
         remedy: str = "",
+        http_status: int = 400,
         headers: tuple[tuple[str, str], ...] = (),
     ) -> None:
         super().__init__(message, field=field, remedy=remedy)

@@ -16,6 +16,7 @@ _CLASSES: dict[str, type[errors.SetsudenError]] = {
         errors.PayloadTooLargeError,
         errors.UnknownPipelineError,
         errors.UnsupportedContentTypeError,
+        errors.RequestRefusedError,
         errors.UnavailableError,
     )
 }

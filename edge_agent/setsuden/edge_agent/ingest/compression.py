@@ -18,8 +18,8 @@ def check(encoding: str) -> None:
     """Raises RequestRefusedError (415) for a Content-Encoding that is not served."""
     if encoding and encoding != "identity" and encoding not in _WINDOW:
         raise RequestRefusedError(
-            415,
             f"content-encoding {encoding[:40]!r} is not served",
+            http_status=415,
             field="content-encoding",
             remedy="send gzip, deflate, or the body as it is",
             headers=_SERVED,
@@ -46,7 +46,7 @@ def inflated(body: bytes, encoding: str, limit: int) -> bytes:
 
 def _broken(encoding: str) -> RequestRefusedError:
     return RequestRefusedError(
-        400, f"the body is no whole {encoding} stream", field="content-encoding"
+        f"the body is no whole {encoding} stream", http_status=400, field="content-encoding"
     )
 
 

@@ -192,7 +192,7 @@ class Connection(H11Protocol):
                 return
             self.cycle.disconnected = True  # for the application the client has hung up
             self.cycle.message_event.set()
-        error = RequestRefusedError(status, text, field="request")
+        error = RequestRefusedError(text, http_status=status, field="request")
         body = Refusal.of(error).model_dump_json().encode()
         head = [
             ("content-type", "application/json"),

@@ -48,8 +48,8 @@ class Guard:
         self._check_origin(request)
         if not health and not self.knows_token(request):
             raise RequestRefusedError(
-                401,
                 "this port asks for its token",
+                http_status=401,
                 field="authorization",
                 remedy="send Authorization: Bearer and the content of http.token_file",
                 headers=(("www-authenticate", "Bearer"),),
@@ -66,8 +66,8 @@ class Guard:
             and name != name_of(request.server)
         ):
             raise RequestRefusedError(
-                403,
                 f"this is not {name[:64]!r}",
+                http_status=403,
                 field="host",
                 remedy="ask for localhost, or name the host in http.allowed_hosts",
             )
@@ -95,8 +95,8 @@ class Guard:
         """One of the places of this address; raises RequestRefusedError past its share."""
         if not is_loopback_address(client) and self._asking[client] >= self._share:
             raise RequestRefusedError(
-                429,
                 f"{self._share} requests of one client are being answered",
+                http_status=429,
                 field="client",
                 remedy="wait for answers, or raise http.max_waiting",
                 headers=(("retry-after", "5"),),
@@ -144,8 +144,8 @@ def read_token(options: HttpOptions, base: Path) -> bytes | None:
 
 def _foreign(field: str) -> RequestRefusedError:
     return RequestRefusedError(
-        403,
         "a page of another origin may not ask this device",
+        http_status=403,
         field=field,
         remedy="ask from the device itself, or name the page's host in http.allowed_hosts",
     )

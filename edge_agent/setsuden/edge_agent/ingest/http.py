@@ -99,7 +99,9 @@ class HttpDoor:
             # The message may hold a payload.
             detail = f"{type(error).__name__} in {place.name}, line {place.lineno}"
             log.error("http_failed", extra={"detail": detail})
-            error = RequestRefusedError(500, "the agent failed on this request", field="")
+            error = RequestRefusedError(
+                "the agent failed on this request", http_status=500, field=""
+            )
         headers = asked.headers if asked is not None else {}
         self._engine.metrics.http_refused[error.code] += 1
         refusal = responses.refusal_of(error, headers)
@@ -114,8 +116,8 @@ class HttpDoor:
         method = method_of(path)
         if asked.method != method:
             raise RequestRefusedError(
-                405,
                 f"{asked.method[:16]} is not served at {path[:100]}",
+                http_status=405,
                 field="method",
                 remedy=f"use {method}",
                 headers=(("allow", "GET, HEAD" if method == "GET" else method),),
@@ -159,7 +161,7 @@ class HttpDoor:
         match = _SEQUENCE.fullmatch(event_id)
         known = None if match is None else self._engine.outbox.result(int(match[1]))
         if known is None or known.event_id != event_id:
-            raise RequestRefusedError(404, f"no event {event_id}", field="path")
+            raise RequestRefusedError(f"no event {event_id}", http_status=404, field="path")
         seconds = request.wait_seconds(asked, 0.0)
         if known.result.is_final or not seconds:
             return responses.of_result(known.result)
@@ -272,11 +274,11 @@ def method_of(path: str) -> str:
     for pattern, instead in _ELSEWHERE:
         if pattern.fullmatch(path):
             raise RequestRefusedError(
-                501, f"{path[:100]} is not served", field="path", remedy=instead
+                f"{path[:100]} is not served", http_status=501, field="path", remedy=instead
             )
     if model is not None:
         return "GET"
-    raise RequestRefusedError(404, f"nothing at {path[:100]!r}", field="path")
+    raise RequestRefusedError(f"nothing at {path[:100]!r}", http_status=404, field="path")
 
 
 def _batch(outcomes: list[dict[str, Any]]) -> Response:

@@ -100,8 +100,8 @@ def check_version(student: Student, wanted: str | None) -> None:
     """Raises RequestRefusedError unless the path names this version or none."""
     if wanted is not None and wanted != student.manifest.version:
         raise RequestRefusedError(
-            404,
             f"{student.spec.name} has no version {wanted[:64]!r}",
+            http_status=404,
             field="version",
             remedy=f"leave it out, or ask for {student.manifest.version}",
         )
@@ -327,8 +327,8 @@ def _unanswered(result: Result) -> RequestRefusedError:
     """A dead letter, or a hard case that no student answers until the cloud does."""
     dead = result.error is not None and result.is_final
     refused = RequestRefusedError(
-        502 if dead else 504,
         f"dead letter: {result.error.message}" if dead and result.error else "no answer yet",
+        http_status=502 if dead else 504,
         field="",
         remedy=f"see /events/{result.event_id}",
     )

@@ -62,11 +62,17 @@ def read(scope: Scope) -> Request:
     target = len(scope["raw_path"]) + len(scope["query_string"])
     if target > MAX_TARGET_CHARACTERS:
         raise RequestRefusedError(
-            414, f"path and query have {target} characters", field="path", remedy="send fewer"
+            f"path and query have {target} characters",
+            http_status=414,
+            field="path",
+            remedy="send fewer",
         )
     if len(scope["headers"]) > MAX_HEADERS:
         raise RequestRefusedError(
-            431, f"{len(scope['headers'])} headers", field="headers", remedy="send fewer"
+            f"{len(scope['headers'])} headers",
+            http_status=431,
+            field="headers",
+            remedy="send fewer",
         )
     return Request(
         "GET" if scope["method"] == "HEAD" else scope["method"],
@@ -88,7 +94,7 @@ def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
         elif name.startswith("ce-"):
             raise InvalidEventError(f"{name} is given twice", field=name[3:])
         elif name in _ONCE:
-            raise RequestRefusedError(400, f"{name} is given twice", field=name)
+            raise RequestRefusedError(f"{name} is given twice", http_status=400, field=name)
         else:
             headers[name] += f", {value}"
     return headers
@@ -134,7 +140,10 @@ class Body:
                 return await self._read(limit)
         except TimeoutError as error:
             raise RequestRefusedError(
-                408, f"the body took over {BODY_SECONDS:g} s", field="body", remedy="send it again"
+                f"the body took over {BODY_SECONDS:g} s",
+                http_status=408,
+                field="body",
+                remedy="send it again",
             ) from error
 
     async def _read(self, limit: int) -> bytes:
