@@ -481,8 +481,36 @@ def test_every_slow_client_is_cut_off_in_its_time(start: Start) -> None:
     assert agent.terminate() == 0
 
 
+def test_clients_that_fetch_nothing_do_not_keep_health_from_answering(start: Start) -> None:
+    agent = start(http="max_waiting = 10")
+    greedy = [wire.connected(agent.port) for _ in range(110)]
+    for connection in greedy:
+        connection.setblocking(False)
+        with suppress(OSError):
+            connection.sendall((b"GET /metrics HTTP/1.1\r\n" + wire.LOCAL + b"\r\n") * 1000)
+    for _ in range(10):
+        assert agent.get("/livez")[0] == 200
+    for connection in greedy:
+        connection.close()
+    assert agent.terminate() == 0
+
+
+def test_senders_of_bodies_that_nobody_reads_do_not_keep_health_from_answering(
+    start: Start,
+) -> None:
+    agent = start(http="max_waiting = 10")
+    head = b"POST /nothing HTTP/1.1\r\n" + wire.LOCAL + b"Transfer-Encoding: chunked\r\n\r\n"
+    senders = [wire.connected(agent.port) for _ in range(110)]
+    for connection in senders:
+        connection.sendall(head + b"1\r\na\r\n")
+    for _ in range(10):
+        assert agent.get("/livez")[0] == 200
+    for connection in senders:
+        connection.close()
+
+
 def test_few_descriptors_fill_no_log_and_health_answers(tmp_path: Path) -> None:
-    agent = AgentProcess(tmp_path / "agent", config(pipeline_extra=ANSWER_ALL))
+    agent = AgentProcess(tmp_path / "agent", config(pipeline_extra=ESCALATE_ALL))
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (48, hard))
     try:
@@ -494,6 +522,12 @@ def test_few_descriptors_fill_no_log_and_health_answers(tmp_path: Path) -> None:
         agent.until(lambda: agent.ready() is not None)
         idle += [wire.connected(agent.port) for _ in range(100)]
         assert agent.get("/livez")[0] == 200
+        for number in range(20):
+            idle.append(wire.connected(agent.port))
+            lines = ["POST /events?wait=60 HTTP/1.1", "Host: localhost", *EVENT[:2]]
+            lines += [f"ce-id: {number}", "Content-Length: 784", "", ""]
+            idle[-1].sendall("\r\n".join(lines).encode() + EASY)
+            assert agent.get("/livez")[0] == 200
         log = (agent.folder / "agent.log").read_text()
         assert log.count("http_not_accepting") <= 1
         assert "Traceback" not in log

@@ -165,14 +165,17 @@ class Connection(H11Protocol):
             self.abort()
 
     def pause_writing(self) -> None:
-        """The client does not fetch its answer."""
+        """The client does not fetch its answer: its connection may be closed for another's."""
         super().pause_writing()
+        self._all.idle(self)
         if self._write_clock is None:
             self._write_clock = self.loop.call_later(WRITE_SECONDS, self.abort)
 
     def resume_writing(self) -> None:
         """It does."""
         super().resume_writing()
+        if not self._phase:
+            self._all.busy(self)
         if self._write_clock is not None:
             self._write_clock.cancel()
             self._write_clock = None

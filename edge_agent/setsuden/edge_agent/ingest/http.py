@@ -39,6 +39,8 @@ from .submit import Submitter
 log = logging.getLogger(__name__)
 MAX_BUFFERED_BYTES = 64 << 20
 """Bodies held at once: a thousand senders of the largest body would be some gigabytes."""
+MAX_DISCARDING = 50
+"""Requests whose unread bodies are thrown away at once; the others' senders are cut off."""
 _LIVE = frozenset({"/livez", "/v2/health/live"})
 _READY = frozenset({"/readyz", "/healthz", "/v2/health/ready"})
 _READ = frozenset({*_LIVE, *_READY, "/metrics", "/v2"})
@@ -70,12 +72,19 @@ class HttpDoor:
         self._status = status
         self._options = engine.config.http
         self._guard = guard.Guard(engine.config.http, token)
+        self._max_asking = self._options.max_waiting
         self._asking = 0
+        self._discarding = 0
         self._buffered = 0
 
     def stop(self) -> None:
         """Answer those who wait for the cloud with what is known."""
         self._submitter.stop()
+
+    def fit(self, connections: int) -> None:
+        """Answer fewer requests at once than there can be connections: health needs one too."""
+        spare = max(2, min(connections // 4, 2 * MAX_DISCARDING))
+        self._max_asking = max(1, min(self._options.max_waiting, connections - spare))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI request."""
@@ -89,9 +98,17 @@ class HttpDoor:
         except Exception as error:  # whatever it was, the caller is told, and nothing else ends
             response = self._refused(error, asked)
         if body is not None:
-            await body.discard()
+            await self._discard(body)
             body.close()
         await responses.respond(send, response)
+
+    async def _discard(self, body: Body) -> None:
+        if self._discarding < MAX_DISCARDING:
+            self._discarding += 1
+            try:
+                await body.discard()
+            finally:
+                self._discarding -= 1
 
     def _refused(self, error: Exception, asked: Request | None) -> Response:
         if not isinstance(error, SetsudenError):
@@ -188,7 +205,7 @@ class HttpDoor:
     def _place(self, asked: Request, size: int) -> Iterator[None]:
         """One of the places for requests being answered, and room for the body."""
         full = self._buffered and self._buffered + size > MAX_BUFFERED_BYTES
-        if full or self._asking >= self._options.max_waiting:
+        if full or self._asking >= self._max_asking:
             raise UnavailableError(
                 "too many requests at once", remedy="try again, or raise http.max_waiting"
             )

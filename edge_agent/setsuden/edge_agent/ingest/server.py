@@ -47,6 +47,7 @@ class HttpServer:
         self.port = int(self._socket.getsockname()[1])
         (state / "http.port").write_text(str(self.port), encoding="ascii")
         self._connections = Connections(max_connections(options), refused)
+        app.fit(self._connections.limit)
         self._config = uvicorn.Config(
             app,
             http=Connection,
