@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import resource
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +28,7 @@ from setsuden.edge_agent.hosts import is_loopback, name_of
 from setsuden.edge_agent.ingest import compression, guard, json_tensor
 from setsuden.edge_agent.ingest.connection import HEAD_SECONDS, WRITE_SECONDS
 from setsuden.edge_agent.ingest.request import BODY_SECONDS, Request
+from setsuden.edge_agent.ingest.server import HttpServer
 from setsuden.pipelines import codec
 from setsuden.schemas.bundle import ITEM_BYTES, DType, Observation
 from setsuden.schemas.errors import ConfigError, InvalidTensorError, RequestRefusedError
@@ -481,32 +485,60 @@ def test_every_slow_client_is_cut_off_in_its_time(start: Start) -> None:
     assert agent.terminate() == 0
 
 
-def test_clients_that_fetch_nothing_do_not_keep_health_from_answering(start: Start) -> None:
-    agent = start(http="max_waiting = 10")
-    greedy = [wire.connected(agent.port) for _ in range(110)]
-    for connection in greedy:
-        connection.setblocking(False)
-        with suppress(OSError):
-            connection.sendall((b"GET /metrics HTTP/1.1\r\n" + wire.LOCAL + b"\r\n") * 1000)
-    for _ in range(10):
-        assert agent.get("/livez")[0] == 200
-    for connection in greedy:
-        connection.close()
-    assert agent.terminate() == 0
+class Generous:
+    """An application whose answers no socket's buffer holds."""
+
+    def fit(self, connections: int) -> None:
+        self.connections = connections
+
+    def stop(self) -> None:
+        pass
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        body = b"ok" if scope["path"] == "/livez" else bytes(16 << 20)
+        length = (b"content-length", str(len(body)).encode())
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        await send({"type": "http.response.body", "body": body})
 
 
-def test_senders_of_bodies_that_nobody_reads_do_not_keep_health_from_answering(
-    start: Start,
-) -> None:
-    agent = start(http="max_waiting = 10")
-    head = b"POST /nothing HTTP/1.1\r\n" + wire.LOCAL + b"Transfer-Encoding: chunked\r\n\r\n"
-    senders = [wire.connected(agent.port) for _ in range(110)]
-    for connection in senders:
-        connection.sendall(head + b"1\r\na\r\n")
-    for _ in range(10):
+async def test_clients_that_fetch_nothing_give_way_to_health(tmp_path: Path) -> None:
+    refused = Counter[str]()
+    options = HttpOptions(port=0, max_waiting=1)
+    server = HttpServer(Generous(), options, tmp_path, refused)  # type: ignore[arg-type]  # an ASGI app
+    serving = asyncio.create_task(server.serve())
+    await server.listening.wait()
+    greedy = []
+    for _ in range(101):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port, limit=1)
+        greedy.append(writer)
+        writer.write((b"GET / HTTP/1.1\r\n" + wire.LOCAL + b"\r\n") * 2)
+        await reader.read(1)  # the first answer has begun: the second waits for it to be fetched
+    answer = await asyncio.to_thread(wire.get, server.port, "/livez")
+    assert answer.status == 200
+    assert refused == {"http_idle": 1}
+    server.stop()
+    for writer in greedy:
+        writer.close()
+    await serving
+
+
+def test_senders_of_bodies_that_nobody_reads_give_way_to_health(start: Start) -> None:
+    agent = start(http="max_waiting = 10")  # 110 connections
+    endless = b"POST /nothing HTTP/1.1\r\n" + wire.LOCAL + b"Transfer-Encoding: chunked\r\n\r\n"
+    with ExitStack() as stack:
+        observer = HTTPConnection("127.0.0.1", agent.port, timeout=20)
+        stack.callback(observer.close)
+        observer.connect()
+        for _ in range(109):
+            stack.enter_context(wire.connected(agent.port)).sendall(endless + b"1\r\na\r\n")
+        seen = b""
+        while b'code="request_refused"} 109.0' not in seen:
+            observer.request("GET", "/metrics")
+            seen = observer.getresponse().read()
+        lines = ["POST /events HTTP/1.1", "Host: localhost", *EVENT, "Expect: 100-continue"]
+        observer.send("\r\n".join([*lines, "Content-Length: 784", "", ""]).encode())
+        assert observer.sock.recv(1 << 20).startswith(b"HTTP/1.1 100")  # now nobody is idle
         assert agent.get("/livez")[0] == 200
-    for connection in senders:
-        connection.close()
 
 
 def test_few_descriptors_fill_no_log_and_health_answers(tmp_path: Path) -> None:

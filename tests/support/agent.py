@@ -199,11 +199,11 @@ class AgentProcess:
         rows = [line for line in lines if line.split("{")[0].split(" ")[0] == name]
         return sum(float(row.rsplit(" ", 1)[1]) for row in rows)
 
-    def resident_mb(self) -> float:
-        """Memory that the process holds."""
+    def peak_mb(self) -> float:
+        """Memory that the process has held at most."""
         assert self.process is not None
         status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
-        return int(status.split("VmRSS:")[1].split()[0]) / 1024
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     def _ask(self, request: urllib.request.Request) -> tuple[int, bytes]:
         try:
