@@ -346,7 +346,7 @@ async def site(
 
 async def asked(link: Link, message: Any, token: str) -> dict[str, Any]:
     """The agent's answer to one message on its events subject."""
-    reply = f"{subjects.reply_prefix(DEVICE, 'sdk')}.{token}"
+    reply = f"{subjects.reply_prefix('app', DEVICE, 'sdk')}.{token}"
     answered: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
     def on_reply(incoming: Incoming) -> None:

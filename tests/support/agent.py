@@ -52,6 +52,7 @@ def config(
     pipeline_extra: str = "",
     traces: str = "",
     http: str = "",
+    easy_share: float = 1.0,
 ) -> str:
     """An ``agent.toml``; without a broker nothing listens where it looks for one."""
     url = "nats://127.0.0.1:9"
@@ -65,7 +66,7 @@ device = "{DEVICE}"
 port = 0
 {http}
 [traces]
-easy_share = 1.0
+easy_share = {easy_share}
 {traces}
 [escalation]
 lookup_seconds = 1.0

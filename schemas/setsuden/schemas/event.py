@@ -19,7 +19,7 @@ from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 from . import cloudevents
 from .base import ShortText, Token, WireModel
 from .errors import InvalidEventError
-from .trace_context import parse_traceparent
+from .trace_context import MAX_CHARACTERS, can_be_passed_on, parse_traceparent
 
 TENSOR_LENGTH_HEADER = "inference-header-content-length"
 """Bytes of the Open Inference Protocol JSON header in front of the binary tail."""
@@ -35,6 +35,7 @@ _HEADERS = {
     "ce-type": "type",
     "ce-time": "time",
     "ce-deadline": "deadline",
+    "ce-ttlms": "ttl_ms",
     "ce-residency": "residency",
     "ce-priority": "priority",
     "ce-idempotencykey": "idempotency_key",
@@ -48,8 +49,6 @@ _HEADERS = {
 }
 _READ = _HEADERS.keys() | {"ce-specversion", "ce-pipeline"}
 _TIMES = frozenset({"time", "deadline"})
-_MAX_CONTEXT = {"traceparent": 256, "tracestate": 512, "baggage": 8192}
-"""Characters, as W3C asks every hop to carry; more is dropped, for no trace may cost an event."""
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """No part of CloudEvents' String, and the end of a header."""
 
@@ -66,6 +65,9 @@ class Event(WireModel):
     tensor_header_bytes: int | None = Field(default=None, ge=2)
     time: Moment | None = None
     deadline: Moment | None = None
+    """A moment of the world's clock; the device needs to know how far its own is off."""
+    ttl_ms: int | None = Field(default=None, ge=1, le=10**12 - 1)
+    """Milliseconds from submission to the deadline: no two clocks need to agree."""
     residency: ShortText | None = None
     priority: int = Field(default=0, ge=0, le=9)
     idempotency_key: ShortText | None = Field(default=None, min_length=1)
@@ -74,8 +76,10 @@ class Event(WireModel):
     """A trace id chosen by an application that has no span of its own."""
     traceparent: ShortText | None = None
     """As it came; one that is malformed starts a new trace, as W3C asks, and is no error."""
-    tracestate: Annotated[str, StringConstraints(max_length=512)] | None = None
-    baggage: Annotated[str, StringConstraints(max_length=8192)] | None = None
+    tracestate: str | None = Field(default=None, max_length=MAX_CHARACTERS["tracestate"])
+    """Passed on as it came with an escalation, unless the traceparent beside it is malformed."""
+    baggage: str | None = Field(default=None, max_length=MAX_CHARACTERS["baggage"])
+    """Passed on as it came with an escalation; read by nobody here, and in no span."""
     data: bytes = Field(repr=False)
 
     def headers(self) -> dict[str, str]:
@@ -224,7 +228,7 @@ def _content_type(headers: Mapping[str, str]) -> str:
 
 
 def _context(name: str, raw: str) -> str | None:
-    return raw if len(raw) <= _MAX_CONTEXT[name] and not _CONTROL.search(raw) else None
+    return raw if can_be_passed_on(name, raw) else None
 
 
 def _whole(name: str, raw: str) -> int:
@@ -245,6 +249,7 @@ _PARSERS: dict[str, Callable[[str, str], object]] = {
     "time": _moment,
     "deadline": _moment,
     "priority": _whole,
+    "ttl_ms": _whole,
     "tensor_header_bytes": _whole,
     "content_type": _as_it_is,
     "traceparent": _context,

@@ -49,8 +49,6 @@ _MODEL = re.compile(
     r"/v2/models/([A-Za-z0-9_-]{1,64})(?:/versions/([^/]{1,256}))?(/infer|/ready|/config)?"
 )
 _EVENT = re.compile(r"/events/([A-Za-z0-9_-]{1,64})")
-_SEQUENCE = re.compile(r".*-([0-9]{1,18})")
-"""SQLite's integers have 64 bits."""
 _ELSEWHERE = (
     (re.compile(r"/v2/models/(.*/)?stats"), "statistics are at /metrics"),
     (re.compile(r"/v2/repository/.*"), "pipelines come from agent.toml"),
@@ -175,9 +173,8 @@ class HttpDoor:
         return responses.document(200, about(student))
 
     async def _result(self, event_id: str, asked: Request, body: Body) -> Response:
-        match = _SEQUENCE.fullmatch(event_id)
-        known = None if match is None else self._engine.outbox.result(int(match[1]))
-        if known is None or known.event_id != event_id:
+        known = self._engine.outbox.result(event_id)
+        if known is None:
             raise RequestRefusedError(f"no event {event_id}", http_status=404, field="path")
         seconds = request.wait_seconds(asked, 0.0)
         if known.result.is_final or not seconds:

@@ -30,6 +30,7 @@ INPUT, LABEL, SCORES = "observation", "label", "scores"
 MAX_ID_CHARACTERS = 256
 _PASSED_ON = (
     "traceparent", "tracestate", "baggage", "ce-traceid", "ce-idempotencykey", "ce-deadline",
+    "ce-ttlms",
     "ce-priority", "ce-residency",
 )  # fmt: skip
 _UNSERVED = ("sequence_id", "shared_memory_region")

@@ -54,7 +54,7 @@ class Submitter:
         if result.is_final or seconds <= 0:
             return result
         waiter = self._uplink.wait_for(result.event_id)
-        known = self._engine.outbox.result(int(result.event_id.rsplit("-", 1)[-1]))
+        known = self._engine.outbox.result(result.event_id)
         if known is not None and known.result.is_final:
             waiter.cancel()
             return known.result

@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Sequence
 
-from setsuden.pipelines.tracing import traceparent
 from setsuden.schemas import escalation
 from setsuden.schemas.result import ModelRef, Problem, Status, Tier
 
@@ -24,8 +23,8 @@ MAX_ERROR = 1024
 class Writer:
     """Records of one pipeline answered by one model."""
 
-    def __init__(self, pipeline: str, model: ModelRef, classes: Sequence[str]) -> None:
-        self._pipeline = pipeline
+    def __init__(self, region: str, pipeline: str, model: ModelRef, classes: Sequence[str]) -> None:
+        self._region, self._pipeline = region, pipeline
         self._model = model
         self._labels = [json.dumps(label) for label in classes]
         self._stamped = (-1, "")
@@ -59,28 +58,28 @@ class Writer:
                 "error": {"code": problem.code, "message": problem.message},
                 "trace_id": work.trace_id,
                 "model": self._model.model_dump(mode="json"),
-                "attempts": work.delivery.attempt,
+                "failed_runs": len(work.failures),
+                "deliveries": work.delivery.attempt,
                 "stream_sequence": work.delivery.stream_sequence,
                 "at": self._at(work.taken_ns),
             }
         ).encode()
 
     def letter_headers(self, work: Work) -> dict[str, str]:
-        """A second attempt at the same letter is the same letter."""
-        found = {
-            escalation.MSG_ID_HEADER: f"dead-{work.delivery.stream_sequence}",
+        """The message id makes a repeated dead letter a duplicate."""
+        name = work.event_id or f"ESC-{work.delivery.stream_sequence}"
+        return {
+            escalation.MSG_ID_HEADER: f"dead-{name}",
             "content-type": "application/json",
         }
-        if work.parent_id is not None:
-            found["traceparent"] = traceparent(work.trace_id, work.parent_id)
-        return found
 
     def _head(self, work: Work, status: Status) -> str:
         queue_ms = max(0, work.taken_ns - work.delivery.stored_at_ns) / 1e6
         infer = "" if work.ran is None else f',"cloud_infer_ms":{work.ran.infer_ms}'
         return (
             f'{{"event_id":"{work.event_id}","pipeline":"{self._pipeline}",'
-            f'"device":"{work.device}","status":"{status}","trace_id":"{work.trace_id}",'
+            f'"device":"{work.device}","region":"{self._region}","status":"{status}",'
+            f'"trace_id":"{work.trace_id}",'
             f'"at":"{self._at(work.taken_ns)}","timing":{{"queue_ms":{queue_ms}{infer}}}'
         )
 
