@@ -13,13 +13,17 @@ import ssl
 from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
 
+from setsuden.schemas import subjects
 from setsuden.schemas.errors import ForbiddenError, LinkError, NotDurableError, UnavailableError
+from setsuden.schemas.stream_service import PROOF
+from setsuden.schemas.stream_service import Proof as ServiceProof
 
 from .connection import Connection
 from .credentials import tls_context
 from .options import LinkOptions
 from .untrusted import json_object, printable, redacted
 
+MAX_PROOF_BYTES = 4096
 Proof = Callable[[Connection], Awaitable[None]]
 """Asks somebody who can read the server's monitoring; raises NotDurableError or another LinkError.
 
@@ -124,17 +128,33 @@ def check_sync(varz: dict[str, object]) -> None:
         )
 
 
-async def check_strict(connection: Connection, options: LinkOptions, proof: Proof | None) -> None:
+def told_by_stream_service(name: str, timeout_seconds: float) -> Proof:
+    """The proof that a peer without the monitoring port has: the cloud side, which has read it."""
+
+    async def proof(connection: Connection) -> None:
+        subject = subjects.service(name, PROOF)
+        try:
+            answer = await connection.ask(subject, b"", timeout_seconds)
+        except UnavailableError as error:
+            raise NotDurableError(
+                f"nobody proves that the broker is durable ({error.message})",
+                remedy="start `setsuden cloud streams --serve` on the cloud side, set "
+                "nats.monitor_url (http://host:8222), or nats.durability = 'relaxed'",
+            ) from error
+        told = ServiceProof.model_validate_json(answer.data[:MAX_PROOF_BYTES])
+        check_version(told.version)
+        if not told.sync_always:
+            raise NotDurableError("the broker acknowledges before its disk has it", remedy=REMEDY)
+
+    return proof
+
+
+async def check_strict(connection: Connection, options: LinkOptions, proof: Proof) -> None:
     """All that ``durability = "strict"`` demands of a server; raises LinkError."""
     check_version(connection.server_version)
     if options.monitor_url is not None:
         check_sync(await read_varz(options))
         return
-    if proof is None:
-        raise NotDurableError(
-            "strict durability needs proof from the server",
-            remedy="set nats.monitor_url (http://host:8222), or nats.durability = 'relaxed'",
-        )
     try:
         async with asyncio.timeout(options.connect_timeout_seconds):
             await proof(connection)

@@ -20,7 +20,7 @@ from setsuden.schemas.errors import (
 )
 
 from .connection import Connection
-from .durability import Proof, check_strict
+from .durability import Proof, check_strict, told_by_stream_service
 from .faults import Faults
 from .messages import Done, Handler, Incoming, Outcome, Stored
 from .options import LinkOptions
@@ -47,7 +47,8 @@ class LinkState(StrEnum):
 class Link:
     """One process's way to the broker. ``start`` never waits for the network.
 
-    ``proof`` proves strict durability where ``options.monitor_url`` is not set.
+    ``proof`` proves strict durability where ``options.monitor_url`` is not set; without it the
+    stream service is asked, in the name of the user who logs in.
     """
 
     def __init__(self, options: LinkOptions, name: str, proof: Proof | None = None) -> None:
@@ -58,7 +59,8 @@ class Link:
         self.connections = 0
         self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"  # nobody can guess where answers go
         self._faults = Faults()
-        self._proof = proof
+        seconds = options.connect_timeout_seconds
+        self._proof = proof or told_by_stream_service(options.user or name, seconds)
         self._window = Window(options.publish_timeout_seconds, self._faults)
         self._subscriptions: dict[str, tuple[Handler, str]] = {
             f"{self.inbox}.ack.*": (self._on_ack, "")
