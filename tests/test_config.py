@@ -174,7 +174,8 @@ def test_flags_win_over_the_environment_over_the_file_over_defaults() -> None:
     laid = with_flag(laid, "http.port=3", AgentConfig)
     http = validate(AgentConfig, laid).http
     assert (http.port, http.wait_seconds, http.max_waiting, http.host) == (3, 2.0, 1, "127.0.0.1")
-    assert [origin_of(laid, ("http", name)) for name in type(http).model_fields] == [
+    names = ("host", "port", "wait_seconds", "max_waiting")
+    assert [origin_of(laid, ("http", name)) for name in names] == [
         "default",
         "--set http.port",
         "environment SETSUDEN_HTTP__WAIT_SECONDS",

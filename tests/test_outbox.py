@@ -57,7 +57,7 @@ def box(tmp_path: Path) -> Iterator[Opened]:
 
 def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
     event = Event(
-        id="e1",
+        id=f"e{sequence}",
         source="s",
         pipeline="p",
         device="dev",

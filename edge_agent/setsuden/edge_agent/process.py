@@ -7,14 +7,11 @@ import logging
 import random
 import secrets
 import signal
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
@@ -25,7 +22,6 @@ from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.schemas import spans, subjects
-from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
@@ -36,7 +32,9 @@ from .config import AgentConfig
 from .core import AgentCore, Policy
 from .engine import Engine, now
 from .ingest.broker import BrokerDoor
+from .ingest.guard import read_token
 from .ingest.http import HttpDoor
+from .ingest.server import STOP_SECONDS, HttpServer
 from .ingest.source import EventSource
 from .lease import Lease
 from .metrics import Metrics
@@ -45,7 +43,6 @@ from .status import AgentStatus
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
-STOP_SECONDS = 10.0
 DISK_PAUSE_SECONDS = 2.0
 """Between two looks at a disk that does not let the outbox be opened."""
 DEFAULT_RESULTS_AGE_SECONDS = StreamBounds().results_max_age_seconds
@@ -85,7 +82,8 @@ def run_agent(config: AgentConfig, base: Path) -> int:
 async def _main(config: AgentConfig, base: Path) -> int:
     async with build(config, base) as agent:
         stop = _stop_signal()
-        server = _Server(agent.http, config, base / config.state)
+        refused = agent.engine.metrics.http_refused
+        server = HttpServer(agent.http, config.http, base / config.state, refused)
         serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
             serving,
@@ -137,6 +135,7 @@ def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
 async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
     """Every part of an agent; outbox, link and traces are closed at the end."""
     state = base / config.state
+    token = read_token(config.http, base)
     metrics = Metrics()
     link = Link(config.nats, config.device)
     meter = open_meter(
@@ -175,7 +174,7 @@ async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
         status = AgentStatus(
             engine, uplink, door, link=link, clock=clock, recorder=recorder, meter=meter
         )
-        http = HttpDoor(engine, uplink, status)
+        http = HttpDoor(engine, uplink, status, token)
         meter.start()
         yield Agent(
             engine, uplink, door, link, status, http, clock, lease, shipper, metrics_shipper
@@ -248,54 +247,3 @@ def _stop_signal() -> asyncio.Future[int]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number)
     return stop
-
-
-class _Server:
-    """uvicorn on a socket of ours, without its signal handlers."""
-
-    def __init__(self, app: HttpDoor, config: AgentConfig, state: Path) -> None:
-        self._socket = _bind(config)
-        self.port = int(self._socket.getsockname()[1])
-        (state / "http.port").write_text(str(self.port), encoding="ascii")
-        options = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-            ws="none",
-            http="h11",
-            loop="none",
-            limit_concurrency=config.http.max_waiting + 50,
-            timeout_graceful_shutdown=int(STOP_SECONDS),
-            h11_max_incomplete_event_size=65_536,
-        )
-        self._server = uvicorn.Server(options)
-        self.listening = asyncio.Event()
-        self._stop = asyncio.Event()
-
-    async def serve(self) -> None:
-        """Serve until told to stop."""
-        config = self._server.config
-        config.load()
-        self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup(sockets=[self._socket])
-        self.listening.set()
-        # uvicorn's own main loop wakes ten times a second for nothing we use.
-        await self._stop.wait()
-        await self._server.shutdown(sockets=[self._socket])
-
-    def stop(self) -> None:
-        """Take no more requests and finish those being answered, within bounds."""
-        self._stop.set()
-
-
-def _bind(config: AgentConfig) -> socket.socket:
-    try:
-        return socket.create_server((config.http.host, config.http.port), backlog=256)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {config.http.host}:{config.http.port}: {error.strerror}",
-            remedy="choose another http.port, or 0 for a free one",
-        ) from error

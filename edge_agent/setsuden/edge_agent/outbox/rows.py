@@ -155,10 +155,13 @@ def _values(row: Row, age_ns: int) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def key_of(event: Event) -> str | None:
-    """The name under which a repeated event is known."""
+def key_of(event: Event) -> str:
+    """The name under which a repeated event is known: its key, else its own identity.
+
+    A pipeline's name holds no ``=``, so no key that an application chooses is an identity.
+    """
     if event.idempotency_key is None:
-        return None
+        return f"={event.identity}"
     return f"{event.pipeline}/{event.idempotency_key}"
 
 
