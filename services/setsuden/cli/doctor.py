@@ -47,7 +47,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
     failed = any(finding.status == "fail" for finding in findings)
     if as_json:
         rows = [finding._asdict() for finding in findings]
-        click.echo(json.dumps({"ok": not failed, "findings": rows}, ensure_ascii=False, indent=2))
+        click.echo(json.dumps({"ok": not failed, "findings": rows}, indent=2))
     else:
         click.echo(table(findings))
     if failed:

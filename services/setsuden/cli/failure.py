@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 import traceback
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import click
 
@@ -16,6 +15,7 @@ from setsuden.schemas.errors import (
     SetsudenError,
     UnavailableError,
 )
+from setsuden.schemas.redact import masked
 
 OK, FAILED, USAGE, UNAVAILABLE, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 69, 78, 130
 _CODES: tuple[tuple[type[SetsudenError], int], ...] = (
@@ -59,15 +59,19 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return USAGE
-    failure = failure_of(error)
+    failure = _without_secrets(failure_of(error))
     if debug:
-        traceback.print_exception(error, file=sys.stderr)
+        click.echo(masked("".join(traceback.format_exception(error))), err=True, nl=False)
     if as_json:
         told = {name: value for name, value in asdict(failure).items() if value not in {None, ""}}
         click.echo(json.dumps({"error": told}), err=True)
     else:
         click.echo(_words(failure), err=True, color=colour())
     return failure.exit_code
+
+
+def _without_secrets(failure: Failure) -> Failure:
+    return replace(failure, message=masked(failure.message), remedy=masked(failure.remedy))
 
 
 def _words(failure: Failure) -> str:

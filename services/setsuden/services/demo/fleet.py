@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -229,7 +228,7 @@ class Fleet:
 
     def _get(self, url: str) -> str | None:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # loopback, ours
+            with _OPENER.open(url, timeout=5) as answer:
                 return str(answer.read().decode())
         except (OSError, ValueError):
             return None

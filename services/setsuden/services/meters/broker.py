@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import urllib.request
 from collections.abc import Callable, Iterable
 
 from setsuden.pipelines.energy import EnergyOptions, Meter, WorkKey
@@ -16,11 +15,13 @@ from setsuden.pipelines.energy.metering.assembly import Identity, open_meter
 from setsuden.pipelines.energy.metering.hostcpu import FollowedCpu, named
 from setsuden.pipelines.energy.roots import Doors
 from setsuden.schemas.windows import Counts
+from setsuden.services import web
 
 log = logging.getLogger(__name__)
 SERVER = "nats-server"
 _TIMEOUT_SECONDS = 1.0
 _MAX_BYTES = 1 << 20
+_OPENER = web.direct()
 
 
 class BrokerCounts:
@@ -42,7 +43,7 @@ class BrokerCounts:
 
     def _ask(self) -> int | None:
         try:
-            with urllib.request.urlopen(self._url, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310  # the configuration's own address
+            with _OPENER.open(self._url, timeout=_TIMEOUT_SECONDS) as answer:
                 said = json.loads(answer.read(_MAX_BYTES))
             return int(said["in_msgs"]) + int(said["out_msgs"])
         except (OSError, ValueError, KeyError) as error:
