@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 
 import click
@@ -24,6 +27,32 @@ _CODES: tuple[tuple[type[SetsudenError], int], ...] = (
     (NotDurableError, BAD_CONFIG),
 )
 _INDENT = " " * len("error: ")
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, on its way through the ``finally`` blocks as Ctrl-C is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Inside, the first SIGTERM or SIGHUP raises TerminatedError; the next ones change nothing."""
+
+    def unwind(number: int, frame: object) -> None:  # noqa: ARG001  # signal's signature
+        for other in handled:
+            signal.signal(other, signal.SIG_IGN)
+        raise TerminatedError(number)
+
+    handled = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, unwind) for number in handled]
+    try:
+        yield
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +76,9 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("usage", error.format_message(), USAGE, f"{path} --help")
     if isinstance(error, click.ClickException):
         return Failure("failed", error.format_message(), error.exit_code)
+    ended = error.__cause__ if isinstance(error, click.Abort) else error
+    if isinstance(ended, TerminatedError):
+        return Failure("terminated", f"ended by {ended}", 128 + ended.number)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return Failure("interrupted", "interrupted", INTERRUPTED)
     return Failure(

@@ -19,7 +19,6 @@ _ASCII = {
     "…": "...",
     "±": "+/-",
     "÷": "/",
-    "×": "x",
     "≥": ">=",
     "µ": "u",
     "₂": "2",
@@ -47,7 +46,7 @@ def _replaced(error: UnicodeError) -> tuple[str, int]:
 
 
 def _escaped(sign: str) -> str:
-    """``\\u65e5``, which TOML and JSON read back; a byte of a name that is no text as ``\\xff``."""
+    r"""``\u65e5``, which TOML and JSON read back; a byte that is no text as ``\xff``."""
     if "\udc80" <= sign <= "\udcff":
         return f"\\x{ord(sign) - 0xDC00:02x}"
     return sign.encode("ascii", "backslashreplace").decode("ascii")

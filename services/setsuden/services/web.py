@@ -19,7 +19,7 @@ class _Proxies(urllib.request.ProxyHandler):
         type: str,  # noqa: A002  # urllib's signature
     ) -> object:
         """None: go there directly."""
-        return None if is_loopback(req.host) else super().proxy_open(req, proxy, type)  # type: ignore[misc]  # typeshed leaves it out
+        return None if is_loopback(req.host) else super().proxy_open(req, proxy, type)
 
 
 def opener(*handlers: Handler) -> urllib.request.OpenerDirector:
