@@ -45,6 +45,11 @@ class AgentStatus:
         status = "degraded" if degraded else "ok" if ready else "not_ready"
         return {"ready": ready, "status": status, "checks": checks}
 
+    def line(self) -> str:
+        """One line for a service manager: ``link up, 3 events wait for the cloud``."""
+        state, waiting = self._link.state.value, self._engine.core.pending_events
+        return f"link {state}, {waiting} events wait for the cloud"
+
     def metrics(self) -> bytes:
         """The Prometheus text format."""
         core, link = self._engine.core, self._link

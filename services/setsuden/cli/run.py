@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import click
 
 from .lazy import needs, quiet_logs
 from .loading import config_option, load_agent, load_cloud, set_option
+
+
+def _hold_hangup() -> None:
+    """Keep SIGHUP waiting until the process can answer it with a reload; by itself it kills."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 @click.group()
@@ -27,10 +34,11 @@ def agent_run(path: Path, assignments: Sequence[str]) -> None:
     Starts and answers without any network. Ends cleanly on SIGTERM; the log goes to standard
     error, one JSON object a line.
     """
+    _hold_hangup()
     config = load_agent(path, assignments)
     with needs("edge"):
         from setsuden.edge_agent.process import run_agent  # noqa: PLC0415  # numpy, uvicorn
-    sys.exit(run_agent(config, path.parent))
+    sys.exit(run_agent(config, path.parent, partial(load_agent, path, assignments)))
 
 
 @click.group()
@@ -47,10 +55,12 @@ def worker_run(path: Path, assignments: Sequence[str], pipeline: str | None) -> 
 
     The same worker that runs inside a Ray Serve replica, as a plain process.
     """
+    _hold_hangup()
     config = load_cloud(path, assignments)
     with needs("edge"):
         from setsuden.services.worker.process import run_worker  # noqa: PLC0415  # numpy
-    sys.exit(run_worker(config, path.parent, pipeline))
+    load = partial(load_cloud, path, assignments)
+    sys.exit(run_worker(config, path.parent, pipeline, load))
 
 
 @click.group()
@@ -64,10 +74,12 @@ def cloud() -> None:
 @click.option("--address", help="An existing Ray cluster; without it a local one is started.")
 def cloud_run(path: Path, assignments: Sequence[str], address: str | None) -> None:
     """Deploy the teachers on Ray Serve and keep them running."""
+    _hold_hangup()
     config = load_cloud(path, assignments)
     with needs("cloud"):
         from setsuden.services.serve.supervise import run_cloud  # noqa: PLC0415  # much
-    sys.exit(run_cloud(config, path.parent, address))
+    load = partial(load_cloud, path, assignments)
+    sys.exit(run_cloud(config, path.parent, address, load))
 
 
 @cloud.command("bridge")
@@ -89,10 +101,11 @@ def cloud_bridge(
         wanted.append(f"bridge.endpoint={endpoint}")
     if file is not None:
         wanted.append(f"bridge.file={file.resolve()}")
+    _hold_hangup()
     config = load_cloud(path, wanted)
     with needs("edge"):
         from setsuden.services.bridge.process import run_bridge  # noqa: PLC0415  # protobuf
-    sys.exit(run_bridge(config, path.parent))
+    sys.exit(run_bridge(config, path.parent, partial(load_cloud, path, wanted)))
 
 
 @cloud.command("serve-config")

@@ -12,11 +12,14 @@ import logging
 import os
 import secrets
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from setsuden.pipelines import logs
 from setsuden.pipelines.energy import Meter
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.schemas.errors import MissingExtraError
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
@@ -37,18 +40,24 @@ _DELETE_SECONDS = 20.0
 _DRIVER = "setsuden.services.serve.driver"
 
 
-def run_cloud(config: CloudConfig, base: Path, address: str | None = None) -> int:
+def run_cloud(
+    config: CloudConfig,
+    base: Path,
+    address: str | None = None,
+    load: Callable[[], CloudConfig] | None = None,
+) -> int:
     """Run every pipeline's teacher on Ray Serve until SIGTERM or SIGINT; 0 after a clean stop.
 
     Without ``address`` a local Ray of its own is started, and all of it stopped at the end; with
     one the application is deployed there, again after that cluster was rebuilt, and deleted at
-    the end. Raises SetsudenError for what makes a start impossible.
+    the end. ``load`` reads the configuration again at SIGHUP. Raises SetsudenError for what makes
+    a start impossible.
     """
     logs.configure(config.log_level)
     _check_ray()
     for pipeline in config.pipelines:
         pack(base / pipeline.bundle, pipeline.teacher, config.serve.carry_max_bytes)
-    return asyncio.run(_run(config, base, address))
+    return asyncio.run(_run(config, base, address, load))
 
 
 def _check_ray() -> None:
@@ -61,8 +70,20 @@ def _check_ray() -> None:
         )
 
 
-async def _run(config: CloudConfig, base: Path, address: str | None) -> int:
+async def _run(
+    config: CloudConfig, base: Path, address: str | None, load: Callable[[], CloudConfig] | None
+) -> int:
     stop = stop_signal()
+    async with notifying(lambda: "supervising Ray") as manager:
+        # Replicas have links of their own, and get a new configuration with a new deployment.
+        Reloader(config, load, None, manager).install()
+        manager.ready()
+        return await _supervise(config, base, address, stop)
+
+
+async def _supervise(
+    config: CloudConfig, base: Path, address: str | None, stop: asyncio.Future[None]
+) -> int:
     applying = asyncio.create_task(topology.apply_when_up(config))
     await first_of(applying, stop)
     if not applying.done():
