@@ -110,6 +110,12 @@ def model_of(kind: str) -> type[BaseModel]:
     return models[kind]
 
 
+def link_name(config: AgentConfig | CloudConfig) -> str:
+    """As whom the configured process itself connects: the broker may allow its inbox alone."""
+    device: str | None = getattr(config, "device", None)
+    return device or f"worker-{config.pipelines[0].name}"
+
+
 def _own_keys() -> tuple[frozenset[str], frozenset[str]]:
     """Keys that only an agent's file has, and those that only a cloud's has."""
     agent, cloud = (frozenset(model_of(kind).model_fields) for kind in (AGENT, CLOUD))

@@ -6,13 +6,14 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.link.durability import check_sync, check_version, read_varz
 from setsuden.schemas import streams
-from setsuden.schemas.errors import LinkError, NotDurableError
+from setsuden.schemas.errors import ForbiddenError, LinkError, NotDurableError
 from setsuden.services.topology import up_or_refused
 
 from .machine import Finding, Status
@@ -30,9 +31,20 @@ class Server(NamedTuple):
     milliseconds: float
 
 
-def check(options: LinkOptions, *, configured: bool) -> list[Finding]:
+class Asker(NamedTuple):
+    """As whom the broker is asked: who asks for more than its rights sees nothing at all."""
+
+    name: str
+    device: bool
+    """A device may look at the events stream alone."""
+
+
+NOBODY = Asker("doctor", device=False)
+
+
+def check(options: LinkOptions, *, configured: bool, asker: Asker = NOBODY) -> list[Finding]:
     """Every finding about the broker. One that nobody configured is at most a warning."""
-    found = asyncio.run(_check(options))
+    found = asyncio.run(_check(options, asker))
     if configured:
         return found
     return [
@@ -41,7 +53,7 @@ def check(options: LinkOptions, *, configured: bool) -> list[Finding]:
     ]
 
 
-async def _check(options: LinkOptions) -> list[Finding]:
+async def _check(options: LinkOptions, asker: Asker = NOBODY) -> list[Finding]:
     told = [await _greeting(url, options.connect_timeout_seconds) for url in options.urls]
     servers = [server for server in told if isinstance(server, Server)]
     away = [server for server in told if isinstance(server, str)]
@@ -49,7 +61,7 @@ async def _check(options: LinkOptions) -> list[Finding]:
         cause = "agents answer and queue without it, nothing reaches the cloud"
         return [Finding("broker", Status.FAIL, "; ".join(away), cause, "nats-server -c nats.conf")]
     found = [_reachable(servers, away), _version(servers[0], options), await _durable(options)]
-    return [*found, *await _inside(options)]
+    return [*found, *await _inside(options, asker)]
 
 
 def _reachable(servers: list[Server], away: list[str]) -> Finding:
@@ -117,15 +129,15 @@ def _severity(options: LinkOptions) -> Status:
     return Status.FAIL if options.durability == "strict" else Status.WARN
 
 
-async def _inside(options: LinkOptions) -> list[Finding]:
+async def _inside(options: LinkOptions, asker: Asker) -> list[Finding]:
     """Log in, and look for our streams. Durability was judged before."""
-    link = Link(options.model_copy(update={"durability": "relaxed"}), "doctor")
+    link = Link(options.model_copy(update={"durability": "relaxed"}), asker.name)
     jetstream = JetStream(link)
     await jetstream.start()
     link.start()
     try:
         await up_or_refused(link, 2 * options.connect_timeout_seconds)
-        return [Finding("login", Status.OK, "accepted"), await _streams(jetstream)]
+        return [Finding("login", Status.OK, "accepted"), await _streams(jetstream, asker)]
     except LinkError as error:
         cause = "the broker answers, and does not let us in"
         return [Finding("login", Status.FAIL, error.message, cause, error.remedy)]
@@ -133,21 +145,43 @@ async def _inside(options: LinkOptions) -> list[Finding]:
         await link.close()
 
 
-async def _streams(jetstream: JetStream) -> Finding:
-    wanted = [str(stream["name"]) for stream in streams.all_streams(streams.StreamBounds())]
-    apply = "setsuden cloud streams --config cloud.toml"
+async def _streams(jetstream: JetStream, asker: Asker) -> Finding:
+    every = [str(stream["name"]) for stream in streams.all_streams(streams.StreamBounds())]
+    wanted = [streams.EVENTS] if asker.device else every
     try:
-        found = {name: await jetstream.find(f"STREAM.INFO.{name}") for name in wanted}
+        found, closed = await _seen(jetstream, wanted)
     except LinkError as error:
         remedy = error.remedy or "add `jetstream { sync_interval: always }` to nats.conf"
         return Finding("streams", Status.FAIL, error.message, "JetStream does not answer", remedy)
+    unseen = [name for name in every if name not in found]
+    return _judged(found, unseen, "for a device" if asker.device else closed)
+
+
+async def _seen(
+    jetstream: JetStream, wanted: Sequence[str]
+) -> tuple[dict[str, dict[str, Any] | None], str]:
+    """What the broker shows of these streams, and why it shows no more."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for name in wanted:
+        try:
+            found[name] = await jetstream.find(f"STREAM.INFO.{name}")
+        except ForbiddenError:
+            return found, "for this user"  # each refusal takes seconds: one is enough
+    return found, ""
+
+
+def _judged(found: dict[str, dict[str, Any] | None], unseen: list[str], why: str) -> Finding:
+    apply = "setsuden cloud streams --config cloud.toml"
+    not_seen = f"; not {why} to see: {', '.join(unseen)}" if unseen else ""
     missing = [name for name, info in found.items() if info is None]
     if missing:
         cause = "events and results have no place to be stored"
-        return Finding("streams", Status.WARN, f"missing: {', '.join(missing)}", cause, apply)
+        seen = f"missing: {', '.join(missing)}{not_seen}"
+        return Finding("streams", Status.WARN, seen, cause, apply)
     filled = {name: _filled(info) for name, info in found.items() if info is not None}
-    seen = ", ".join(f"{name} {share:.0%} full" for name, share in filled.items())
-    if max(filled.values()) >= _NEARLY_FULL:
+    shares = ", ".join(f"{name} {share:.0%} full" for name, share in filled.items())
+    seen = f"{shares or 'none'}{not_seen}"
+    if max(filled.values(), default=0.0) >= _NEARLY_FULL:
         cause = "past its bound a stream refuses publishers"
         return Finding("streams", Status.WARN, seen, cause, f"raise [streams] bounds, then {apply}")
     return Finding("streams", Status.OK, seen)
