@@ -19,7 +19,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 import pytest
 
@@ -46,8 +46,12 @@ class Sealed(NamedTuple):
 def need_namespaces() -> None:
     """Skip the test where a network namespace cannot be made, and say why."""
     why = _obstacle()
-    if why is None:
-        return
+    if why is not None:
+        cannot(why)
+
+
+def cannot(why: str) -> NoReturn:
+    """Skip this test for this reason, or fail it where it must not be skipped."""
     if os.environ.get(REQUIRED):
         pytest.fail(f"{REQUIRED} is set and {why}")
     pytest.skip(why)

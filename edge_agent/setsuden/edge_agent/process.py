@@ -77,7 +77,7 @@ def run_agent(
 async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig] | None) -> int:
     async with (
         build(config, base) as agent,
-        notifying(agent.status.line) as manager,
+        notifying(agent.status.line, agent.link) as manager,
     ):
         stop = _stop_signal()
         Reloader(config, load, agent.link, manager).install()

@@ -13,6 +13,7 @@ import time
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 
+from setsuden.link import Link
 from setsuden.link.tasks import end
 
 _STATUS_SECONDS = 60.0
@@ -30,6 +31,8 @@ class ServiceManager:
         watched = microseconds.isdecimal() and pid == str(os.getpid())
         self.pause_seconds = min(int(microseconds) / 2e6 if watched else 60.0, _STATUS_SECONDS)
         """Half of the watchdog's patience."""
+        self.changed = asyncio.Event()
+        """Set when the status line is another one."""
 
     @property
     def listens(self) -> bool:
@@ -52,7 +55,10 @@ class ServiceManager:
         """Tell until cancelled that the event loop turns; a loop that hangs tells nothing."""
         while True:
             self._tell("WATCHDOG=1", f"STATUS={status()}")
-            await asyncio.sleep(self.pause_seconds)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self.pause_seconds):
+                    await self.changed.wait()
+            self.changed.clear()
 
     def _tell(self, *lines: str) -> None:
         if not self._address:
@@ -65,9 +71,13 @@ class ServiceManager:
 
 
 @asynccontextmanager
-async def notifying(status: Callable[[], str]) -> AsyncIterator[ServiceManager]:
-    """A service manager that is kept informed as long as the block lasts."""
+async def notifying(
+    status: Callable[[], str], link: Link | None = None
+) -> AsyncIterator[ServiceManager]:
+    """A service manager that is kept informed as long as the block lasts, of the link at once."""
     manager = ServiceManager()
+    if link is not None:
+        link.listen(lambda _: manager.changed.set())
     task = asyncio.create_task(manager.run(status)) if manager.listens else None
     try:
         yield manager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -26,6 +27,14 @@ _CODES: tuple[tuple[type[SetsudenError], int], ...] = (
     (ConfigError, BAD_CONFIG),
     (NotDurableError, BAD_CONFIG),
 )
+_FILE_REMEDIES = {
+    errno.EACCES: "run it as a user that may, or change the file's owner or mode",
+    errno.EPERM: "run it as a user that may, or change the file's owner or mode",
+    errno.ENOENT: "name a file that is there",
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room in this user's quota",
+    errno.EROFS: "name a place that can be written",
+}
 _INDENT = " " * len("error: ")
 
 
@@ -81,9 +90,19 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("terminated", f"ended by {ended}", 128 + ended.number)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return Failure("interrupted", "interrupted", INTERRUPTED)
-    return Failure(
+    return _file_failure(error) or Failure(
         "internal", f"{type(error).__name__}: {error}", FAILED, "setsuden --debug … shows where"
     )
+
+
+def _file_failure(error: BaseException) -> Failure | None:
+    """An error that the system gave for one file, with what to do about it."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes):
+        return None
+    if error.errno is None:
+        return None
+    words = f"{os.fsdecode(error.filename)}: {os.strerror(error.errno)}"
+    return Failure("file", words, FAILED, _FILE_REMEDIES.get(error.errno, ""))
 
 
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:

@@ -55,8 +55,9 @@ def inspect(path: Path, *, load: bool | None, connect: bool) -> Report:
     if load and not able:
         raise MissingExtraError("onnxruntime is not installed", remedy=EDGE_REMEDY)
     running = able if load is None else load
-    file = path / bundles.MANIFEST if path.is_dir() else path
-    report = Report(path, BUNDLE if path.is_dir() else "file", file)
+    folder = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where nobody may look
+    file = path / bundles.MANIFEST if folder else path
+    report = Report(path, BUNDLE if folder else "file", file)
     try:
         report.text = read_text(file)
     except ConfigError as error:
@@ -106,17 +107,22 @@ def _document(report: Report) -> Document | None:
 def secret_files(config: AgentConfig | CloudConfig, document: Document) -> Iterator[Problem]:
     """Files that the configuration names by a key ending in ``_file`` and that cannot be read."""
     for path, value in _files_in(config.model_dump(mode="json"), ()):
-        file = document.path.parent / value
-        if not file.is_file():
-            words = f"there is no file {value}"
-        elif not os.access(file, os.R_OK):
-            words = f"user {os.geteuid()} may not read {value}"
-        elif path[-1] == "password_file" and not file.stat().st_size:
-            words = f"{value} is empty"
-        else:
+        words = _unreadable(document.path.parent / value, value)
+        if not words:
             continue
         where, place = whereabouts(document, path)
         yield Problem(where, f"{'.'.join(path)}: {words}", ".".join(path), place)
+
+
+def _unreadable(file: Path, value: str) -> str:
+    """Why this file is of no use; empty when it is."""
+    try:
+        with file.open("rb") as opened:
+            return "" if opened.read(1) else f"{value} is empty"
+    except PermissionError:
+        return f"user {os.geteuid()} may not read {value}"
+    except OSError:
+        return f"there is no file {value}"
 
 
 def _files_in(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
@@ -140,7 +146,7 @@ def _state(state: str, document: Document) -> Iterator[Problem]:
     """A state folder that this user cannot make or write to."""
     folder = (document.path.parent / state).absolute()
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
-    if not there.is_dir():
+    if not os.path.isdir(there):  # noqa: PTH112  # as above
         words, remedy = f"{there} is no folder", "name another folder"
     elif not os.access(there, os.W_OK | os.X_OK):
         words = f"user {os.geteuid()} may not write to {there}"
@@ -154,7 +160,7 @@ def _state(state: str, document: Document) -> Iterator[Problem]:
 def _pipeline_problems(report: Report, spec: PipelineSpec, *, load: bool) -> Iterator[Problem]:
     """Problems of one pipeline's bundle, by the key of the pipeline they concern."""
     folder = report.path.parent / spec.bundle
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112  # as above
         yield Problem("", f"there is no bundle folder {folder}", "bundle")
         return
     inner = Report(folder, BUNDLE, folder / bundles.MANIFEST)

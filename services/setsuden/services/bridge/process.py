@@ -90,7 +90,7 @@ async def _run(
     told = {"sinks": _kinds(sinks), "metrics_sinks": _kinds(metrics_sinks)}
     log.info("bridge_started", extra=told)
     try:
-        async with notifying(lambda: f"link {link.state.value}") as manager:
+        async with notifying(lambda: f"link {link.state.value}", link) as manager:
             Reloader(config, load, link, manager).install()
             manager.ready()
             await asyncio.wait([running, stop], return_when=asyncio.FIRST_COMPLETED)

@@ -49,7 +49,7 @@ async def run(
     stop = stop_signal()
     async with (
         assembled(config, pipeline, base / pipeline.bundle, base) as (worker, link),
-        notifying(lambda: f"link {link.state.value}, {pipeline.name}") as manager,
+        notifying(lambda: f"link {link.state.value}, {pipeline.name}", link) as manager,
     ):
         Reloader(config, load, link, manager).install()
         manager.ready()  # it waits for a broker as long as it takes
