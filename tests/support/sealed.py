@@ -111,7 +111,7 @@ def _network() -> int:
     fcntl.ioctl(device, _TUNSETIFF, struct.pack("16sH22x", b"outside", flags))
     resolver = Path("/run/sealed-resolv.conf")
     _do("mount", "-t", "tmpfs", "tmpfs", "/run")  # no way to a resolver by a UNIX socket either
-    resolver.write_text(f"nameserver {OUTSIDE}\noptions timeout:2 attempts:1\n", encoding="ascii")
+    resolver.write_text(f"nameserver {OUTSIDE}\n", encoding="ascii")
     _do("mount", "--bind", str(resolver), str(Path("/etc/resolv.conf").resolve()))
     for words in (
         "link set lo up",
