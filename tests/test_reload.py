@@ -178,3 +178,14 @@ def test_worker_and_bridge_are_ready_while_they_wait_for_a_broker(
         manager.until("STATUS=link down")
         assert running.stop() == 0
     manager.close()
+
+
+def test_a_relay_ends_cleanly_at_a_hangup(tmp_path: Path) -> None:
+    """It has no file to read again."""
+    words = ("energy", "watch", "--serve", "relay")
+    with Running(*words, folder=tmp_path) as relay:
+        relay.wait((tmp_path / "relay").is_socket)
+        relay.wait(lambda: "serving" in relay.log.read_text(encoding="utf-8"))
+        relay.send(signal.SIGHUP)
+        assert relay.process.wait(20) == 0
+        assert not (tmp_path / "relay").exists()

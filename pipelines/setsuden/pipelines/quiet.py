@@ -10,6 +10,11 @@ from __future__ import annotations
 
 import os
 
-SWITCHES = {"ORT_DISABLE_TELEMETRY": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+SWITCHES = {
+    "ORT_DISABLE_TELEMETRY": "1",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # A head of `ray start` reports even that it does not report: to nobody, then.
+    "RAY_USAGE_STATS_REPORT_URL": "http://127.0.0.1:9/",
+}
 
 os.environ.update(SWITCHES)
