@@ -27,8 +27,10 @@ from setsuden.services.demo.broker import LocalBroker
 TRACE, PARENT = "ab" * 16, "cd" * 8
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 UNSAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
-ESC = subjects.escalation("local", "tiny", "dev-1")
-RES = subjects.result("dev-1", "dev-1-00000000-1")
+PLACE = subjects.Place("local", "tiny", "dev-1", "dev-1-00000000-1")
+ESC = PLACE.escalation
+OTHER = PLACE._replace(event_id="dev-1-00000000-2").escalation
+RES = PLACE.result
 CREATE = {escalation.EXPECTED_SUBJECT_SEQUENCE: "0"}
 
 
@@ -148,7 +150,7 @@ async def test_the_same_event_is_always_the_same_bytes_and_another_message_never
     site: Hub,
 ) -> None:
     await site.near.store(ESC, b"x", SAMPLED)
-    await site.near.store(ESC, b"x", SAMPLED)
+    await site.near.store(OTHER, b"x", SAMPLED)
     events = await site.heard(4)
     first, again = spans_of(events), spans_of(events)
     assert first == again
@@ -158,7 +160,7 @@ async def test_the_same_event_is_always_the_same_bytes_and_another_message_never
 
 async def test_an_unsampled_message_is_not_told_of(site: Hub) -> None:
     await site.near.store(ESC, b"x", UNSAMPLED)
-    await site.near.store(ESC, b"x")
+    await site.near.store(OTHER, b"x")
     assert await site.all_heard() == []
 
 

@@ -222,16 +222,16 @@ async def test_the_same_message_id_is_stored_once(link: Link, jetstream: JetStre
 
 
 async def test_the_second_final_result_is_refused(link: Link, jetstream: JetStream) -> None:
-    await link.store("res.d.d-00000000-1", b"first", FIRST)
+    await link.store("res.r.p.d.d-00000000-1", b"first", FIRST)
     with pytest.raises(AlreadyStoredError):
-        await link.store("res.d.d-00000000-1", b"second", FIRST)
-    stored = await jetstream.last("RES", "res.d.d-00000000-1")
+        await link.store("res.r.p.d.d-00000000-1", b"second", FIRST)
+    stored = await jetstream.last("RES", "res.r.p.d.d-00000000-1")
     assert stored is not None
     assert stored.data == b"first"
 
 
 async def test_of_many_writers_of_one_result_one_wins(link: Link, jetstream: JetStream) -> None:
-    stores = [link.store("res.d.d-00000000-2", bytes([n]), FIRST) for n in range(50)]
+    stores = [link.store("res.r.p.d.d-00000000-2", bytes([n]), FIRST) for n in range(50)]
     outcomes = await asyncio.gather(*stores, return_exceptions=True)
     assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 1
     assert all(isinstance(outcome, Stored | LinkError) for outcome in outcomes)
@@ -293,7 +293,7 @@ async def test_a_batch_read_ends_where_the_stream_does(link: Link, jetstream: Je
 
 
 async def test_what_is_not_stored_is_none(link: Link, jetstream: JetStream) -> None:
-    assert await jetstream.last("RES", "res.d.none") is None
+    assert await jetstream.last("RES", "res.r.p.d.none") is None
     assert await jetstream.find("STREAM.INFO.NONE") is None
 
 
@@ -302,13 +302,13 @@ async def test_an_api_error_carries_the_servers_words(link: Link, jetstream: Jet
         await jetstream.api("STREAM.INFO.NONE")
 
 
-async def test_the_stream_rings_the_devices_bell(link: Link, jetstream: JetStream) -> None:
+async def test_the_stream_notifies_the_device(link: Link, jetstream: JetStream) -> None:
     heard: asyncio.Queue[Incoming] = asyncio.Queue()
-    await link.subscribe("bell.d.*", heard.put_nowait)
+    await link.subscribe("notify.d.*", heard.put_nowait)
     await link.store("evt.p.d", b"body", {"ce-id": "7"})
-    bell = await asyncio.wait_for(heard.get(), 10)
-    assert (bell.subject, bell.headers["ce-id"]) == ("bell.d.p", "7")
-    assert int(bell.headers["Nats-Sequence"]) == 1
+    notice = await asyncio.wait_for(heard.get(), 10)
+    assert (notice.subject, notice.headers["ce-id"]) == ("notify.d.p", "7")
+    assert int(notice.headers["Nats-Sequence"]) == 1
 
 
 # -- streams as data ----------------------------------------------------------------------------

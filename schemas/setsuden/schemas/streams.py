@@ -1,11 +1,13 @@
 """Streams and consumers as data, applied idempotently by the link.
 
-Five streams however many devices there are, one consumer for each teacher and two for the span
+Six streams however many devices there are, one consumer for each teacher and two for the span
 bridge: devices read their events and results without consumers of their own
 (``docs/decisions.md``).
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 from pydantic import Field
 
@@ -13,6 +15,7 @@ from . import subjects
 from .base import Model
 
 EVENTS, ESCALATIONS, RESULTS, DEAD, SPANS = "EVT", "ESC", "RES", "DEAD", "OTEL"
+LEASES = "LEASE"
 BRIDGE = "bridge"
 """The durable that all span bridges share."""
 BRIDGE_METRICS = "bridge-metrics"
@@ -20,6 +23,10 @@ BRIDGE_METRICS = "bridge-metrics"
 _SPANS, _METRICS = ("otel.spans.*", subjects.HOPS), "otel.metrics.*"
 DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
+
+
+LEASES_MAX_BYTES = 1 << 28
+"""A record has some 500 bytes: half a million devices."""
 
 
 class StreamBounds(Model):
@@ -46,6 +53,60 @@ class StreamBounds(Model):
     """Copies of each stream in a NATS cluster."""
 
 
+class Rates(NamedTuple):
+    """What a site does, from which its streams' bounds follow."""
+
+    events: float
+    """Events a second over all devices."""
+    escalated: float = 0.2
+    """Share of them that the teachers answer."""
+    event_bytes: int = 1000
+    """Of one observation."""
+
+
+class PlannedStream(NamedTuple):
+    """One bound that follows from rates."""
+
+    stream: str
+    option: str
+    max_bytes: int
+    reason: str
+
+
+RECORD_BYTES = 1100
+"""Of a stored result with ten classes: `setsuden demo`, 1,072 bytes an event in the stream."""
+ENVELOPE_BYTES = 500
+"""Headers and subject of an event or an escalation in its stream."""
+OUTAGE_SECONDS = 86_400.0
+"""So long escalations, spans and dead letters may wait for somebody to come."""
+_DEAD_SHARE, _SPAN_BYTES = 0.001, 1200
+_HEADROOM = 1.25
+"""The service that watches the streams warns at four fifths of a bound."""
+
+
+def plan(rates: Rates, bounds: StreamBounds) -> list[PlannedStream]:
+    """The bytes that each stream needs to keep what it holds for as long as it is meant to."""
+    hard = rates.events * rates.escalated
+    event = rates.event_bytes + ENVELOPE_BYTES
+    results, dead = bounds.results_max_age_seconds, bounds.dead_max_age_seconds
+    rows = (
+        (EVENTS, "events_max_bytes", rates.events * event, OUTAGE_SECONDS, "no agent reads"),
+        (ESCALATIONS, "escalations_max_bytes", hard * event, OUTAGE_SECONDS, "no worker runs"),
+        (RESULTS, "results_max_bytes", rates.events * RECORD_BYTES, results, "results are kept"),
+        (DEAD, "dead_max_bytes", rates.events * _DEAD_SHARE * 1000, dead, "1 in 1,000 is dead"),
+        (SPANS, "spans_max_bytes", hard * _SPAN_BYTES, OUTAGE_SECONDS, "no bridge runs"),
+    )
+    return [
+        PlannedStream(
+            name,
+            option,
+            max(1 << 20, int(rate * seconds * _HEADROOM)),
+            f"{seconds / 86_400:g} days at {rates.events:g} events a second: {why}",
+        )
+        for name, option, rate, seconds, why in rows
+    ]
+
+
 def _nanoseconds(seconds: float) -> int:
     return round(seconds * 1_000_000_000)
 
@@ -69,26 +130,32 @@ def _stream(
 
 
 def events(bounds: StreamBounds) -> dict[str, object]:
-    """Events in; each stored one is rung at its device's bell."""
+    """Events in; each stored one is sent on to its device."""
     return _stream(EVENTS, ["evt.*.*"], bounds.events_max_bytes, bounds) | {
         "max_age": _nanoseconds(bounds.events_max_age_seconds),
         "republish": {
             "src": "evt.*.*",
-            "dest": "bell.{{wildcard(2)}}.{{wildcard(1)}}",
+            "dest": "notify.{{wildcard(2)}}.{{wildcard(1)}}",
         },
     }
 
 
 def escalations(bounds: StreamBounds) -> dict[str, object]:
-    """Hard cases; a message lives until a worker acked it."""
-    return _stream(ESCALATIONS, ["esc.*.*.*"], bounds.escalations_max_bytes, bounds) | {
-        "retention": "workqueue"
+    """Hard cases; a message lives until a worker acked it.
+
+    One message per subject, so an event that waits already is not queued a second time.
+    """
+    return _stream(ESCALATIONS, ["esc.*.*.*.*"], bounds.escalations_max_bytes, bounds) | {
+        "retention": "workqueue",
+        "max_msgs_per_subject": 1,
+        "discard_new_per_subject": True,
     }
 
 
 def results(bounds: StreamBounds) -> dict[str, object]:
-    """One message per subject, for ever: the second final result of an event is refused."""
-    return _stream(RESULTS, ["res.*.*", "late.*.*"], bounds.results_max_bytes, bounds) | {
+    """One message per subject while it is kept: an event's second final result is refused."""
+    patterns = ["res.*.*.*.*", "late.*.*.*.*"]
+    return _stream(RESULTS, patterns, bounds.results_max_bytes, bounds) | {
         "max_age": _nanoseconds(bounds.results_max_age_seconds),
         "max_msgs_per_subject": 1,
         "discard_new_per_subject": True,
@@ -109,15 +176,23 @@ def spans(bounds: StreamBounds) -> dict[str, object]:
     return _stream(SPANS, patterns, bounds.spans_max_bytes, bounds) | {"retention": "workqueue"}
 
 
+def leases(bounds: StreamBounds) -> dict[str, object]:
+    """The newest record of each device: which agent it is."""
+    return _stream(LEASES, ["lease.*"], LEASES_MAX_BYTES, bounds) | {
+        "max_msgs_per_subject": 1,
+    }
+
+
 def all_streams(bounds: StreamBounds) -> list[dict[str, object]]:
     """Every stream's configuration, as the JetStream API takes it."""
-    made = (events, escalations, results, dead, spans)
+    made = (events, escalations, results, dead, spans, leases)
     return [one(bounds) for one in made]
 
 
 def consumer_name(region: str, pipeline: str) -> str:
     """The durable that all workers of one teacher share."""
-    return f"teacher-{region}-{pipeline}"
+    # Both names may hold a hyphen: joined by one, two pipelines could share a consumer.
+    return f"teacher={region}={pipeline}"
 
 
 def teacher_consumer(

@@ -66,6 +66,7 @@ class Puller:
         self._next = 0
         self._heard = 0.0
         self._broken = True
+        self._absent = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -110,6 +111,9 @@ class Puller:
         if self._broken:
             await self._repair()
             self._forget()
+            absent, self._absent = self._absent, False
+            if absent:  # made again or not, it wants a pause before it is asked
+                raise LinkError("the consumer is not there")
             self._broken = False
         self._drop_orphans()
         room = self._room()
@@ -160,6 +164,7 @@ class Puller:
         self._live -= batch
         left = message.headers.get("Nats-Pending-Messages", "")
         self._asked = max(0, self._asked - (int(left) if left.isdigit() else batch))
+        self._absent = status == "503"
         if status == "503" or any(word in words.lower() for word in _GONE):
             self._broken = True
         self._changed.set()
