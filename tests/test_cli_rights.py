@@ -11,25 +11,17 @@ from pathlib import Path
 
 import pytest
 from tests.support.command import Command
+from tests.support.roles import RolesBroker
+from tests.support.running import Running
 
-from setsuden.cli.loading import load_cloud
-from setsuden.services.demo.broker import LocalBroker
-from setsuden.services.topology import apply
+from setsuden.schemas.roles import Application, Device, Site, Worker
 
 DEVICE = "device-1"
-ACCOUNTS = """\
-accounts {
-  APP: {
-    jetstream: enabled
-    users: [
-      { user: cloud, password: cloud }
-      { user: device-1, password: device, permissions: {
-          publish: { allow: [ "$JS.API.STREAM.INFO.EVT" ] }
-          subscribe: { allow: [ "_INBOX.device-1.>" ] } } }
-    ]
-  }
-}
-"""
+SITE = Site(
+    devices=(Device(name=DEVICE, pipelines=("digits",), applications=("shop",)),),
+    applications=(Application(name="shop", devices=(DEVICE,), pipelines=("digits",)),),
+    workers=(Worker(name="w1", pipelines=("digits",)),),
+)
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 
 
@@ -47,54 +39,88 @@ def files(setsuden: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 @pytest.fixture
-def guarded(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LocalBroker]:
-    """A broker that allows a device what it must and no more; the files lead there."""
-    with LocalBroker(tmp_path / "nats", accounts=ACCOUNTS) as running:
+def roles(tmp_path: Path, files: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[RolesBroker]:
+    """A broker that allows everybody what they must and no more; the files lead there."""
+    with RolesBroker(tmp_path / "nats", SITE) as running:
         monkeypatch.setenv("SETSUDEN_NATS__URLS", running.url)
         monkeypatch.setenv("SETSUDEN_NATS__MONITOR_URL", running.monitor_url)
-        for name in ("cloud", "device"):
-            (files / f"{name}.password").write_text(name, encoding="utf-8")
-        apply(load_cloud(files / "cloud.toml", login("cloud", files / "cloud.password")))
         yield running
 
 
-def login(user: str, file: Path) -> list[str]:
-    return [f"nats.user={user}", f"nats.password_file={file.name}"]
+@pytest.fixture
+def served(roles: RolesBroker, files: Path) -> Iterator[Running]:
+    """The operator's stream service."""
+    login = roles.login("operator")
+    environment = {
+        "SETSUDEN_NATS__USER": "operator",
+        "SETSUDEN_NATS__PASSWORD_FILE": str(login.password_file),
+    }
+    words = ("cloud", "streams", "--serve", "--config", "cloud.toml")
+    with Running(*words, folder=files, environment=environment) as running:
+        running.until("stream_service_ready")
+        yield running
 
 
-def with_login(monkeypatch: pytest.MonkeyPatch, user: str, file: str) -> None:
-    monkeypatch.setenv("SETSUDEN_NATS__USER", user)
-    monkeypatch.setenv("SETSUDEN_NATS__PASSWORD_FILE", file)
+def log_in(monkeypatch: pytest.MonkeyPatch, roles: RolesBroker, name: str) -> None:
+    monkeypatch.setenv("SETSUDEN_NATS__USER", name)
+    monkeypatch.setenv("SETSUDEN_NATS__PASSWORD_FILE", str(roles.login(name).password_file))
 
 
 # -- rights at the broker ---------------------------------------------------------------------
 
 
-def test_a_device_is_well_though_it_may_see_its_own_stream_only(
-    setsuden: Command, guarded: LocalBroker, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("file", "name"), [("agent.toml", DEVICE), ("cloud.toml", "w1")])
+def test_doctor_and_validate_ask_for_no_more_than_the_process_may(
+    setsuden: Command,
+    roles: RolesBroker,
+    served: Running,
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    name: str,
 ) -> None:
-    with_login(monkeypatch, DEVICE, "device.password")
-    ended = setsuden("doctor", "--config", "agent.toml", "--json")
+    log_in(monkeypatch, roles, name)
+    ended = setsuden("doctor", "--config", file, "--json")
     rows = {row["name"]: row for row in ended.json["findings"]}
     assert rows["login"]["status"] == "ok", ended.out
-    assert rows["streams"]["status"] == "ok"
-    assert "EVT 0% full" in rows["streams"]["seen"]
-    assert "not for a device to see: ESC, RES, DEAD, OTEL" in rows["streams"]["seen"]
-    log = guarded.log.read_text(encoding="utf-8")
-    assert "Violation" not in log
-    assert setsuden("validate", "--connect", "agent.toml").code == 0
-    assert "Violation" not in guarded.log.read_text(encoding="utf-8")
+    assert rows["streams"]["status"] == "ok", ended.out
+    assert "the streams themselves are for it to see" in rows["streams"]["seen"]
+    assert setsuden("validate", "--connect", file).code == 0
+    assert "Violation" not in roles.log.read_text(encoding="utf-8")
 
 
-def test_what_this_user_may_not_see_is_said_and_is_no_failure(
-    setsuden: Command, guarded: LocalBroker, monkeypatch: pytest.MonkeyPatch
+def test_doctor_takes_the_stream_services_proof_where_no_monitoring_is_reached(
+    setsuden: Command,
+    files: Path,
+    roles: RolesBroker,
+    served: Running,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    with_login(monkeypatch, DEVICE, "device.password")
-    monkeypatch.setenv("SETSUDEN_PIPELINES__0__NAME", "x")  # whose inbox this user has not
-    ended = setsuden("doctor", "--config", "cloud.toml", "--json")
-    rows = {row["name"]: row for row in ended.json["findings"]}
-    assert rows["login"]["status"] == "fail"
-    assert "_INBOX.worker-x" in rows["login"]["seen"].replace("_inbox", "_INBOX")
+    log_in(monkeypatch, roles, DEVICE)
+    monkeypatch.delenv("SETSUDEN_NATS__MONITOR_URL")
+    edit(files / "agent.toml", "\nmonitor_url =", "\n#monitor_url =")
+    rows = setsuden("doctor", "--config", "agent.toml", "--json").json["findings"]
+    durability = next(row for row in rows if row["name"] == "durability")
+    assert durability["seen"] == "the stream service has proof of sync_always"
+
+
+def test_doctor_says_that_nobody_serves_the_streams(
+    setsuden: Command, roles: RolesBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, roles, DEVICE)
+    rows = setsuden("doctor", "--config", "agent.toml", "--json").json["findings"]
+    streams = next(row for row in rows if row["name"] == "streams")
+    assert (streams["status"], streams["seen"]) == ("warn", "nobody serves them")
+    assert streams["remedy"] == "setsuden cloud streams --serve --config cloud.toml"
+
+
+def test_doctor_says_what_this_user_may_not_ask(
+    setsuden: Command, roles: RolesBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_in(monkeypatch, roles, DEVICE)
+    monkeypatch.setenv("SETSUDEN_DEVICE", "another")
+    rows = setsuden("doctor", "--config", "agent.toml", "--json").json["findings"]
+    streams = next(row for row in rows if row["name"] == "streams")
+    assert (streams["status"], streams["seen"]) == ("warn", "not seen")
 
 
 # -- what is wrong with a file ------------------------------------------------------------------

@@ -13,7 +13,10 @@ from tests.support import ml
 from tests.support.agent import config
 from tests.support.running import Manager, Running
 
+from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.topology import apply
 
 ACCOUNTS = """\
 accounts {
@@ -54,6 +57,8 @@ def folder(tmp_path: Path, broker: LocalBroker) -> Path:
     urls = {"url": broker.url, "monitor_url": broker.monitor_url}
     (tmp_path / "cloud.toml").write_text(CLOUD.format(**urls), encoding="utf-8")
     ml.write_bundle(tmp_path / "bundle")
+    spec = PipelineSpec(name="tiny", bundle="bundle")
+    apply(CloudConfig(nats=broker.options, pipelines=(spec,)))  # who logs in may not do it
     return tmp_path
 
 
@@ -120,12 +125,13 @@ def test_a_wrong_file_changes_nothing_and_is_named(folder: Path) -> None:
         (("agent", "run"), "agent_ready", "dev-1", "agent.toml"),
         (("worker", "run"), "worker_ready", "worker-tiny", "cloud.toml"),
         (("cloud", "bridge"), "bridge_started", "bridge", "cloud.toml"),
+        (("cloud", "streams", "--serve"), "stream_service_ready", "streams", "cloud.toml"),
     ],
 )
 def test_renewed_credentials_are_read_by_a_new_connection(
     folder: Path,
     broker: LocalBroker,
-    command: tuple[str, str],
+    command: tuple[str, ...],
     ready: str,
     name: str,
     file: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -11,28 +12,30 @@ import pytest
 from tests.support import ml, systemd
 from tests.support.systemd import INFRA, Machine
 
+from setsuden.schemas.roles import Device, Principal, Site, Worker
+from setsuden.services import accounts
+
 pytestmark = pytest.mark.slow
 UNITS = sorted(path.name for path in INFRA.glob("*.service"))
 ANALYZE = shutil.which("systemd-analyze")
 MAX_EXPOSURE = 20
 """Tenths: systemd calls everything up to 2.0 OK."""
+SITE = Site(
+    devices=(Device(name="dev-1", pipelines=("mine",)),),
+    workers=(Worker(name="worker-local", pipelines=("mine",)),),
+    bridges=(Principal(name="bridge"),),
+)
+"""Names as the units have them."""
+STREAMS = "setsuden-streams.service"
 BROKER = """\
 listen: 127.0.0.1:4222
 http: 127.0.0.1:8222
 jetstream { store_dir: /var/lib/nats, sync_interval: always }
-accounts {
-  APP: {
-    jetstream: enabled
-    users: [ { user: app, password: secret } ]
-    msg_trace: { dest: "otel.hops", sampling: "100%" }
-  }
-}
 """
 COMMON = """\
 [nats]
 urls = ["nats://127.0.0.1:4222"]
 monitor_url = "http://127.0.0.1:8222"
-user = "app"
 [[pipelines]]
 name = "mine"
 bundle = "mine"
@@ -53,14 +56,18 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     etc.chmod(0o755)
     ml.write_bundle(etc / "mine", student=True)
     (etc / "agent.toml").write_text(
-        'device = "dev-1"\n' + COMMON + "gate = { threshold = 0.0 }\n", encoding="utf-8"
+        'device = "dev-1"\n'
+        + COMMON.replace("[nats]", '[nats]\nuser = "dev-1"')
+        + "gate = { threshold = 0.0 }\n",
+        encoding="utf-8",
     )
     (etc / "cloud.toml").write_text(
         '[bridge]\nfile = "/var/lib/setsuden-bridge/spans.jsonl"\n' + COMMON,
         encoding="utf-8",
     )
-    (etc / "nats.conf").write_text(BROKER, encoding="utf-8")
-    for name in ("nats", "worker", "bridge"):
+    passwords = re.sub(r"password: \$\w+", "password: secret", accounts.configuration(SITE))
+    (etc / "nats.conf").write_text(BROKER + passwords, encoding="utf-8")
+    for name in ("nats", "worker", "bridge", "operator"):
         password = etc / f"{name}-password"
         password.write_text("secret\n", encoding="utf-8")
         password.chmod(0o600)
@@ -116,12 +123,14 @@ def test_a_process_runs_with_no_rights_beyond_its_unit(machine: Machine, unit: s
 
 def test_an_agent_answers_reloads_and_stops_under_its_unit(machine: Machine) -> None:
     unit = "edge-agent.service"
+    machine.start(STREAMS)
+    machine.until_logged(STREAMS, "stream_service_ready")
     machine.start(unit)
     answer = post(machine, "1")
     assert (answer["status"], answer["tier"]) == ("final", "edge")
     machine.until(unit, "StatusText", "link up, 0 events wait for the cloud")
     machine.do("systemctl", "reload", unit)
-    assert '"event": "config_reloaded"' in machine.log(unit)
+    machine.until_logged(unit, "config_reloaded")
     machine.do("systemctl", "stop", unit)
     log = machine.log(unit)
     assert '"event": "agent_stopped"' in log
@@ -131,10 +140,12 @@ def test_an_agent_answers_reloads_and_stops_under_its_unit(machine: Machine) -> 
 
 def test_agent_worker_and_bridge_answer_an_event_together(machine: Machine) -> None:
     units = ("setsuden-worker.service", "setsuden-bridge.service", "edge-agent.service")
+    machine.start(STREAMS)
+    machine.until_logged(STREAMS, "stream_service_ready")
     machine.drop_in("edge-agent.service", "[Service]\nEnvironment=" + ESCALATE)
     for unit in units:
         machine.start(unit)
-    answer = post(machine, "2")
+    answer = post(machine, "3")
     assert (answer["status"], answer["tier"]) == ("final", "cloud")
     for unit in reversed(units):
         machine.do("systemctl", "stop", unit)

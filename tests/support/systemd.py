@@ -91,6 +91,13 @@ class Machine:
             assert time.monotonic() < deadline, f"{self.show(unit)}\n{self.log(unit)[-3000:]}"
             time.sleep(0.1)
 
+    def until_logged(self, unit: str, event: str) -> None:
+        """Return once the unit's present life has logged this event."""
+        deadline = time.monotonic() + SECONDS
+        while f'"{event}"' not in self.log(unit):
+            assert time.monotonic() < deadline, self.log(unit)[-3000:]
+            time.sleep(0.1)
+
     def log(self, unit: str) -> str:
         """What the unit wrote."""
         return self.do("cat", f"/run/{unit}.log", check=False)

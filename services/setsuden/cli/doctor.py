@@ -62,7 +62,6 @@ def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
     from setsuden.services.config import CloudConfig  # noqa: PLC0415
 
     from .checks import broker, host, software  # noqa: PLC0415
-    from .loading import link_name  # noqa: PLC0415
 
     config, wrong = _configuration(path)
     yield from wrong
@@ -83,9 +82,7 @@ def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
     energy = config.energy if config else EnergyOptions()
     yield host.power(machine, resolved(energy, base, base / config.state if config else base))
     if not wrong:
-        asker = broker.NOBODY
-        if config is not None:
-            asker = broker.Asker(link_name(config), device=isinstance(config, AgentConfig))
+        asker = broker.NOBODY if config is None else broker.asker_of(config)
         options = _link_options(config)
         yield from broker.check(options, configured=config is not None, asker=asker)
 

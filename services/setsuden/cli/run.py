@@ -177,6 +177,8 @@ def cloud_streams(  # noqa: PLR0917  # click passes options by name
 
     Needs the operator's credentials where the broker asks for any.
     """
+    if serve:
+        _hold_hangup()
     config = load_cloud(path, assignments)
     from setsuden.schemas import streams  # noqa: PLC0415
 
@@ -189,7 +191,7 @@ def cloud_streams(  # noqa: PLR0917  # click passes options by name
     if serve:
         from setsuden.services.stream_service import serve_streams  # noqa: PLC0415  # nats
 
-        sys.exit(serve_streams(config))
+        sys.exit(serve_streams(config, partial(load_cloud, path, assignments)))
     quiet_logs()
     changed = apply(config)
     names = [str(stream["name"]) for stream in streams.all_streams(config.streams)]

@@ -7,16 +7,24 @@ import json
 import os
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
+from setsuden.cli.loading import link_name
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.link.durability import check_sync, check_version, read_varz
-from setsuden.schemas import streams
+from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import ForbiddenError, LinkError, NotDurableError
+from setsuden.schemas.stream_service import INFO, PROOF, Proof, StreamInfo
 from setsuden.services.topology import up_or_refused
 
 from .machine import Finding, Status
+
+if TYPE_CHECKING:
+    from setsuden.edge_agent.config import AgentConfig
+    from setsuden.services.config import CloudConfig
 
 NATS_PORT = 4222
 _NEARLY_FULL = 0.9
@@ -34,12 +42,19 @@ class Server(NamedTuple):
 class Asker(NamedTuple):
     """As whom the broker is asked: who asks for more than its rights sees nothing at all."""
 
-    name: str
+    link_name: str
+    login: str | None
+    """The name in subjects of requests to the stream service; None where it is not known."""
     device: bool
-    """A device may look at the events stream alone."""
 
 
-NOBODY = Asker("doctor", device=False)
+NOBODY = Asker("doctor", None, device=False)
+
+
+def asker_of(config: AgentConfig | CloudConfig) -> Asker:
+    """The process that this configuration is for."""
+    device = getattr(config, "device", None)
+    return Asker(link_name(config), device or config.nats.user, device=device is not None)
 
 
 def check(options: LinkOptions, *, configured: bool, asker: Asker = NOBODY) -> list[Finding]:
@@ -60,8 +75,9 @@ async def _check(options: LinkOptions, asker: Asker = NOBODY) -> list[Finding]:
     if not servers:
         cause = "agents answer and queue without it, nothing reaches the cloud"
         return [Finding("broker", Status.FAIL, "; ".join(away), cause, "nats-server -c nats.conf")]
-    found = [_reachable(servers, away), _version(servers[0], options), await _durable(options)]
-    return [*found, *await _inside(options, asker)]
+    inside, proof = await _inside(options, asker)
+    durable = await _durable(options, proof)
+    return [_reachable(servers, away), _version(servers[0], options), durable, *inside]
 
 
 def _reachable(servers: list[Server], away: list[str]) -> Finding:
@@ -109,8 +125,10 @@ def _version(server: Server, options: LinkOptions) -> Finding:
     return Finding("nats-server", Status.OK, server.version)
 
 
-async def _durable(options: LinkOptions) -> Finding:
-    """Strict durability, by the server's own word."""
+async def _durable(options: LinkOptions, proof: Proof | None) -> Finding:
+    """Strict durability, by the server's own word or the stream service's."""
+    if options.monitor_url is None and proof is not None and proof.sync_always:
+        return Finding("durability", Status.OK, "the stream service has proof of sync_always")
     if options.monitor_url is None:
         cause = "without nats.monitor_url the server cannot say when it syncs its disk"
         remedy = "setsuden agent run --set nats.monitor_url=http://HOST:8222"
@@ -129,32 +147,67 @@ def _severity(options: LinkOptions) -> Status:
     return Status.FAIL if options.durability == "strict" else Status.WARN
 
 
-async def _inside(options: LinkOptions, asker: Asker) -> list[Finding]:
-    """Log in, and look for our streams. Durability was judged before."""
-    link = Link(options.model_copy(update={"durability": "relaxed"}), asker.name)
+async def _inside(options: LinkOptions, asker: Asker) -> tuple[list[Finding], Proof | None]:
+    """Log in, and look for our streams as far as this user may. Durability is judged apart."""
+    link = Link(options.model_copy(update={"durability": "relaxed"}), asker.link_name)
     jetstream = JetStream(link)
     await jetstream.start()
     link.start()
     try:
         await up_or_refused(link, 2 * options.connect_timeout_seconds)
-        return [Finding("login", Status.OK, "accepted"), await _streams(jetstream, asker)]
+        login = Finding("login", Status.OK, "accepted")
+        if options.anonymous:
+            return [login, await _streams(jetstream)], None
+        seen, proof = await _service(jetstream, asker)
+        return [login, seen], proof
     except LinkError as error:
         cause = "the broker answers, and does not let us in"
-        return [Finding("login", Status.FAIL, error.message, cause, error.remedy)]
+        return [Finding("login", Status.FAIL, error.message, cause, error.remedy)], None
     finally:
         await link.close()
 
 
-async def _streams(jetstream: JetStream, asker: Asker) -> Finding:
-    every = [str(stream["name"]) for stream in streams.all_streams(streams.StreamBounds())]
-    wanted = [streams.EVENTS] if asker.device else every
+async def _service(jetstream: JetStream, asker: Asker) -> tuple[Finding, Proof | None]:
+    """What the stream service tells a user that may not ask JetStream itself."""
+    if asker.login is None:
+        seen = "not looked at: a .creds file does not tell the name to ask with"
+        return Finding("streams", Status.OK, seen), None
     try:
-        found, closed = await _seen(jetstream, wanted)
+        answer = await jetstream.ask(subjects.service(asker.login, PROOF), b"")
+        proof = Proof.model_validate_json(answer.data)
+        unserved = await _unserved(jetstream, asker.login) if asker.device else ()
+    except ForbiddenError as error:
+        cause = "this user has no leave to ask the stream service"
+        remedy = "setsuden cloud accounts broker.toml"
+        return Finding(
+            "streams", Status.WARN, "not seen", f"{cause}: {error.message}", remedy
+        ), None
+    except (LinkError, ValidationError):
+        cause = "devices cannot read events, and nobody watches the streams"
+        remedy = "setsuden cloud streams --serve --config cloud.toml"
+        return Finding("streams", Status.WARN, "nobody serves them", cause, remedy), None
+    told = "the stream service answers; the streams themselves are for it to see"
+    if unserved:
+        cause = f"no worker asks for the hard cases of {', '.join(unserved)}"
+        return Finding(
+            "streams", Status.WARN, told, cause, "setsuden worker run --config cloud.toml"
+        ), proof
+    return Finding("streams", Status.OK, told), proof
+
+
+async def _unserved(jetstream: JetStream, device: str) -> tuple[str, ...]:
+    answer = await jetstream.ask(subjects.service(device, INFO), b"")
+    return StreamInfo.model_validate_json(answer.data).unserved
+
+
+async def _streams(jetstream: JetStream) -> Finding:
+    every = [str(stream["name"]) for stream in streams.all_streams(streams.StreamBounds())]
+    try:
+        found, closed = await _seen(jetstream, every)
     except LinkError as error:
         remedy = error.remedy or "add `jetstream { sync_interval: always }` to nats.conf"
         return Finding("streams", Status.FAIL, error.message, "JetStream does not answer", remedy)
-    unseen = [name for name in every if name not in found]
-    return _judged(found, unseen, "for a device" if asker.device else closed)
+    return _judged(found, [name for name in every if name not in found], closed)
 
 
 async def _seen(
