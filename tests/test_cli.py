@@ -257,7 +257,7 @@ def test_no_broker_ends_with_69(setsuden: Command, files: Path) -> None:
     fast = "nats.connect_timeout_seconds=0.2"
     ended = setsuden("cloud", "streams", "-c", files / "cloud.toml", "--set", url, "--set", fast)
     assert ended.code == 69
-    assert ended.err.startswith("error: cannot reach nats://127.0.0.1:")
+    assert ended.err.startswith("error: cannot reach 127.0.0.1:")
     assert "remedy:" in ended.err
 
 

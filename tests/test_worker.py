@@ -239,19 +239,17 @@ async def test_the_spans_hang_under_the_escalation_and_carry_the_joules(
     bench.workers.clear()
     traces = tree.traces_of(bench.spans())
     spans = {found.span.name: found.span for found in traces.pop(cloud.trace_id(3)).spans}
-    assert set(spans) == {"process ESC", "infer", "send RES", "settle ESC"}
+    assert set(spans) == {"process ESC", "infer"}
     process = spans["process ESC"]
     assert process.parent_id == cloud.PARENT_SPAN
-    for child in ("infer", "send RES", "settle ESC"):
-        assert spans[child].parent_id == process.span_id
+    assert float(process.attributes["setsuden.result.store_ms"]) > 0
     assert result.energy.cloud is not None
     infer = spans["infer"]
     assert result.energy.cloud.quality is Quality.PROVISIONAL
     assert infer.attributes["setsuden.energy.quality"] == Quality.OK
     assert infer.attributes["setsuden.energy.joules"] == pytest.approx(request_joules(bench.folder))
-    assert infer.end_ns < spans["send RES"].start_ns
-    assert spans["send RES"].end_ns < spans["settle ESC"].start_ns
-    assert infer.end_ns < process.end_ns <= spans["send RES"].start_ns
+    assert infer.parent_id == process.span_id
+    assert process.start_ns < infer.start_ns < infer.end_ns < process.end_ns
     (batch,) = traces.values()
     root = batch.roots[0].span
     assert (root.name, batch.trace_id) == (

@@ -83,7 +83,8 @@ def subjects() -> list[str]:
         found += [f"reply.{app}.{device}.c.t" for app in ("a1", "a2")]
     for name in (*DEVICES, "w1", "b1"):
         found += [f"cloud.{name}.{ask}" for ask in ("info", "read", "release", "proof", "lag")]
-    found += [f"{kind}.{name}" for kind in ("otel.spans", "otel.metrics") for name in DEVICES]
+    for kind, name in product(("otel.spans", "otel.metrics"), (*DEVICES, "w1")):
+        found += [f"{kind}.{tier}.{name}" for tier in ("edge", "cloud")]
     found += ["otel.hops", "_INBOX.other.x", "$SYS.REQ.SERVER.PING", "$JS.API.INFO"]
     for region, pipeline in product(REGIONS, PIPELINES):
         name = consumer(region, pipeline)
@@ -141,7 +142,7 @@ def _device_may(  # noqa: PLR0911  # one line for each kind of subject
             return region in regions and pipeline in pipelines and name == device
         case ["dead", pipeline, name]:
             return pipeline in pipelines and name == device
-        case ["lease", name] | ["cloud", name, _] | ["otel", "spans" | "metrics", name]:
+        case ["lease", name] | ["cloud", name, _] | ["otel", "spans" | "metrics", "edge", name]:
             return name == device
         case ["reply", application, name, _, _]:
             return application in applications and name == device
@@ -176,7 +177,7 @@ def _worker_may(subject: str, name: str, region: str, pipeline: str) -> bool:
         return True
     if subject.startswith(f"$JS.ACK.ESC.{mine}."):
         return True
-    if subject.startswith(("otel.spans.", "otel.metrics.", f"dead.{pipeline}.")):
+    if subject.startswith(("otel.spans.cloud.", "otel.metrics.cloud.", f"dead.{pipeline}.")):
         return True
     record = subject.removeprefix("$JS.API.DIRECT.GET.RES.")
     return record.startswith((f"res.{region}.{pipeline}.", f"late.{region}.{pipeline}."))

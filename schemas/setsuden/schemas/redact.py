@@ -7,11 +7,13 @@ import re
 MASK = "***"
 # Greedy to the last @ of the word: people write passwords that hold / or @ without encoding them,
 # and what follows the real @ is no secret anyway.
-_USER_INFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]*://)[^\s\"'<>]*@", re.IGNORECASE)
+_USER_INFO = re.compile(r"(?P<scheme>\b[a-z][a-z0-9+.-]{0,15}://)\S*@", re.IGNORECASE)
 _QUOTED_USER_INFO = re.compile(
-    r"(?P<scheme>(?P<quote>[\"'])[a-z][a-z0-9+.-]*://)(?:(?!(?P=quote))[^\n])*@", re.IGNORECASE
+    r"(?P<scheme>(?P<quote>[\"'])[a-z][a-z0-9+.-]{0,15}://)(?:(?!(?P=quote))[^\n])*@", re.IGNORECASE
 )
-_WHOLE_USER_INFO = re.compile(r"^(?P<scheme>[a-z][a-z0-9+.-]*://).*@", re.IGNORECASE | re.DOTALL)
+_WHOLE_USER_INFO = re.compile(
+    r"^(?P<scheme>[a-z][a-z0-9+.-]{0,15}://).*@", re.IGNORECASE | re.DOTALL
+)
 _QUERY_SECRET = re.compile(
     r"(?P<name>[?&;](?:[a-z0-9_.-]*(?:password|passwd|secret|token|api_?key|apikey|auth|seed)"
     r"|pass|pwd|key|sig|signature)=)[^&;\s\"'#]+",

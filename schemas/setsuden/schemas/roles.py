@@ -80,8 +80,8 @@ GRANTS = (
     Grant(Role.DEVICE, Access.SEND, "lease.{device}"),
     Grant(Role.DEVICE, Access.SEND, f"{_GET}.{LEASES}.lease.{{device}}"),
     Grant(Role.DEVICE, Access.ASK, "cloud.{device}.*"),
-    Grant(Role.DEVICE, Access.SEND, "otel.spans.{device}"),
-    Grant(Role.DEVICE, Access.SEND, "otel.metrics.{device}"),
+    Grant(Role.DEVICE, Access.SEND, "otel.spans.edge.{device}"),
+    Grant(Role.DEVICE, Access.SEND, "otel.metrics.edge.{device}"),
     Grant(Role.DEVICE, Access.REPLY, "reply.{application}.{device}.*.*"),
     Grant(Role.DEVICE, Access.LISTEN, "notify.{device}.*"),
     *(
@@ -104,8 +104,8 @@ GRANTS = (
     Grant(Role.WORKER, Access.SEND, "dead.{pipeline}.*"),
     Grant(Role.WORKER, Access.ASK, "cloud.{worker}.proof"),
     Grant(Role.WORKER, Access.ASK, "cloud.{worker}.lag"),
-    Grant(Role.WORKER, Access.SEND, "otel.spans.*"),
-    Grant(Role.WORKER, Access.SEND, "otel.metrics.*"),
+    Grant(Role.WORKER, Access.SEND, "otel.spans.cloud.*"),
+    Grant(Role.WORKER, Access.SEND, "otel.metrics.cloud.*"),
     *(
         Grant(Role.BRIDGE, access, subject)
         for name in (BRIDGE, BRIDGE_METRICS)

@@ -20,7 +20,10 @@ BRIDGE = "bridge"
 """The durable that all span bridges share."""
 BRIDGE_METRICS = "bridge-metrics"
 """Theirs for metrics: what its endpoint does not take must not stand before spans."""
-_SPANS, _METRICS = ("otel.spans.*", subjects.HOPS), "otel.metrics.*"
+_SPANS, _METRICS = ("otel.spans.*.*", subjects.HOPS), "otel.metrics.*.*"
+SPANS_MAX_MESSAGE_BYTES = 256 << 10
+"""Of one message of spans, metrics or hops, headers included. Past it the broker refuses: a span
+bridge holds some hundred messages at once, whoever sent them."""
 DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
 
@@ -173,7 +176,10 @@ def dead(bounds: StreamBounds) -> dict[str, object]:
 def spans(bounds: StreamBounds) -> dict[str, object]:
     """Spans, metrics, the broker's tale of its hops; a message lives until a bridge acked it."""
     patterns = [*_SPANS, _METRICS]
-    return _stream(SPANS, patterns, bounds.spans_max_bytes, bounds) | {"retention": "workqueue"}
+    return _stream(SPANS, patterns, bounds.spans_max_bytes, bounds) | {
+        "retention": "workqueue",
+        "max_msg_size": SPANS_MAX_MESSAGE_BYTES,
+    }
 
 
 def leases(bounds: StreamBounds) -> dict[str, object]:

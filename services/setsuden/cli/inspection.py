@@ -86,7 +86,6 @@ def _inspect_config(report: Report, *, load: bool, connect: bool) -> None:
         return
     config: AgentConfig | CloudConfig = validate(model, document)  # type: ignore[assignment]  # kind_of chose it
     report.problems += secret_files(config, document)
-    report.problems += _login(config.nats, document)
     report.problems += _state(config.state, document)
     for index, spec in enumerate(config.pipelines):
         found = list(_pipeline_problems(report, spec, load=load))
@@ -131,15 +130,6 @@ def _files_in(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
             yield from _files_in(part, (*path, key))
     elif path and path[-1].endswith("_file") and isinstance(value, str):
         yield path, value
-
-
-def _login(options: LinkOptions, document: Document) -> Iterator[Problem]:
-    """Half a login: the broker would refuse it, over and over."""
-    for name, missing in (("user", "password_file"), ("password_file", "user")):
-        if getattr(options, name) is not None and getattr(options, missing) is None:
-            where, place = whereabouts(document, ("nats", name))
-            words = f"nats.{name}: it needs nats.{missing} beside it"
-            yield Problem(where, words, f"nats.{name}", place)
 
 
 def _state(state: str, document: Document) -> Iterator[Problem]:

@@ -286,23 +286,18 @@ class Worker:
     ) -> None:
         ran = self._ran(answers, batch, start_ns, metered)
         self.counters.cpu_seconds += answers.run.cpu_seconds
-        self._record_batch(batch, ran)
         for work, row in zip(batch, answers.rows, strict=True):
-            work.ran = ran
+            self._settler.runs_in(work, ran)
             if isinstance(row, Choice):
                 self.counters.answered += 1
                 await self._settler.answer(work, row)
             else:
                 self._failed(work, row)
 
-    def _record_batch(self, batch: list[Work], ran: Ran) -> None:
-        if self._recorder is not None:
-            whole = self._meter.provisional(ran.metered, 1)
-            self._recorder.add(self._spans.batch(batch, ran, whole))
-
     def _ran(self, answers: Answers, batch: list[Work], start_ns: int, metered: MeteredRun) -> Ran:
         items = len(batch)
         reading = self._meter.provisional(metered)
+        whole = reading if self._recorder is None else self._meter.provisional(metered, 1)
         attributes = energy_attributes(reading)
         attributes |= {"setsuden.batch.size": items, "setsuden.batch.share": 1 / items}
         return Ran(
@@ -314,6 +309,8 @@ class Worker:
             answers.run.wall_seconds * 1000,
             batch_trace_id(batch),
             metered,
+            whole,
+            items,
         )
 
 
