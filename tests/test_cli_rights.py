@@ -136,7 +136,7 @@ def test_half_a_login_is_refused(setsuden: Command, files: Path) -> None:
     edit(files / "agent.toml", "#user =", 'user = "anna"')
     ended = setsuden("validate", "agent.toml")
     assert ended.code == 78
-    assert "nats.user: it needs nats.password_file beside it" in ended.out
+    assert "user needs password_file beside it" in ended.out
 
 
 @pytest.mark.parametrize(
