@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from tests.support import ml, roles
 from tests.support.agent import AgentProcess
-from tests.support.hostile import Hostile
+from tests.support.hostile_peer import Hostile
 from tests.support.roles import RolesBroker
 
 from setsuden.client import AsyncClient
@@ -118,7 +118,7 @@ async def victims(
 
 
 async def attack(
-    site: Victims, broker: LocalBroker, seconds: float, peers: dict[str, str | None]
+    site: Victims, broker: LocalBroker, seconds: float, peers: Mapping[str, str]
 ) -> list[Hostile]:
     """Hostile peers for so long, beside an application that goes on."""
     hostile = [Hostile(seed, roles.subjects(), lambda: site.places) for seed in range(len(peers))]

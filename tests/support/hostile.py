@@ -1,138 +1,121 @@
-"""Peers with valid logins that send whatever may hurt, over everything that they may use."""
+"""A TCP server that speaks NATS as badly as it is told to."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
-from collections.abc import Callable, Sequence
-from typing import Any
+import ssl
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Self
 
-import nats
-from nats.aio.client import Client
-
-Headers = dict[str, str]
-
-
-class Hostile:
-    """One peer: generated messages to generated subjects, as fast as the server takes them."""
-
-    def __init__(
-        self, seed: int, subjects: Sequence[str], victims: Callable[[], list[str]]
-    ) -> None:
-        self._random = random.Random(seed)
-        self._subjects, self._victims = list(subjects), victims
-        self.sent = 0
-
-    async def run(self, url: str, user: str | None, password: str | None) -> None:
-        """Until cancelled; connects again whenever the server has had enough."""
-        client: Client | None = None
-        while True:
-            try:
-                if client is None or client.is_closed:
-                    client = await nats.connect(
-                        url, user=user, password=password, allow_reconnect=False, error_cb=_ignore
-                    )
-                for _ in range(50):
-                    await self._send(client)
-                await client.flush(timeout=10)
-            except (nats.errors.Error, OSError, TimeoutError):
-                client = None
-            await asyncio.sleep(0)
-
-    async def _send(self, client: Client) -> None:
-        subject, body, headers = self._subject(), self._body(), self._headers()
-        reply = self._subject() if self._random.random() < 0.5 else ""
-        await client.publish(subject, body, reply=reply, headers=headers or None)
-        self.sent += 1
-
-    def _subject(self) -> str:
-        chance = self._random
-        subject = chance.choice(self._subjects)
-        victims = self._victims()
-        if victims and chance.random() < 0.7:
-            # Where the newest event of a victim is, or is about to be.
-            place = chance.choice(victims[-20:])
-            kind = chance.choice(["esc", "res", "late", "push.res", "push.late"])
-            subject = f"{kind}.{place}"
-        if chance.random() < 0.05:
-            subject = subject.replace(chance.choice(subject.split(".")), "x", 1)
-        return subject
-
-    def _body(self) -> bytes:
-        chance = self._random
-        kind = chance.random()
-        if kind < 0.25:
-            return chance.randbytes(chance.choice([0, 1, 16, 784, 20_000]))
-        if kind < 0.3:
-            return b"[" * chance.choice([10, 10_000, 200_000])
-        if kind < 0.4:
-            return json.dumps(chance.choice([None, 1, "x", [], {}, {"error": {}}, [{}]])).encode()
-        return json.dumps(self._result()).encode()
-
-    def _result(self) -> dict[str, Any]:
-        chance, victims = self._random, self._victims()
-        place = chance.choice(victims[-20:]) if victims else "r1.p1.d1.d1-00000000-1"
-        region, pipeline, device, event_id = place.split(".")
-        index = chance.choice([0, 1, 2, 10**9, -1])
-        made: dict[str, Any] = {
-            "event_id": event_id,
-            "pipeline": chance.choice([pipeline, "other", "a.b", None]),
-            "device": chance.choice([device, "other"]),
-            "region": region,
-            "status": chance.choice(
-                ["final", "dead", "provisional", "superseded", "expired", "made-up", 7]
-            ),
-            "tier": chance.choice(["cloud", "edge", None, "moon"]),
-            "answer": {
-                "label": chance.choice(["low", "middle", "high", "forged", 5]),
-                "index": index,
-                "confidence": chance.choice([1.0, 0.99, 2.0, -1, "sure", float("nan")]),
-                "scores": chance.choice([[], [1.0, 0.0, 0.0], [9.0, -3.0, 1.0], [1.0] * 5]),
-            },
-            "trace_id": chance.choice(["0" * 32, f"{chance.getrandbits(128):032x}", "", None]),
-            "at": chance.choice(["2026-01-01T00:00:00Z", "never", 0]),
-            "error": chance.choice([None, {"code": "x", "message": "y"}, "no"]),
-            "energy": chance.choice([{}, {"cloud": {"joules": -(10**9)}}, None]),
-        }
-        if chance.random() < 0.3:
-            del made[chance.choice(sorted(made))]
-        return made
-
-    def _headers(self) -> Headers:
-        chance = self._random
-        victims = self._victims()
-        place = chance.choice(victims[-20:]) if victims else "r1.p1.d1.d1-00000000-1"
-        every: Headers = {
-            "Status": chance.choice(["404", "200", "abc", "503", "100"]),
-            "Description": "No Messages",
-            "Nats-Stream": chance.choice(["RES", "EVT", "x"]),
-            "Nats-Subject": chance.choice([f"res.{place}", "evt.p1.d1", "x"]),
-            "Nats-Sequence": chance.choice(["1", "-1", "abc", "9" * 30]),
-            "Nats-Last-Sequence": chance.choice(["0", "abc", "9" * 30]),
-            "Nats-Expected-Last-Subject-Sequence": chance.choice(["0", "7", "abc"]),
-            "Nats-Rollup": chance.choice(["all", "sub"]),
-            "Nats-TTL": "1s",
-            "Nats-Msg-Id": chance.choice([f"{place}", "x"]),
-            "Nats-Trace-Dest": chance.choice([f"push.res.{place}", "otel.hops", "x"]),
-            "setsuden-tier": chance.choice(["edge", "cloud"]),
-            "setsuden-ttl-ms": chance.choice(["0", "-1", "9" * 30, "x"]),
-            "setsuden-copy": "1",
-            "setsuden-body-bytes": "5",
-            "ce-id": chance.choice(["1", "", "x" * 5000]),
-            "ce-source": "s",
-            "ce-specversion": chance.choice(["1.0", "9"]),
-            "ce-deadline": chance.choice(["9999-01-01T00:00:00Z", "x"]),
-            "ce-ttlms": chance.choice(["0", "9" * 30, "5"]),
-            "ce-reply": chance.choice(["$JS.API.STREAM.DELETE.RES", f"push.res.{place}", "x y"]),
-            "ce-idempotencykey": chance.choice(["k", "x" * 5000]),
-            "content-type": chance.choice(["application/octet-stream", "x"]),
-            "inference-header-content-length": chance.choice(["0", "9" * 12, "x"]),
-            "traceparent": chance.choice(["00-" + "0" * 32 + "-" + "0" * 16 + "-01", "x"]),
-        }
-        chosen = chance.sample(sorted(every), chance.choice([0, 0, 1, 3, 8]))
-        return {name: every[name] for name in chosen}
+GREETING: dict[str, object] = {
+    "server_id": "HOSTILE",
+    "version": "2.15.1",
+    "max_payload": 1 << 20,
+    "headers": True,
+    "proto": 1,
+}
 
 
-async def _ignore(_: Exception) -> None:
-    """Every refusal of the server is meant."""
+def info(**changes: object) -> bytes:
+    """An INFO line."""
+    return b"INFO " + json.dumps(GREETING | changes).encode() + b"\r\n"
+
+
+class Conversation:
+    """One client's connection, seen from the server."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+        self.subscribed: dict[str, int] = {}
+        """Subject and number of every subscription so far."""
+
+    async def send(self, data: bytes) -> None:
+        """Send raw bytes, as far as the client takes them."""
+        self.writer.write(data)
+        await self.writer.drain()
+
+    async def serve(self, *, pings: int | None = None) -> bytes:
+        """Answer PING until so many were answered, or until the client goes; all that it sent."""
+        received = b""
+        while pings is None or pings > 0:
+            line = await self.reader.readline()
+            if not line:
+                return received
+            received += line
+            if line.startswith(b"SUB "):
+                subject, *_, number = line.split()[1:]
+                self.subscribed[subject.decode()] = int(number)
+            elif line == b"PING\r\n":
+                await self.send(b"PONG\r\n")
+                pings = None if pings is None else pings - 1
+        return received
+
+    async def rest(self) -> bytes:
+        """All that the client sends until it goes; nothing is answered."""
+        return await self.reader.read()
+
+    def number(self, part: str) -> int:
+        """The number of the subscription whose subject contains this."""
+        return next(number for subject, number in self.subscribed.items() if part in subject)
+
+    def subject(self, part: str) -> str:
+        """The subject of that subscription."""
+        return next(subject for subject in self.subscribed if part in subject)
+
+
+Script = Callable[[Conversation], Awaitable[object]]
+
+
+class HostileServer:
+    """Runs ``script`` with every client, then closes."""
+
+    def __init__(self, script: Script, context: ssl.SSLContext | None = None) -> None:
+        self.script = script
+        self.port = 0
+        self.accepted = 0
+        self.connected = asyncio.Event()
+        """Set at each connection."""
+        self._context = context
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def url(self) -> str:
+        """Where clients connect."""
+        return f"nats://127.0.0.1:{self.port}"
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(
+            self._serve, "127.0.0.1", 0, ssl=self._context, limit=1 << 24
+        )
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        assert self._server is not None
+        self._server.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._tasks.add(task)
+        self.accepted += 1
+        self.connected.set()
+        try:
+            with suppress(OSError, asyncio.IncompleteReadError):
+                await self.script(Conversation(reader, writer))
+            writer.close()
+        except asyncio.CancelledError:  # the test is over
+            writer.transport.abort()
+        finally:
+            self._tasks.discard(task)
+
+
+async def trap(conversation: Conversation) -> None:
+    """Nobody has any business here: the test looks at ``accepted``."""
+    await conversation.rest()

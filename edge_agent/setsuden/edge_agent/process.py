@@ -7,7 +7,7 @@ import logging
 import random
 import secrets
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,8 @@ from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
 from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.pipelines.tracing import Recorder, SpanClock
 from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
@@ -70,19 +72,26 @@ class Agent:
         await self.lease.run(lambda: self.engine.core.next_sequence)
 
 
-def run_agent(config: AgentConfig, base: Path) -> int:
+def run_agent(
+    config: AgentConfig, base: Path, load: Callable[[], AgentConfig] | None = None
+) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 when the outbox broke.
 
+    ``load`` reads the configuration again at SIGHUP.
     Raises SetsudenError for what makes a start impossible: configuration, bundle, locked outbox.
     """
     logs.configure(config.log_level)
-    return asyncio.run(_main(config, base))
+    return asyncio.run(_main(config, base, load))
 
 
-async def _main(config: AgentConfig, base: Path) -> int:
-    async with build(config, base) as agent:
+async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig] | None) -> int:
+    async with (
+        build(config, base) as agent,
+        notifying(agent.status.line, agent.link) as manager,
+    ):
         stop = _stop_signal()
         refused = agent.engine.metrics.http_refused
+        Reloader(config, load, agent.link, manager).install()
         server = HttpServer(agent.http, config.http, base / config.state, refused)
         serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
@@ -104,9 +113,11 @@ async def _main(config: AgentConfig, base: Path) -> int:
         agent.link.start()
         await server.listening.wait()
         log.info("agent_ready", extra={"device": config.device, "http_port": server.port})
+        manager.ready()
         ended: list[asyncio.Future[Any]] = [*tasks, agent.engine.broken, stop]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         agent.status.stopping = True
+        manager.stopping()
         server.stop()
         await asyncio.wait([serving], timeout=STOP_SECONDS)
         agent.engine.refuse_queued()

@@ -61,6 +61,11 @@ class AgentStatus:
         status = ("ok" if whole else "degraded") if ready else "not_ready"
         return {"ready": ready, "status": status, "checks": checks}
 
+    def line(self) -> str:
+        """One line for a service manager: ``link up, 3 events wait for the cloud``."""
+        state, waiting = self._link.state.value, self._engine.core.pending_events
+        return f"link {state}, {waiting} events wait for the cloud"
+
     def _outbox(self) -> dict[str, Any]:
         core, outbox = self._engine.core, self._engine.outbox
         set_aside, unwritable = outbox.set_aside, outbox.unwritable

@@ -18,6 +18,7 @@ from setsuden.schemas.energy import Method
 from setsuden.schemas.errors import BundleError, MissingExtraError
 from setsuden.schemas.result import ModelRef
 
+from . import quiet  # noqa: F401  # before onnxruntime is imported
 from .bundle import Bundle
 
 Array = NDArray[Any]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,11 @@ from .loading import config_option, load_agent, load_cloud, set_option
 
 if TYPE_CHECKING:
     from setsuden.schemas.streams import PlannedStream
+
+
+def _hold_hangup() -> None:
+    """Keep SIGHUP waiting until the process can answer it with a reload; by itself it kills."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 @click.group()
@@ -31,10 +38,11 @@ def agent_run(path: Path, assignments: Sequence[str]) -> None:
     Starts and answers without any network. Ends cleanly on SIGTERM; the log goes to standard
     error, one JSON object a line.
     """
+    _hold_hangup()
     config = load_agent(path, assignments)
     with needs("edge"):
         from setsuden.edge_agent.process import run_agent  # noqa: PLC0415  # numpy, uvicorn
-    sys.exit(run_agent(config, path.parent))
+    sys.exit(run_agent(config, path.parent, partial(load_agent, path, assignments)))
 
 
 @click.group()
@@ -51,10 +59,12 @@ def worker_run(path: Path, assignments: Sequence[str], pipeline: str | None) -> 
 
     The same worker that runs inside a Ray Serve replica, as a plain process.
     """
+    _hold_hangup()
     config = load_cloud(path, assignments)
     with needs("edge"):
         from setsuden.services.worker.process import run_worker  # noqa: PLC0415  # numpy
-    sys.exit(run_worker(config, path.parent, pipeline))
+    load = partial(load_cloud, path, assignments)
+    sys.exit(run_worker(config, path.parent, pipeline, load))
 
 
 @click.group()
@@ -68,10 +78,12 @@ def cloud() -> None:
 @click.option("--address", help="An existing Ray cluster; without it a local one is started.")
 def cloud_run(path: Path, assignments: Sequence[str], address: str | None) -> None:
     """Deploy the teachers on Ray Serve and keep them running."""
+    _hold_hangup()
     config = load_cloud(path, assignments)
     with needs("cloud"):
         from setsuden.services.serve.supervise import run_cloud  # noqa: PLC0415  # much
-    sys.exit(run_cloud(config, path.parent, address))
+    load = partial(load_cloud, path, assignments)
+    sys.exit(run_cloud(config, path.parent, address, load))
 
 
 @cloud.command("bridge")
@@ -93,10 +105,11 @@ def cloud_bridge(
         wanted.append(f"bridge.endpoint={endpoint}")
     if file is not None:
         wanted.append(f"bridge.file={file.resolve()}")
+    _hold_hangup()
     config = load_cloud(path, wanted)
     with needs("edge"):
         from setsuden.services.bridge.process import run_bridge  # noqa: PLC0415  # protobuf
-    sys.exit(run_bridge(config, path.parent))
+    sys.exit(run_bridge(config, path.parent, partial(load_cloud, path, wanted)))
 
 
 @cloud.command("serve-config")
@@ -164,6 +177,8 @@ def cloud_streams(  # noqa: PLR0917  # click passes options by name
 
     Needs the operator's credentials where the broker asks for any.
     """
+    if serve:
+        _hold_hangup()
     config = load_cloud(path, assignments)
     from setsuden.schemas import streams  # noqa: PLC0415
 
@@ -176,7 +191,7 @@ def cloud_streams(  # noqa: PLR0917  # click passes options by name
     if serve:
         from setsuden.services.stream_service import serve_streams  # noqa: PLC0415  # nats
 
-        sys.exit(serve_streams(config))
+        sys.exit(serve_streams(config, partial(load_cloud, path, assignments)))
     quiet_logs()
     changed = apply(config)
     names = [str(stream["name"]) for stream in streams.all_streams(config.streams)]

@@ -20,6 +20,8 @@ from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
 from setsuden.schemas.stream_service import (
@@ -231,20 +233,27 @@ class Watch:
             log.warning(event, extra=facts)
 
 
-def serve_streams(config: CloudConfig) -> int:
-    """Apply, then serve until SIGTERM or SIGINT; 0 after a clean stop. Raises LinkError."""
+def serve_streams(config: CloudConfig, load: Callable[[], CloudConfig] | None = None) -> int:
+    """Apply, then serve until SIGTERM or SIGINT; 0 after a clean stop. Raises LinkError.
+
+    ``load`` reads the configuration again at SIGHUP.
+    """
     logs.configure(config.log_level)
-    return asyncio.run(_serve_until_stopped(config))
+    return asyncio.run(_serve_until_stopped(config, load))
 
 
-async def _serve_until_stopped(config: CloudConfig) -> int:
-    await serve(config, stop_signal())
+async def _serve_until_stopped(config: CloudConfig, load: Callable[[], CloudConfig] | None) -> int:
+    link = Link(config.nats, "streams")
+    async with notifying(lambda: f"link {link.state.value}", link) as manager:
+        Reloader(config, load, link, manager).install()
+        manager.ready()
+        await serve(config, stop_signal(), link)
     return 0
 
 
-async def serve(config: CloudConfig, stop: asyncio.Future[None]) -> None:
+async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | None = None) -> None:
     """Apply streams and consumers, then serve until ``stop`` is done; raises LinkError."""
-    link = Link(config.nats, "streams")
+    link = link or Link(config.nats, "streams")
     jetstream = JetStream(link)
     await jetstream.start()
     service = StreamService(config, link, jetstream)

@@ -19,6 +19,7 @@ from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines import session
 from setsuden.pipelines.gate import probabilities
 from setsuden.pipelines.workloads.digits import data
+from setsuden.schemas.errors import UnavailableError
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import consumer_name
 from setsuden.services.report import build
@@ -132,10 +133,18 @@ async def _wait_cloud(fleet: Fleet) -> None:
     waiting = asyncio.create_task(
         wait_workers(fleet.broker.options, consumer_name(REGION, PIPELINE), READY_SECONDS)
     )
-    while not waiting.done():
-        fleet.check()
-        await asyncio.wait([waiting], timeout=0.5)
-    await waiting
+    try:
+        while not waiting.done():
+            fleet.check()
+            await asyncio.wait([waiting], timeout=0.5)
+        await waiting
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"no teacher was ready within {READY_SECONDS:g} s",
+            remedy=f"read {fleet.child('cloud').log}",
+        ) from error
+    finally:
+        waiting.cancel()
 
 
 def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progress) -> Observed:
