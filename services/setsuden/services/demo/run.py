@@ -94,6 +94,7 @@ def run_demo(options: DemoOptions, say: Say, progress: Progress) -> DemoRun:
         try:
             _start(fleet, options, say)
             observed = _observe(fleet, options, images, progress)
+            _tell_failures(observed.run, say)
             _drain(fleet, say)
         finally:
             say("stopping everything that was started")
@@ -159,6 +160,12 @@ def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progre
     metrics = fleet.agent_metrics()
     records = asyncio.run(read_results(fleet.broker.options))
     return Observed(run, records, metrics, span)
+
+
+def _tell_failures(run: Run, say: Say) -> None:
+    if run.failures:
+        first = next(iter(run.failures.values()))
+        say(f"events  {len(run.failures)} without a result, the first: {first}")
 
 
 def _drain(fleet: Fleet, say: Say) -> None:
