@@ -135,9 +135,9 @@ async def attack(
             assert not task.done(), task
         assert not site.agent.ends_within(0), site.agent.log()
         site.worker.health()
-    for task in attacks:
-        task.cancel()
-    await asyncio.gather(*attacks, return_exceptions=True)
+    for peer in hostile:
+        peer.stopping = True
+    await asyncio.gather(*attacks)
     return hostile
 
 
@@ -166,16 +166,15 @@ async def attack_from_inside(site: Victims, broker: LocalBroker, peers: dict[str
         asyncio.create_task(peer.run(broker.url, *login))
         for peer, login in zip(hostile, peers.items(), strict=True)
     ]
-    for index in range(20):
+    for index in range(10):
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(2):
                 await site.submit(index)
         except (TimeoutError, SetsudenError):
             continue
-    for task in attacks:
-        assert not task.done()
-        task.cancel()
-    await asyncio.gather(*attacks, return_exceptions=True)
+    for peer in hostile:
+        peer.stopping = True
+    await asyncio.gather(*attacks)
     assert not site.serving.done()
     assert not site.bridging.done()
     assert not site.agent.ends_within(0), site.agent.log()
@@ -192,14 +191,14 @@ async def test_hostile_peers_on_an_open_broker_end_nobody(tmp_path: Path) -> Non
         async with victims(tmp_path, broker, logins) as site:
             hostile = Hostile(7, roles.subjects(), lambda: site.places)
             task = asyncio.create_task(hostile.run(broker.url, None, None))
-            for index in range(100):
+            for index in range(30):
                 try:
                     async with asyncio.timeout(2):
                         await site.submit(index)
                 except (TimeoutError, SetsudenError):
                     continue
-            assert not task.done()
-            task.cancel()
+            hostile.stopping = True
+            await task
             believed = [
                 result for _, result in site.wrong if result.answer and result.tier is Tier.CLOUD
             ]

@@ -122,15 +122,22 @@ def test_a_second_row_with_the_same_key_is_refused_and_the_others_are_not(box: O
 
 
 def test_writes_of_one_job_are_all_or_nothing(box: Opened) -> None:
-    box.write(Insert(row(1)))
-    assert box.write(Insert(row(2)), Insert(row(1))) is not None
+    box.write(Insert(row(1, key="k")))
+    assert box.write(Insert(row(2)), Insert(row(3, key="k"))) is not None
     assert [found.sequence for found in box.outbox.open_rows()] == [1]
 
 
+def test_an_event_of_the_broker_is_kept_once_and_its_batch_goes_on(box: Opened) -> None:
+    box.write(Insert(row(1)))
+    again = row(2)._replace(event_id="dev-00000000-1")
+    assert box.write(Insert(again), Insert(row(3))) is None
+    assert [found.sequence for found in box.outbox.open_rows()] == [1, 3]
+
+
 def test_the_cursor_moves_with_the_events_it_stands_for(box: Opened) -> None:
-    box.write(Insert(row(1)), cursor=Cursor("born", {"p": 7}))
+    box.write(Insert(row(1, key="k")), cursor=Cursor("born", {"p": 7}))
     assert box.outbox.cursor() == Cursor("born", {"p": 7})
-    box.write(Insert(row(1)), cursor=Cursor("born", {"p": 8}))  # refused: the row is there
+    box.write(Insert(row(2, key="k")), cursor=Cursor("born", {"p": 8}))  # refused: its key is there
     assert box.outbox.cursor() == Cursor("born", {"p": 7})
 
 

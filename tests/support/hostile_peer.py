@@ -23,11 +23,12 @@ class Hostile:
         self._random = random.Random(seed)
         self._subjects, self._victims = list(subjects), victims
         self.sent = 0
+        self.stopping = False
 
     async def run(self, url: str, user: str | None, password: str | None) -> None:
-        """Until cancelled; connects again whenever the server has had enough."""
+        """Until told to stop; connects again whenever the server has had enough."""
         client: Client | None = None
-        while True:
+        while not self.stopping:
             try:
                 if client is None or client.is_closed:
                     client = await nats.connect(
@@ -39,6 +40,8 @@ class Hostile:
             except (nats.errors.Error, OSError, TimeoutError):
                 client = None
             await asyncio.sleep(0)
+        if client is not None:
+            await client.close()
 
     async def _send(self, client: Client) -> None:
         subject, body, headers = self._subject(), self._body(), self._headers()

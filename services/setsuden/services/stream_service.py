@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkState
+from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
@@ -74,6 +75,7 @@ class StreamService:
             LAG: self._lag,
         }
         self._watch = Watch(config, jetstream)
+        self._refusals = Throttle()
         self.counts: Counter[str] = Counter()
         """Answered, refused, dropped and failed requests."""
 
@@ -107,7 +109,7 @@ class StreamService:
                 log.exception("request_failed")
 
     async def _answer(self, message: Incoming) -> None:
-        _, name, request = message.subject.split(".")
+        _, name, request = [*message.subject.split("."), "", ""][:3]
         answer = self._answers.get(request)
         if answer is None or not message.reply or len(message.data) > MAX_REQUEST_BYTES:
             self.counts["refused"] += 1
@@ -116,8 +118,10 @@ class StreamService:
             await answer(subjects.token(name, "name"), message)
         except (ValidationError, RejectedError) as error:
             self.counts["refused"] += 1
-            extra = {"subject": message.subject[:200], "detail": type(error).__name__}
-            log.warning("request_refused", extra=extra)
+            suppressed = self._refusals.due()
+            if suppressed is not None:
+                extra = {"subject": message.subject[:200], "suppressed": suppressed}
+                log.warning("request_refused", extra=extra | {"detail": type(error).__name__})
             return
         self.counts["answered"] += 1
 
