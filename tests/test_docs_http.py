@@ -39,7 +39,7 @@ def printed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Any]]:
     )
     try:
         ended = subprocess.run(
-            ["bash", "-euo", "pipefail", "-c", script],  # noqa: S607  # the shell of this machine
+            ["bash", "-euo", "pipefail", "-c", script],  # the shell of this machine
             cwd=folder,
             capture_output=True,
             text=True,

@@ -36,8 +36,20 @@ class Opened:
     outbox: Outbox
 
     def write(self, *writes: Write, cursor: Cursor | None = None) -> Exception | None:
+        return self.begin(*writes, cursor=cursor).get(timeout=10)
+
+    def begin(
+        self, *writes: Write, cursor: Cursor | None = None
+    ) -> queue.SimpleQueue[Exception | None]:
         done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self.outbox.submit(writes, done.put, cursor)
+        return done
+
+    def accept(self, *writes: Write, generation: int = 0, cursor: bool = False) -> Exception | None:
+        """As the engine does with new events: they may be refused."""
+        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        place = Cursor("born", {"p": 9}) if cursor else None
+        self.outbox.submit(writes, done.put, place, refusable=True, generation=generation)
         return done.get(timeout=10)
 
 

@@ -60,7 +60,7 @@ class Machine:
     def do(self, *command: str, check: bool = True) -> str:
         """Run a command on the machine; its output."""
         ended = subprocess.run(
-            ["nsenter", "--target", str(self._pid), "--all", *command],  # noqa: S607  # util-linux
+            ["nsenter", "--target", str(self._pid), "--all", *command],  # util-linux
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -170,7 +170,7 @@ def _boot(etc: Path) -> None:
     shutil.copytree(_KEPT if _KEPT.exists() else etc, ETC, dirs_exist_ok=True)
     _control_groups()
     _group()
-    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # noqa: S607  # iproute2
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)  # iproute2
     _devices()
     for name, content in zip(names, copied, strict=True):
         (UNITS / name).write_bytes(content)
@@ -230,7 +230,7 @@ def _group() -> None:
 
 
 def _mount(*words: str) -> None:
-    subprocess.run(["mount", *words], check=True)  # noqa: S607  # util-linux
+    subprocess.run(["mount", *words], check=True)  # util-linux
 
 
 if __name__ == "__main__":
