@@ -19,6 +19,7 @@ from tests.test_outbox import Opened, opened, row
 from setsuden.edge_agent.core import Finish, Insert, state
 from setsuden.edge_agent.outbox import OutboxTroubleError, OutboxUnwritableError, files
 from setsuden.edge_agent.outbox.rows import OPEN, STATES
+from setsuden.edge_agent.outbox.salvage import salvage
 from setsuden.schemas.errors import OutboxLockedError
 from setsuden.schemas.result import Status
 
@@ -291,6 +292,62 @@ def test_any_flipped_bit_is_noticed_or_harmless(
     finally:
         box.outbox.close()
         shutil.rmtree(folder)
+
+
+# -- salvage -----------------------------------------------------------------------------------
+
+
+def test_events_behind_a_damaged_frame_are_salvaged(tmp_path: Path) -> None:
+    crashed(tmp_path, 40)
+    wal = tmp_path / "outbox.db-wal"
+    frames = list(files.wal_frames(wal))
+    flip(wal, frames[len(frames) // 2].offset + 2000)
+    box = opened(tmp_path)
+    (aside,) = box.outbox.set_aside
+    assert box.write(Insert(row(50))) is None
+    box.outbox.close()
+    report = salvage(tmp_path / aside, tmp_path)
+    assert report.open_events + report.unreadable == 40
+    assert report.open_events >= 39
+    again = opened(tmp_path)
+    kept = {found.event_id: found for found in again.outbox.open_rows()}
+    assert len(kept) == report.open_events + 1
+    for found in kept.values():
+        assert found.event.data == row(1).event.data
+    assert again.outbox.set_aside == []
+    again.outbox.close()
+    assert salvage(next(tmp_path.glob("salvaged-*")), tmp_path).already == report.open_events
+
+
+def test_a_log_without_its_database_is_salvaged(tmp_path: Path) -> None:
+    crashed(tmp_path, 30)
+    (tmp_path / "outbox.db").write_bytes(b"")
+    box = opened(tmp_path)
+    (aside,) = box.outbox.set_aside
+    box.outbox.close()
+    assert salvage(tmp_path / aside, tmp_path)[1:] == (30, 0, 0, 0)
+
+
+def test_finals_that_nobody_has_are_salvaged_too(tmp_path: Path) -> None:
+    box = opened(tmp_path / "old")
+    box.write(Insert(row(1, hard=False)._replace(published=False)), Insert(row(2)))
+    box.write(Insert(row(3, hard=False)))
+    box.outbox.close()
+    report = salvage(tmp_path / "old" / "outbox.db", tmp_path / "new")
+    assert report[1:] == (1, 1, 0, 0)
+    again = opened(tmp_path / "new")
+    assert [stated.result.event_id for _, stated in again.outbox.unpublished(9)] == [
+        "dev-00000000-1"
+    ]
+    again.outbox.close()
+
+
+def test_nothing_is_salvaged_into_an_outbox_in_use(tmp_path: Path) -> None:
+    filled(tmp_path / "old")
+    box = opened(tmp_path / "new")
+    with pytest.raises(OutboxLockedError):
+        salvage(tmp_path / "old" / "outbox.db", tmp_path / "new")
+    box.outbox.close()
 
 
 def test_the_outbox_of_another_version_is_refused_and_not_touched(tmp_path: Path) -> None:

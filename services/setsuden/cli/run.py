@@ -45,6 +45,46 @@ def agent_run(path: Path, assignments: Sequence[str]) -> None:
     sys.exit(run_agent(config, path.parent, partial(load_agent, path, assignments)))
 
 
+@agent.command("salvage")
+@config_option("agent.toml")
+@set_option
+@click.argument("sources", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def agent_salvage(
+    path: Path, assignments: Sequence[str], sources: tuple[Path, ...], as_json: bool
+) -> None:
+    """Queue again what can be read of damaged outboxes; the agent must not run.
+
+    SOURCES are the `damaged-...` folders that the agent set aside, or database files; without
+    any, all of them in the state folder. A folder that was read is renamed to `salvaged-...`.
+    """
+    config = load_agent(path, assignments)
+    with needs("edge"):
+        from setsuden.edge_agent.outbox import files, salvage  # noqa: PLC0415  # numpy
+
+    state = path.parent / config.state
+    wanted = sources or tuple(state / name for name in files.set_aside(state))
+    reports = []
+    for source in wanted:
+        report = salvage.salvage(source, state, _progress)
+        reports.append(report)
+        if not as_json:
+            click.echo(
+                f"{report.source}: {report.open_events} events and {report.finals} results queued "
+                f"again, {report.already} there already, {report.unreadable} unreadable"
+            )
+    if as_json:
+        click.echo(json.dumps([report._asdict() for report in reports]))
+    elif not wanted:
+        click.echo("nothing was set aside")
+    sys.exit(1 if any(report.unreadable for report in reports) else 0)
+
+
+def _progress(number: int) -> None:
+    if number % 1000 == 0 and sys.stderr.isatty():
+        click.echo(f"\r{number} rows", nl=False, err=True)
+
+
 @click.group()
 def worker() -> None:
     """Run a teacher worker without Ray."""
