@@ -54,7 +54,7 @@ class LeaseRecord(WireModel):
     life: str = Field(max_length=64)
     """One start of one agent."""
     owner: str = Field(max_length=64)
-    """One state folder on one machine."""
+    """One place for a state folder, on one machine."""
     folder: str = Field(max_length=64)
     host: str = Field(default="", max_length=64)
     since: str = Field(default="", max_length=64)
@@ -117,7 +117,7 @@ class Lease:
             outbox.remember("folder", folder)
         self._record = LeaseRecord(
             life=secrets.token_hex(16),
-            owner=_owner(folder, outbox.folder),
+            owner=_owner(outbox.folder),
             folder=folder,
             host=socket.gethostname()[:64],
             since=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -204,9 +204,12 @@ def _read(body: bytes) -> LeaseRecord | None:
         return None
 
 
-def _owner(folder: str, path: Path) -> str:
-    """Names this folder on this machine: a copy elsewhere, or beside it, has another name."""
-    facts = [folder, str(path.stat().st_ino), socket.gethostname(), *map(_fact, _FACTS)]
+def _owner(folder: Path) -> str:
+    """Names this place on this machine: a copy elsewhere, or beside it, has another name.
+
+    What was there before, lost or replaced, had the same one: no two agents can hold its lock.
+    """
+    facts = [str(folder.resolve()), socket.gethostname(), *map(_fact, _FACTS)]
     cards = sorted(Path("/sys/class/net").glob("*/device/../address"))
     facts += [_fact(str(card)) for card in cards]
     return hashlib.blake2b("\n".join(facts).encode(), digest_size=16).hexdigest()
