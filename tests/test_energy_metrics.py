@@ -62,7 +62,6 @@ GAUGES = Gauges(
     deadlines_unverified=0,
     broker_refuses=False,
     pipelines_unserved=0,
-    result_mismatches=0,
 )
 
 

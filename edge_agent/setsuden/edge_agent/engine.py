@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import time
 from collections import defaultdict, deque
@@ -300,7 +301,7 @@ class Engine:
             self.students[event.pipeline].model,
             run.energy,
             trail,
-            _trace_id(event, context),
+            _trace_id(submission, context),
             self._deadline(submission) if judged.decision.escalates else None,
         )
 
@@ -478,9 +479,18 @@ def _event_of(result: Result) -> Event:
     )
 
 
-def _trace_id(event: Event, context: TraceContext | None) -> str:
+def _trace_id(submission: Submission, context: TraceContext | None) -> str:
+    """The caller's; else one that an event read again from the broker has again.
+
+    It is how an event's result is known to be its own, so it must not be guessed either: the
+    event's bytes are in it.
+    """
+    event = submission.event
     if context is not None:
         return context.trace_id
     if event.trace_id is not None and int(event.trace_id, 16):
         return event.trace_id
+    if submission.event_id is not None:
+        name = f"{submission.event_id}/{event.identity}".encode()
+        return hashlib.blake2b(name, digest_size=16).hexdigest()
     return new_trace_id(_RANDOM)

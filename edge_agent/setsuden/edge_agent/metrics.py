@@ -119,7 +119,6 @@ class Gauges:
     deadlines_unverified: int
     broker_refuses: bool
     pipelines_unserved: int
-    result_mismatches: int
 
 
 def exposition(metrics: Metrics, gauges: Gauges, instruments: Sequence[Instrument] = ()) -> bytes:
@@ -202,7 +201,6 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "rows_damaged": ("Outbox rows that do not match their checksum", metrics.rows_damaged),
         "streams_replaced": ("Times the events stream was a new one", metrics.streams_replaced),
         "undurable_answers": ("Answers given while the disk was full", metrics.undurable),
-        "result_mismatches": ("Records that are not of their event", gauges.result_mismatches),
         "student_cpu_seconds": ("CPU time of student runs", metrics.student_cpu_seconds),
         "link_connections": ("Connections opened", gauges.link_connections),
         "spans_recorded": ("Spans sealed", gauges.spans_recorded),

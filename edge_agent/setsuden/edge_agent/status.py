@@ -106,6 +106,5 @@ class AgentStatus:
             deadlines_unverified=core.unverified_deadlines,
             broker_refuses=bool(self._uplink.refused),
             pipelines_unserved=len(self._unserved()),
-            result_mismatches=core.mismatches,
         )
         return exposition(self._engine.metrics, gauges, instruments(self._meter))

@@ -304,8 +304,8 @@ class Uplink:
         if message.headers.get(TIER_HEADER) != Tier.EDGE.value:  # our own come back too
             self.take_record(message)
 
-    def take_record(self, message: Incoming) -> None:
-        """A record of the results stream; one that is not believed is counted and left alone."""
+    def take_record(self, message: Incoming) -> bool:
+        """A record of the results stream; False for one that is not believed, which is counted."""
         result = record_checks.readable(message)
         stored_as = message.headers.get(SUBJECT, "")
         if message.headers.get("Nats-Stream") != RESULTS or result is None:
@@ -318,14 +318,18 @@ class Uplink:
             if suppressed is not None:
                 extra = {"detail": reason, "subject": stored_as[:200], "suppressed": suppressed}
                 log.warning("result_not_believed", extra=extra)
-            return
+            return False
         self._engine.apply(self._engine.core.cloud_result(now(), result))
+        return True
 
     def _doubt(self, result: Result) -> str | None:
         student = self._engine.students.get(result.pipeline)
         if student is None or result.device != self._device:
             return "it is of another device, or of a pipeline that is not here"
-        return record_checks.doubt_of_answer(result.answer, student.manifest.classes)
+        classes = student.manifest.classes
+        return record_checks.doubt_of_answer(result.answer, classes) or self._engine.core.doubt(
+            result
+        )
 
     async def run_lookups(self) -> None:
         """Ask the results stream for many events at a time, until cancelled."""
@@ -350,8 +354,8 @@ class Uplink:
             record = stored.get(place.result)
             if record is None:
                 self._engine.apply(self._engine.core.not_found(now(), place.event_id))
-            else:
-                self.take_record(record)
+            elif not self.take_record(record):
+                self._engine.apply(self._engine.core.spoiled(now(), place.event_id))
 
 
 def _wire_bytes(subject: str, headers: dict[str, str], data: bytes) -> int:

@@ -90,8 +90,6 @@ class AgentCore:
         self._cloud_minus_mono_ns: int | None = None
         self._unverified: set[int] = set()
         self._refuse_accepted_before_ns: int | None = None
-        self.mismatches = 0
-        """Records under a pending event's name that are not of that event."""
         self.pending_bytes = 0
 
     # -- what the shell may look at -----------------------------------------------------------
@@ -363,16 +361,33 @@ class AgentCore:
             if result.tier is Tier.CLOUD:
                 out.sends.append(Forward(result))
             return out
-        if not results.fits(pending, result):
-            # Somebody else's record under our event's name: the event stays open.
-            self.mismatches += 1
-            return out
         if result.status is Status.SUPERSEDED:
             # Too late by the cloud's clocks; our own deadline will say so in a moment.
             out.sends.append(Notify(pending.event_id, pending.reply, state(result)))
             return out
         self._finish(pending, results.merged(now, pending, result), out, published=True)
         self._pump(now, out)
+        return out
+
+    def doubt(self, result: Result) -> str | None:
+        """Why a record cannot be of the pending event whose name it has; None when it can."""
+        pending = self._pending.get(result.event_id)
+        if pending is None or results.fits(pending, result):
+            return None
+        return "it has the trace of another event"
+
+    def spoiled(self, now: Now, event_id: str) -> Effects:
+        """The event's place in the results stream is taken by what is not its result.
+
+        No other can be stored there: the student's answer is the best there will be.
+        """
+        out = Effects()
+        pending = self._pending.get(event_id)
+        if pending is not None:
+            words = "a record that is not of this event is stored under its name"
+            problem = Problem(code="result_not_believed", message=words)
+            self._die(now, pending, problem, out)
+            self._pump(now, out)
         return out
 
     def not_found(self, now: Now, event_id: str) -> Effects:
