@@ -245,7 +245,8 @@ def test_cloud_streams_changes_what_is_wrong_and_nothing_else(
         "--json",
     ]
     command = ["cloud", "streams", "-c", files / "cloud.toml", *where]
-    names = ["EVT", "ESC", "RES", "DEAD", "OTEL", "LEASE", "teacher=local=digits"]
+    names = ["EVT", "ESC", "RES", "DEAD", "OTEL", "LEASE", "bridge", "bridge-metrics"]
+    names.append("teacher=local=digits")
     assert setsuden(*command).json == {"changed": names, "unchanged": []}
     assert setsuden(*command).json == {"changed": [], "unchanged": names}
     smaller = [*command, "--set", "streams.events_max_bytes=500_000_000"]

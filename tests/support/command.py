@@ -36,10 +36,13 @@ class Command:
     def __call__(self, *arguments: object) -> Ended:
         """Run one command line."""
         self._capsys.readouterr()
+        held_back = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             code = run([str(argument) for argument in arguments])
         except SystemExit as ending:
             code = ending.code if isinstance(ending.code, int) else 0
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, held_back)
         told = self._capsys.readouterr()
         return Ended(code, told.out, told.err)
 

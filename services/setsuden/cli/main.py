@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -82,6 +83,8 @@ def run(arguments: Sequence[str]) -> int:
 def main() -> None:
     """The ``setsuden`` command."""
     tolerate_any_terminal()
+    # Held-back signals are inherited: a parent must not make us deaf to a request to end.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP, signal.SIGINT, signal.SIGTERM})
     sys.exit(run(sys.argv[1:]))
 
 

@@ -233,15 +233,14 @@ def cloud_streams(  # noqa: PLR0917  # click passes options by name
 
         sys.exit(serve_streams(config, partial(load_cloud, path, assignments)))
     quiet_logs()
-    changed = apply(config)
-    names = [str(stream["name"]) for stream in streams.all_streams(config.streams)]
-    names += [streams.consumer_name(config.region, spec.name) for spec in config.pipelines]
+    applied = apply(config)
     if as_json:
-        unchanged = [name for name in names if name not in changed]
+        changed = [name for name, differed in applied.items() if differed]
+        unchanged = [name for name, differed in applied.items() if not differed]
         click.echo(json.dumps({"changed": changed, "unchanged": unchanged}))
         return
-    for name in names:
-        click.echo(f"{'changed' if name in changed else 'as declared':<12} {name}")
+    for name, differed in applied.items():
+        click.echo(f"{'changed' if differed else 'as declared':<12} {name}")
 
 
 def _print_plan(rows: Sequence[PlannedStream], as_json: bool) -> None:

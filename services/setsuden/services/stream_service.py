@@ -265,8 +265,7 @@ async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | No
     link.start()
     try:
         await up_or_refused(link, None)
-        for name in await apply_all(jetstream, config):
-            log.info("topology_applied", extra={"name_applied": name})
+        await apply_all(jetstream, config)
         log.info("stream_service_ready")
         serving = asyncio.create_task(service.run(), name="streams")
         await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 from setsuden.link import JetStream, Link, LinkState
 from setsuden.schemas import streams
@@ -10,70 +11,76 @@ from setsuden.schemas.errors import UnavailableError
 
 from .config import CloudConfig
 
+log = logging.getLogger(__name__)
 
-async def apply_streams(jetstream: JetStream, config: CloudConfig) -> list[str]:
-    """Every stream; the names of those that changed."""
+
+Applied = dict[str, bool]
+"""Stream and consumer names in the order they were applied; True for what had to change."""
+
+
+async def apply_streams(jetstream: JetStream, config: CloudConfig) -> Applied:
+    """Every stream."""
     wanted = streams.all_streams(config.streams)
-    return [str(stream["name"]) for stream in wanted if await jetstream.apply_stream(stream)]
+    return {str(stream["name"]): await jetstream.apply_stream(stream) for stream in wanted}
 
 
-async def apply_consumer(jetstream: JetStream, config: CloudConfig, pipeline: str) -> bool:
-    """The durable that all workers of this pipeline share; True when something changed."""
+async def apply_consumer(jetstream: JetStream, config: CloudConfig, pipeline: str) -> Applied:
+    """The durable that all workers of this pipeline share."""
     consumer = streams.teacher_consumer(
         config.region,
         pipeline,
         ack_wait_seconds=config.worker.ack_wait_seconds,
         max_ack_pending=config.worker.max_ack_pending,
     )
-    return await jetstream.apply_consumer(streams.ESCALATIONS, consumer)
+    changed = await jetstream.apply_consumer(streams.ESCALATIONS, consumer)
+    return {str(consumer["durable_name"]): changed}
 
 
-async def apply_bridge(jetstream: JetStream, config: CloudConfig) -> list[str]:
-    """The consumers that all span bridges share; the names of those that changed."""
-    changed = []
+async def apply_bridge(jetstream: JetStream, config: CloudConfig) -> Applied:
+    """The consumers that all span bridges share."""
+    applied = {}
     for make in (streams.bridge_consumer, streams.metrics_consumer):
         wanted = make(
             ack_wait_seconds=config.bridge.ack_wait_seconds,
             max_ack_pending=config.bridge.max_ack_pending,
         )
-        if await jetstream.apply_consumer(streams.SPANS, wanted):
-            changed.append(str(wanted["durable_name"]))
-    return changed
+        changed = await jetstream.apply_consumer(streams.SPANS, wanted)
+        applied[str(wanted["durable_name"])] = changed
+    return applied
 
 
-async def apply_all(
-    jetstream: JetStream, config: CloudConfig, pipeline: str | None = None
-) -> list[str]:
-    """Every stream and the consumers, or one pipeline's; the names of what changed."""
-    changed = await apply_streams(jetstream, config)
-    if pipeline is None:
-        changed += await apply_bridge(jetstream, config)
-    for name in [pipeline] if pipeline else [found.name for found in config.pipelines]:
-        if await apply_consumer(jetstream, config, name):
-            changed.append(streams.consumer_name(config.region, name))
-    return changed
+async def apply_all(jetstream: JetStream, config: CloudConfig) -> Applied:
+    """Every stream and every consumer."""
+    applied = await apply_streams(jetstream, config) | await apply_bridge(jetstream, config)
+    for spec in config.pipelines:
+        applied |= await apply_consumer(jetstream, config, spec.name)
+    for name, changed in applied.items():
+        if changed:
+            log.info("topology_applied", extra={"name_applied": name})
+    return applied
 
 
-async def apply_if_allowed(jetstream: JetStream, config: CloudConfig, pipeline: str) -> list[str]:
-    """What a worker does at its start; the names of what changed. Raises LinkError.
+async def apply_if_allowed(jetstream: JetStream, config: CloudConfig) -> None:
+    """What a worker does at its start and when something is missing. Raises LinkError.
 
-    Where everybody may do everything it makes streams and consumer. A worker that logs in has no
+    Where everybody may do everything it makes streams and consumers. A worker that logs in has no
     leave for that: `setsuden cloud streams` does it with the operator's credentials.
     """
-    return await apply_all(jetstream, config, pipeline) if config.nats.anonymous else []
+    if config.nats.anonymous:
+        await apply_all(jetstream, config)
 
 
-def apply(config: CloudConfig) -> list[str]:
-    """Apply streams and consumers once; the names of what changed. Raises LinkError."""
+def apply(config: CloudConfig) -> Applied:
+    """Apply streams and consumers once. Raises LinkError."""
     return asyncio.run(_apply(config, 2 * config.nats.connect_timeout_seconds))
 
 
-async def apply_when_up(config: CloudConfig) -> list[str]:
+async def apply_when_up(config: CloudConfig) -> Applied:
     """As :func:`apply`, waiting without limit for a broker that cannot be reached."""
     return await _apply(config, None)
 
 
-async def _apply(config: CloudConfig, timeout_seconds: float | None) -> list[str]:
+async def _apply(config: CloudConfig, timeout_seconds: float | None) -> Applied:
     link = Link(config.nats, "streams")
     jetstream = JetStream(link)
     await jetstream.start()

@@ -88,9 +88,7 @@ async def _serving(config: CloudConfig, jetstream: JetStream, link: Link) -> Asy
 async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:
     """Wait for the broker without limit, refuse it at once when it is unfit, apply, start."""
     await topology.up_or_refused(link, None)
-    if config.nats.anonymous:
-        for name in await topology.apply_all(worker.jetstream, config):
-            log.info("topology_applied", extra={"name_applied": name})
+    await topology.apply_if_allowed(worker.jetstream, config)
     await worker.start()
 
 

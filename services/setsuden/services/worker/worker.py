@@ -157,7 +157,7 @@ class Worker:
         return self._link.state is LinkState.UP and self._puller.pulling
 
     async def _repair(self) -> None:
-        await topology.apply_if_allowed(self.jetstream, self._config, self._pipeline.name)
+        await topology.apply_if_allowed(self.jetstream, self._config)
 
     # -- work -------------------------------------------------------------------------------
 
