@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
 from tests.support import ml
 from tests.support.agent import DEVICE, AgentProcess, config
-from tests.support.roles import RolesBroker
+from tests.support.roles import JwtBroker, RolesBroker
 
 from setsuden.client import AsyncClient
 from setsuden.pipelines.config import load_toml, validate
@@ -35,16 +36,21 @@ def test_the_example_accounts_are_what_the_command_makes_of_the_example_site() -
     assert configuration(site) == (INFRA / "nats-accounts.conf").read_text(encoding="utf-8")
 
 
-async def test_nobody_needs_more_leave_than_their_role_gives(tmp_path: Path) -> None:
+@pytest.mark.parametrize("make", [RolesBroker, JwtBroker])
+async def test_nobody_needs_more_leave_than_their_role_gives(
+    tmp_path: Path, make: type[RolesBroker | JwtBroker]
+) -> None:
     """Agent, worker, bridge, application and stream service, each with its own login."""
     folder = ml.write_bundle(tmp_path / "mine", student=True)
-    with RolesBroker(tmp_path / "nats", SITE) as broker:
+    with make(tmp_path / "nats", SITE) as broker:
         spec = PipelineSpec(name="mine", bundle=str(folder))
         operator = CloudConfig(nats=broker.login("operator"), pipelines=(spec,), state="operator")
         stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         serving = asyncio.create_task(serve(operator, stop))
         login = broker.login(DEVICE)
         nats = f'user = "{DEVICE}"\npassword_file = "{login.password_file}"'
+        if login.credentials_file is not None:
+            nats = f'credentials_file = "{login.credentials_file}"'
         text = config(broker=broker, bundle=folder, pipeline="mine", nats=nats)
         # Nobody but the operator reaches the server's monitoring port.
         text = text.replace(f'monitor_url = "{broker.monitor_url}"', "")

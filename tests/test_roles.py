@@ -13,7 +13,7 @@ import pytest
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from tests.support import roles
-from tests.support.roles import NAMES, RolesBroker
+from tests.support.roles import NAMES, JwtBroker, RolesBroker
 
 from setsuden.link import JetStream, Link
 from setsuden.schemas import streams
@@ -26,9 +26,12 @@ BARRIERS = (
 """Stored after everything else: a stream that answers for it has done what came before."""
 
 
-@pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RolesBroker]:
-    with RolesBroker(tmp_path_factory.mktemp("roles")) as running:
+@pytest.fixture(scope="module", params=[RolesBroker, JwtBroker])
+def broker(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[RolesBroker | JwtBroker]:
+    """Accounts in the server's configuration file, and the same ones as JWTs."""
+    with request.param(tmp_path_factory.mktemp("roles")) as running:
         yield running
 
 
@@ -61,7 +64,7 @@ class People:
 
 
 @pytest.fixture
-async def people(broker: RolesBroker) -> AsyncIterator[People]:
+async def people(broker: RolesBroker | JwtBroker) -> AsyncIterator[People]:
     link = Link(broker.login("operator"), "operator")
     jetstream = JetStream(link)
     await jetstream.start()
@@ -90,16 +93,12 @@ async def people(broker: RolesBroker) -> AsyncIterator[People]:
     await link.close()
 
 
-async def connect(broker: RolesBroker, name: str) -> Client:
+async def connect(broker: RolesBroker | JwtBroker, name: str) -> Client:
     async def ignore(_: Exception) -> None:
         """Permission errors are what most of this is about."""
 
     return await nats.connect(
-        broker.url,
-        user=name,
-        password=roles.password(name),
-        error_cb=ignore,
-        allow_reconnect=False,
+        broker.url, error_cb=ignore, allow_reconnect=False, **broker.credentials(name)
     )
 
 
@@ -264,3 +263,19 @@ async def listen(people: People, names: tuple[str, ...], *subjects: str) -> dict
         for subject in subjects:
             await people.clients[name].subscribe(subject, cb=hear)
     return heard
+
+
+@pytest.mark.parametrize(
+    ("name", "subject"),
+    [("d1", "res.r1.p1.d1.d1-00000000-7"), ("a1", "evt.p1.d1"), ("d1", "lease.d1")],
+)
+async def test_a_header_of_one_byte_does_not_end_the_server(
+    people: People, broker: RolesBroker | JwtBroker, name: str, subject: str
+) -> None:
+    """nats-server 2.15.1 panics when it republishes one; behind an account import it does not."""
+    client = people.clients[name]
+    await client._send_command(f"HPUB {subject} 1 5\r\nxbody\r\n".encode())
+    await client.flush()
+    assert any(subject in held for held in (await people.state()).values())
+    assert broker.process is not None
+    assert broker.process.poll() is None

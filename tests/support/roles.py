@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+from collections import defaultdict
 from collections.abc import Iterator
 from itertools import product
 from pathlib import Path
+
+from tests.support import jwt
 
 from setsuden.link import LinkOptions
 from setsuden.schemas.roles import Application, Device, Principal, Site, Worker
@@ -41,12 +45,51 @@ class RolesBroker(LocalBroker):
         self._files = folder / "passwords"
         self._files.mkdir(parents=True, exist_ok=True)
 
+    @staticmethod
+    def credentials(name: str) -> dict[str, object]:
+        """The same login in the words of nats-py."""
+        return {"user": name, "password": password(name)}
+
     def login(self, name: str, **more: object) -> LinkOptions:
         """Link options of one principal."""
         file = self._files / name
         file.write_text(password(name))
         login: dict[str, object] = {"user": name, "password_file": str(file)}
         return self.options.model_copy(update=login | more)
+
+
+class JwtBroker(LocalBroker):
+    """The same site on a server in operator mode: accounts and users are signed JWTs."""
+
+    def __init__(self, folder: Path, site: Site = SITE) -> None:
+        operator = jwt.mint_operator()
+        keys: defaultdict[str, jwt.KeyPair] = defaultdict(lambda: jwt.KeyPair("account"))
+        claims = accounts.account_claims(site, lambda name: keys[name].public)
+        minted = {
+            name: jwt.mint_account(operator, name, every, keys=keys[name])
+            for name, every in claims.items()
+        }
+        known = [jwt.mint_account(operator, "SYS"), *minted.values()]
+        super().__init__(folder, accounts=jwt.server_config(operator, known, folder / "jwt"))
+        self._users = {
+            name: jwt.mint_user(minted[account], name, limits)
+            for name, (account, limits) in accounts.user_claims(site).items()
+        }
+        self._files = folder / "creds"
+        self._files.mkdir(parents=True, exist_ok=True)
+
+    def credentials(self, name: str) -> dict[str, object]:
+        """What nats-py needs for this login."""
+        user = self._users[name]
+        return {
+            "user_jwt_cb": user.jwt.encode,
+            "signature_cb": lambda nonce: base64.b64encode(user.keys.sign(nonce)),
+        }
+
+    def login(self, name: str, **more: object) -> LinkOptions:
+        """Link options of one principal."""
+        file = jwt.creds_file(self._files / f"{name}.creds", self._users[name])
+        return self.options.model_copy(update={"credentials_file": str(file)} | more)
 
 
 class _Named:
