@@ -22,7 +22,7 @@ from tests.support import jwt
 from setsuden.client import AsyncClient
 from setsuden.link import JetStream, Link, LinkOptions, LinkState, redacted
 from setsuden.link.address import Address
-from setsuden.link.credentials import login_of
+from setsuden.link.credentials import login_of, principal
 from setsuden.schemas import streams
 from setsuden.schemas.errors import ConfigError, ForbiddenError, UnavailableError
 from setsuden.services.demo.broker import LocalBroker
@@ -84,6 +84,21 @@ async def test_a_creds_file_logs_in_and_stores(realm: Realm) -> None:
         await jetstream.start()
         await jetstream.apply_stream(streams.events(streams.StreamBounds()))
         assert (await link.store("evt.p.d", b"1")).sequence == 1
+
+
+def test_whoever_logs_in_is_known_by_the_name_that_the_login_tells(tmp_path: Path) -> None:
+    account = jwt.mint_account(jwt.mint_operator(), "APP")
+    dev = jwt.creds_file(tmp_path / "dev.creds", jwt.mint_user(account, "dev-1"))
+    odd = jwt.creds_file(tmp_path / "odd.creds", jwt.mint_user(account, "dev.*.1"))
+    torn = tmp_path / "torn.creds"
+    torn.write_text(dev.read_text()[:200])
+    files = {str(dev): "dev-1", str(odd): None, str(torn): None, str(tmp_path): None}
+    for file, name in files.items():
+        assert principal(LinkOptions(credentials_file=file)) == name
+    assert principal(LinkOptions(user="dev-1", password_file="p")) == "dev-1"
+    assert principal(LinkOptions(urls=("nats://dev-1:p@h",))) == "dev-1"
+    assert principal(LinkOptions(urls=("nats://a-token@h",))) is None
+    assert principal(LinkOptions()) is None
 
 
 async def test_expired_creds_are_refused_with_their_date_and_taken_up_once_replaced(

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from setsuden.schemas.base import TOKEN_PATTERN
 from setsuden.schemas.errors import ForbiddenError
 
 from .address import Address
@@ -58,6 +59,24 @@ def login_of(options: LinkOptions, address: Address) -> Login:
     if address.password is not None:
         return Login(user=address.user, password=address.password)
     return Login(token=address.user)
+
+
+def principal(options: LinkOptions) -> str | None:
+    """The name of who logs in: the user, or the name in its JWT; None where neither tells it.
+
+    Never raises: what is wrong with a file is told by the connection that needs it. Blocks.
+    """
+    addresses = [Address.of(url) for url in options.urls]
+    name: object = options.user
+    if options.credentials_file is not None:
+        try:
+            text = _text("credentials_file", options.credentials_file)
+            name = _claims(dict(_BLOCK.findall(text)).get("NATS USER JWT", "")).get("name")
+        except (ForbiddenError, ValueError):
+            return None
+    elif name is None:
+        name = next((one.user for one in addresses if one.password is not None), None)
+    return name if isinstance(name, str) and re.fullmatch(TOKEN_PATTERN, name) else None
 
 
 def _content(option: str, file: str) -> bytes:
@@ -142,11 +161,16 @@ def _signer(seed: bytes, file: str) -> tuple[Callable[[str], bytes], str]:
     return sign, base64.b32encode(content + check).decode().rstrip("=")
 
 
-def _expired(jwt: str, file: str) -> str:
+def _claims(jwt: str) -> dict[str, object]:
+    """What a JWT says, unproven; raises ValueError."""
     claims = jwt.split(".")[1] if jwt.count(".") == 2 else ""
+    return json_object(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+
+
+def _expired(jwt: str, file: str) -> str:
     try:
-        ends = json_object(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4))).get("exp")
-    except (ValueError, binascii.Error):
+        ends = _claims(jwt).get("exp")
+    except ValueError:
         return f"{file} holds no readable JWT"
     if not isinstance(ends, int) or isinstance(ends, bool) or not 0 < ends < time.time():
         return ""

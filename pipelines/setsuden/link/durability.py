@@ -19,7 +19,7 @@ from setsuden.schemas.stream_service import PROOF
 from setsuden.schemas.stream_service import Proof as ServiceProof
 
 from .connection import Connection
-from .credentials import tls_context
+from .credentials import principal, tls_context
 from .options import LinkOptions
 from .untrusted import json_object, printable, redacted
 
@@ -128,13 +128,17 @@ def check_sync(varz: dict[str, object]) -> None:
         )
 
 
-def told_by_stream_service(name: str, timeout_seconds: float) -> Proof:
-    """The proof that a peer without the monitoring port has: the cloud side, which has read it."""
+def told_by_stream_service(options: LinkOptions, name: str) -> Proof:
+    """The proof that a peer without the monitoring port has: the cloud side, which has read it.
+
+    It is asked in the name of who logs in, or else in this one.
+    """
 
     async def proof(connection: Connection) -> None:
-        subject = subjects.service(name, PROOF)
+        login = await asyncio.to_thread(principal, options)
+        subject = subjects.service(login or name, PROOF)
         try:
-            answer = await connection.ask(subject, b"", timeout_seconds)
+            answer = await connection.ask(subject, b"", options.connect_timeout_seconds)
         except UnavailableError as error:
             raise NotDurableError(
                 f"nobody proves that the broker is durable ({error.message})",

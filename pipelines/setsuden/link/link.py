@@ -59,8 +59,7 @@ class Link:
         self.connections = 0
         self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"  # nobody can guess where answers go
         self._faults = Faults()
-        seconds = options.connect_timeout_seconds
-        self._proof = proof or told_by_stream_service(options.user or name, seconds)
+        self._proof = proof
         self._window = Window(options.publish_timeout_seconds, self._faults)
         self._subscriptions: dict[str, tuple[Handler, str]] = {
             f"{self.inbox}.ack.*": (self._on_ack, "")
@@ -183,7 +182,8 @@ class Link:
         connection.inbox = self.inbox
         try:
             if self.options.durability == "strict":
-                await check_strict(connection, self.options, self._proof)
+                proof = self._proof or told_by_stream_service(self.options, self.name)
+                await check_strict(connection, self.options, proof)
             await self._subscribe_all(connection)
             connection.on_denied = self._on_denied
             self._connection = connection

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from setsuden.cli.loading import link_name
 from setsuden.link import JetStream, Link, LinkOptions
+from setsuden.link.credentials import principal
 from setsuden.link.durability import check_sync, check_version, read_varz
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import ForbiddenError, LinkError, NotDurableError
@@ -54,7 +55,7 @@ NOBODY = Asker("doctor", None, device=False)
 def asker_of(config: AgentConfig | CloudConfig) -> Asker:
     """The process that this configuration is for."""
     device = getattr(config, "device", None)
-    return Asker(link_name(config), device or config.nats.user, device=device is not None)
+    return Asker(link_name(config), device or principal(config.nats), device=device is not None)
 
 
 def check(options: LinkOptions, *, configured: bool, asker: Asker = NOBODY) -> list[Finding]:
@@ -167,7 +168,7 @@ async def _inside(options: LinkOptions, asker: Asker) -> tuple[list[Finding], Pr
 async def _service(jetstream: JetStream, asker: Asker) -> tuple[Finding, Proof | None]:
     """What the stream service tells a user that may not ask JetStream itself."""
     if asker.login is None:
-        seen = "not looked at: a .creds file does not tell the name to ask with"
+        seen = "not looked at: these credentials do not tell the name to ask with"
         return Finding("streams", Status.OK, seen), None
     try:
         answer = await jetstream.ask(subjects.service(asker.login, PROOF), b"")

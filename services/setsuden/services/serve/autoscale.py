@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 from setsuden.link import JetStream, Link, LinkOptions
+from setsuden.link.credentials import principal
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.stream_service import Lag, LagRequest
 from setsuden.services.lag import ask_lag, read_lag
@@ -82,8 +83,9 @@ async def lag_of(options: LinkOptions, request: LagRequest) -> Lag:
     link.start()
     try:
         await link.wait_up(_CONNECT_SECONDS)
-        if options.user is not None:
-            return await ask_lag(jetstream, options.user, request)
-        return await read_lag(jetstream, request)
+        if options.anonymous:
+            return await read_lag(jetstream, request)
+        name = await asyncio.to_thread(principal, options)
+        return await ask_lag(jetstream, name or link.name, request)
     finally:
         await link.close()
