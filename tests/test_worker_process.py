@@ -13,7 +13,7 @@ from tests.support import cloud, ml, processes
 from setsuden.link import JetStream, Link
 from setsuden.schemas.result import Status
 from setsuden.services.demo.broker import LocalBroker
-from setsuden.services.worker.process import STALLED_EXIT
+from setsuden.services.worker.assembly import STALLED_EXIT
 
 
 @pytest.mark.slow

@@ -9,9 +9,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from random import Random, SystemRandom
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import SpanClock, new_trace_id, parse_traceparent
@@ -20,23 +18,19 @@ from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result
 
 from . import traces
+from .arrival import Arrival as Arrival  # noqa: PLC0414  # doors take it from here
+from .arrival import Placed, Runs
 from .config import AgentConfig
 from .core import AgentCore, Effects, Now, Send, Submission, Trail, Verdict
+from .intake import Intake
 from .metrics import Metrics
-from .outbox import Cursor, Outbox, OutboxBrokenError, Place, key_of
+from .outbox import Cursor, Outbox, OutboxBrokenError, key_of
 from .student import Student, StudentRun
 
 log = logging.getLogger(__name__)
-CRASHING_STARTS = 3
-"""Lives in a row that died before accepting anything: the student kills them, on some event."""
-SLOW_STUDENT_SECONDS = 0.002
-"""CPU time of one observation; a slower student leaves the event loop to a thread."""
 MAX_UNCOMMITTED_BATCHES = 2
 
 _RANDOM = Random(SystemRandom().getrandbits(128))  # noqa: S311  # ids, no secrets
-
-Answered = Callable[[Result | SetsudenError, bool], None]
-"""Told (outcome, whether the event had been accepted before)."""
 
 
 class Tell(NamedTuple):
@@ -47,18 +41,6 @@ class Tell(NamedTuple):
 
 
 Perform = Callable[[Send | Tell], Awaitable[None]]
-
-
-class Arrival(NamedTuple):
-    """A checked event on its way to student, gate and outbox."""
-
-    submission: Submission
-    observation: NDArray[Any]
-    answered: Answered
-    """Told once: the accepted result when it is durable, or why the event was refused."""
-    place: Place | None = None
-    """Where the event lay in the broker's stream."""
-    generation: int = 0
 
 
 class Engine:
@@ -93,45 +75,41 @@ class Engine:
         self._full_at: int | None = None
         self.broken: asyncio.Future[SetsudenError] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Arrival] = asyncio.Queue(config.intake.queue_max_events)
         self._uncommitted: dict[str, list[Arrival]] = defaultdict(list)
-        self._batches = asyncio.Semaphore(MAX_UNCOMMITTED_BATCHES)
+        self.batches = asyncio.Semaphore(MAX_UNCOMMITTED_BATCHES)
         self._sends: deque[Send | Tell] = deque()
         self._sends_waiting = asyncio.Event()
         self._wakeup: asyncio.TimerHandle | None = None
         self._wakeup_ns: int | None = None
-        self._slow: set[str] = set()
-        self._distrusted = outbox.fruitless_starts >= CRASHING_STARTS
+        self.intake = Intake(self)
 
     # -- arrivals -----------------------------------------------------------------------------
 
     async def put(self, arrival: Arrival) -> None:
         """Hand over one arrival; waits while the queue is full."""
-        await self._queue.put(arrival)
+        await self.intake.put(arrival)
 
     async def run(self, perform: Perform) -> None:
         """Judge and commit until cancelled; ``perform`` does each send, in order."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._take())
+            tasks.create_task(self.intake.run(tasks))
             tasks.create_task(self._send(perform))
 
-    async def _take(self) -> None:
-        while True:
-            batch = [await self._queue.get()]
-            while len(batch) < self.config.intake.batch and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            await self._batches.acquire()
-            await self._process([a for a in batch if a.generation in {0, self.generation}])
+    def is_current(self, arrival: Arrival) -> bool:
+        """False for an event of the broker that is being read again."""
+        return arrival.generation in {0, self.generation}
 
-    async def _process(self, batch: list[Arrival]) -> None:
-        fresh = self._without_repeats(batch)
-        runs = await self._judge(fresh)
+    def decide(self, batch: list[Arrival], fresh: list[Arrival], runs: Runs) -> None:
+        """Admit what was judged and commit it; nothing here waits.
+
+        Called with one of ``batches`` acquired, which the commit releases.
+        """
         out = Effects()
         accepted: list[tuple[Arrival, Result]] = []
         waiting: set[int] = set()
         for arrival in fresh:
             if waiting and arrival.place is not None:
-                self._release(arrival, UnavailableError("waits on the broker for room"))
+                self.release(arrival, UnavailableError("waits on the broker for room"))
                 waiting.add(id(arrival))
             elif not self._admit(arrival, runs[id(arrival)], out, accepted):
                 waiting.add(id(arrival))
@@ -150,7 +128,7 @@ class Engine:
                 self.cursor = self.cursor.past(place)
         return None if self.cursor is before else self.cursor
 
-    def _without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
+    def without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
         """Those whose idempotency key is new; the others are told what is known already."""
         keys = {key for a in batch if (key := key_of(a.submission.event)) is not None}
         known = self.outbox.known(list(keys)) if keys else {}
@@ -167,6 +145,11 @@ class Engine:
                 fresh.append(arrival)
         return fresh
 
+    def forget_key(self, arrival: Arrival) -> list[Arrival]:
+        """It is not being committed after all; those that waited for its key are returned."""
+        key = key_of(arrival.submission.event)
+        return self._uncommitted.pop(key, []) if key is not None else []
+
     def _repeat(self, arrival: Arrival, result: Result) -> None:
         self.metrics.repeated += 1
         reply = arrival.submission.event.reply
@@ -174,38 +157,10 @@ class Engine:
             self.apply(self.core.rebind(result.event_id, reply))
         arrival.answered(result, True)
 
-    async def _judge(self, batch: Sequence[Arrival]) -> dict[int, tuple[StudentRun, int]]:
-        """(run, position in it) of each arrival, one run per pipeline and student batch."""
-        groups: dict[str, list[Arrival]] = defaultdict(list)
-        for arrival in batch:
-            groups[arrival.submission.event.pipeline].append(arrival)
-        found: dict[int, tuple[StudentRun, int]] = {}
-        for pipeline, arrivals in groups.items():
-            student = self.students[pipeline]
-            for start in range(0, len(arrivals), student.max_batch):
-                part = arrivals[start : start + student.max_batch]
-                run = await self._run(student, [arrival.observation for arrival in part])
-                found.update({id(arrival): (run, place) for place, arrival in enumerate(part)})
-        return found
-
-    async def _run(self, student: Student, observations: list[NDArray[Any]]) -> StudentRun:
-        name = student.spec.name
-        if self._distrusted:
-            return student.distrusted(len(observations))
-        if name in self._slow:
-            run = await asyncio.to_thread(student.judge, observations)
-        else:
-            run = student.judge(observations)
-            if run.energy is not None and run.energy.cpu_seconds > SLOW_STUDENT_SECONDS:
-                self._slow.add(name)
-        if run.energy is not None:
-            self.metrics.student_cpu_seconds += run.energy.cpu_seconds * len(observations)
-        return run
-
     def _admit(
         self,
         arrival: Arrival,
-        placed: tuple[StudentRun, int],
+        placed: Placed,
         out: Effects,
         accepted: list[tuple[Arrival, Result]],
     ) -> bool:
@@ -214,7 +169,7 @@ class Engine:
         try:
             result = self.core.admit(now(), arrival.submission, verdict, out)
         except OutboxFullError as error:
-            self._release(arrival, error)
+            self.release(arrival, error)
             never_fits = len(arrival.submission.event.data) > self.config.outbox.max_bytes
             if arrival.place is None or never_fits:
                 self.refuse(arrival, error)
@@ -278,19 +233,18 @@ class Engine:
     def _committed(
         self, out: Effects, accepted: list[tuple[Arrival, Result]], error: Exception | None
     ) -> None:
-        self._batches.release()
+        self.batches.release()
         if error is not None:
             self._break(error)
             return
-        self._distrusted = False
         for arrival, result in accepted:
             self.metrics.accepted[result.pipeline] += 1
             self.metrics.escalated += result.decision is not None and result.decision.escalates
             arrival.answered(result, False)
-            self._release(arrival, result)
+            self.release(arrival, result)
         self._queue_sends(out)
 
-    def _release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
+    def release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
         """Answer those who sent the same key while the first was being committed."""
         key = key_of(arrival.submission.event)
         for repeat in self._uncommitted.pop(key, ()) if key is not None else ():
@@ -366,8 +320,14 @@ class Engine:
 
         The broker still holds those that came from there, and the next life reads them.
         """
-        while not self._queue.empty():
-            arrival = self._queue.get_nowait()
+        self._refuse_all(self.intake.drain())
+
+    def refuse_lanes(self) -> None:
+        """As :meth:`refuse_queued`, of what waits for students that take their time."""
+        self._refuse_all(self.intake.drain_lanes())
+
+    def _refuse_all(self, arrivals: Sequence[Arrival]) -> None:
+        for arrival in arrivals:
             if arrival.place is None:
                 self.refuse(arrival, UnavailableError("the agent is stopping"))
 

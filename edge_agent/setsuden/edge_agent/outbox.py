@@ -126,9 +126,7 @@ class Outbox:
         self._reader.executescript(_SCHEMA)
         self.epoch = self._first("epoch", secrets.token_hex(4))
         self.next_sequence = self._next_sequence()
-        self.fruitless_starts = self._count_start()
         self.commits = 0
-        self._fruitful = False
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_loop, name="outbox", daemon=True)
         self._thread.start()
@@ -137,8 +135,6 @@ class Outbox:
         """Commit what is queued and let the files go."""
         self._jobs.put(None)
         self._thread.join()
-        with self._reader:
-            self._reader.execute(_META, ("fruitless_starts", "0"))
         self._reader.close()
         self._lock.close()
 
@@ -166,8 +162,6 @@ class Outbox:
     def _commit(self, writer: sqlite3.Connection, jobs: list[_Job]) -> None:
         error = _transact(writer, jobs)
         self.commits += 1
-        if not self._fruitful and error is None:
-            self._bear_fruit(writer, jobs)
         if error is not None and len(jobs) > 1:
             # One of them is at fault: the others must not fail with it.
             for job in jobs:
@@ -177,13 +171,6 @@ class Outbox:
             job.committed(error)
         if self.commits % 64 == 0:
             self._prune(writer)
-
-    def _bear_fruit(self, writer: sqlite3.Connection, jobs: list[_Job]) -> None:
-        """Once in a life: the first event is accepted, so this start was not in vain."""
-        if any(isinstance(write, Insert) for job in jobs for write in job.writes):
-            self._fruitful = True
-            with writer:
-                writer.execute(_META, ("fruitless_starts", "0"))
 
     def _prune(self, writer: sqlite3.Connection) -> None:
         oldest = time.time_ns() - int(self._keep_seconds * 1e9)
@@ -238,13 +225,6 @@ class Outbox:
         """How far the broker's events were accepted."""
         row = self._reader.execute("SELECT value FROM meta WHERE name='cursor'").fetchone()
         return None if row is None else Cursor(*json.loads(row[0]))
-
-    def _count_start(self) -> int:
-        """Lives before this one that ended without a clean stop and without one event accepted."""
-        before = int(self._first("fruitless_starts", "0"))
-        with self._reader:
-            self._reader.execute(_META, ("fruitless_starts", str(before + 1)))
-        return before
 
     def _next_sequence(self) -> int:
         (newest,) = self._reader.execute("SELECT max(sequence) FROM events").fetchone()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -19,10 +21,12 @@ from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
 from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+from setsuden.pipelines.run_record import RunRecord
 from setsuden.pipelines.tracing import Recorder, SpanClock
 from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
+from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas import spans
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.windows import Component
@@ -41,6 +45,8 @@ from .uplink import Uplink
 
 log = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
+LANE_SECONDS = 2.0
+"""How long a stopping agent waits for students that take their time."""
 FAREWELL_SECONDS = 2.0
 """How long a stopping agent sends spans; the next life sends the rest."""
 
@@ -70,7 +76,10 @@ def run_agent(config: AgentConfig, base: Path) -> int:
 
 
 async def _main(config: AgentConfig, base: Path) -> int:
-    async with build(config, base) as agent:
+    state = base / config.state
+    state.mkdir(parents=True, exist_ok=True)
+    watchdog = Watchdog(RunRecord(state), _start_again)
+    async with build(config, base, watchdog) as agent:
         stop = _stop_signal()
         server = _Server(agent.http, config, base / config.state)
         serving = asyncio.create_task(server.serve(), name="http")
@@ -96,6 +105,8 @@ async def _main(config: AgentConfig, base: Path) -> int:
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         agent.status.stopping = True
         server.stop()
+        await asyncio.wait([serving], timeout=LANE_SECONDS)
+        agent.engine.refuse_lanes()
         await asyncio.wait([serving], timeout=STOP_SECONDS)
         agent.engine.refuse_queued()
         outcomes = [await _ended(task) for task in tasks]
@@ -120,7 +131,9 @@ def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
 
 
 @asynccontextmanager
-async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
+async def build(
+    config: AgentConfig, base: Path, watchdog: Watchdog | None = None
+) -> AsyncIterator[Agent]:
     """Every part of an agent; outbox, link and traces are closed at the end."""
     state = base / config.state
     metrics = Metrics()
@@ -130,7 +143,8 @@ async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
         Identity(Component.EDGE, config.device, host_id(config.traces), fingerprint(config)),
         counts=lambda: metrics.counts(link.wire()),
     )
-    students = {spec.name: student.load(spec, base, meter) for spec in config.pipelines}
+    loaded = student.load_all(config.pipelines, base, meter, watchdog or Watchdog())
+    students = {each.spec.name: each for each in loaded}
     outbox = Outbox(
         state, keep_seconds=config.outbox.keep_seconds, keep_events=config.outbox.keep_events
     )
@@ -165,6 +179,8 @@ async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
             )
         await link.close()
         outbox.close()
+        for each in loaded:
+            each.close()
 
 
 def _policy(config: AgentConfig, outbox: Outbox) -> Policy:
@@ -181,6 +197,15 @@ def _policy(config: AgentConfig, outbox: Outbox) -> Policy:
         publish_nats=config.publish_results in {"nats", "all"},
         publish_all=config.publish_results == "all",
     )
+
+
+def _start_again(pipeline: str) -> None:
+    """The watchdog's last resort: begin anew in place, with that student in a process of its own.
+
+    What is accepted is on the disk. Not an exit: an agent that a person started has no supervisor.
+    """
+    log.critical("agent_starts_again", extra={"because_of": pipeline})
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line
 
 
 def _stop_signal() -> asyncio.Future[int]:

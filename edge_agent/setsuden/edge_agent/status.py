@@ -24,10 +24,16 @@ class AgentStatus:
         self.stopping = False
 
     def report(self) -> dict[str, Any]:
-        """Ready while events can be accepted; the link's state degrades, never fails it."""
+        """Ready while events can be accepted; link and students degrade it, never fail it."""
         core, link = self._engine.core, self._link
+        students = self._engine.students
+        unusable = {name: each.problem for name, each in students.items() if each.problem}
         checks = {
-            "models": {"ok": True, "pipelines": sorted(self._engine.students)},
+            "models": {
+                "ok": not unusable,
+                "pipelines": sorted(students),
+                "without_student": unusable,
+            },
             "outbox": {
                 "ok": core.has_room,
                 "pending_events": core.pending_events,
@@ -41,7 +47,7 @@ class AgentStatus:
             },
         }
         ready = core.has_room and not self.stopping
-        degraded = ready and link.state is not LinkState.UP
+        degraded = ready and (link.state is not LinkState.UP or bool(unusable))
         status = "degraded" if degraded else "ok" if ready else "not_ready"
         return {"ready": ready, "status": status, "checks": checks}
 

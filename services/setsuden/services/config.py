@@ -37,8 +37,6 @@ class WorkerOptions(Model):
     """An event that failed is delivered again after this, times its attempts."""
     isolate_from_attempt: int = Field(default=3, ge=2, le=101)
     """From this delivery on an event runs alone in a child process, which it may crash."""
-    isolate_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
-    """A child that has not answered by then is killed, and the attempt has failed."""
     pull_expires_seconds: float = Field(default=30.0, ge=1, le=300)
     """How long the broker keeps one pull request open."""
     drain_seconds: float = Field(default=10.0, gt=0, le=600)

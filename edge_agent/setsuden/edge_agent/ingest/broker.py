@@ -53,6 +53,8 @@ class BrokerDoor:
         self._met = False
         self._read = dict(engine.cursor.positions)
         self._reclaimed = dict(self._read)
+        self._behind: set[str] = set()
+        """Pipelines whose lanes were full: they are read on when there is room."""
 
     async def start(self) -> None:
         """Listen for bells; before the link starts."""
@@ -95,13 +97,15 @@ class BrokerDoor:
         if self._generation != self._engine.generation:
             self._generation = self._engine.generation
             self._read = dict(self._engine.cursor.positions)
-            self._caught_up = False
+            self._caught_up = self._met = False  # a pipeline without a position is read from 1
         while self._caught_up and self._rung:
             message = self._rung.popleft()
-            if self._follows(message):
+            if _pipeline(message) not in self._behind and self._follows(message):
                 await self._take(message)
         if not self._caught_up:
             await self._catch_up()
+        for pipeline in sorted(filter(self._engine.intake.takes, self._behind)):
+            await self._read_on(pipeline)
         if self._generation != self._engine.generation:
             self._something.set()
         await self._reclaim()
@@ -125,16 +129,19 @@ class BrokerDoor:
             await self._read_on(pipeline)
 
     async def _read_on(self, pipeline: str) -> None:
-        while self._generation == self._engine.generation:
+        """Read one subject to its end, or until its pipeline's lane is full."""
+        self._behind.discard(pipeline)
+        while self._generation == self._engine.generation and pipeline not in self._behind:
             request: dict[str, object] = {
                 "next_by_subj": subjects.event(pipeline, self._device),
-                "seq": self._read[pipeline] + 1,
+                "seq": self._read.get(pipeline, 0) + 1,
                 "batch": READ_BATCH,
                 "max_bytes": READ_MAX_BYTES,
             }
             messages = await self._jetstream.read(EVENTS, request)
             for message in messages:
-                await self._take(message)
+                if pipeline not in self._behind:
+                    await self._take(message)
             if not messages:
                 return
 
@@ -151,6 +158,9 @@ class BrokerDoor:
         self._met = True
 
     async def _take(self, message: Incoming) -> None:
+        if not self._engine.intake.takes(_pipeline(message)):
+            self._behind.add(_pipeline(message))
+            return
         received = now()
         place = Place(self._born, _pipeline(message), int(message.headers["Nats-Sequence"]))
         self._read[place.pipeline] = place.sequence

@@ -15,11 +15,10 @@ from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.signals import stop_signal
 
-from .assembly import assembled
+from .assembly import STALLED_EXIT, assembled
 from .worker import StalledError, Worker
 
 log = logging.getLogger(__name__)
-STALLED_EXIT = 70
 _WATCH_SECONDS = 1.0
 
 

@@ -14,6 +14,10 @@ TEACHER_NOT_FINITE: Final = "teacher_not_finite"
 TEACHER_WRONG_SHAPE: Final = "teacher_wrong_shape"
 TEACHER_CRASHED: Final = "teacher_crashed"
 TEACHER_TIMED_OUT: Final = "teacher_timed_out"
+TEACHER_OUT_OF_MEMORY: Final = "teacher_out_of_memory"
+TEACHER_NO_DISTRIBUTION: Final = "teacher_no_distribution"
+TEACHER_UNFIT_INPUT: Final = "teacher_unfit_input"
+HARMFUL: Final = frozenset({TEACHER_CRASHED, TEACHER_TIMED_OUT, TEACHER_OUT_OF_MEMORY})
 
 
 class Route(StrEnum):

@@ -9,7 +9,8 @@ from typing import Any
 
 from setsuden.link import JetStream, Link, LinkState
 from setsuden.link.tasks import end
-from setsuden.pipelines.energy import Meter, MeteredRun, WorkKey
+from setsuden.pipelines.energy import Meter
+from setsuden.pipelines.model_process import LOAD_SECONDS
 from setsuden.pipelines.tracing import Recorder
 from setsuden.pipelines.tracing.span import energy_attributes
 from setsuden.schemas import streams
@@ -24,7 +25,6 @@ from . import settle
 from .clock import Clock
 from .counters import Counters
 from .hand import Hand
-from .isolation import Isolation
 from .records import Writer, problem
 from .settle import Route
 from .settler import Settler
@@ -59,28 +59,23 @@ class Worker:
         self.counters = Counters()
         self._config, self._options, self._pipeline = config, config.worker, pipeline
         self._teacher, self._meter, self._link = teacher, meter, link
-        ref = teacher.session.ref
-        self._work = WorkKey(pipeline.name, f"{ref.bundle}/{ref.model}", ref.digest)
-        self._batch = config.worker.max_batch or teacher.spec.max_batch
+        self._batch = min(config.worker.max_batch or teacher.max_batch, teacher.max_batch)
         self._clock = Clock()
         self.jetstream = jetstream
         self._hand = Hand(link, self.counters, self._clock)
         consumer = streams.consumer_name(config.region, pipeline.name)
-        self._spans = SpanMaker(pipeline.name, consumer, teacher.session.ref)
+        self._spans = SpanMaker(pipeline.name, consumer, teacher.ref)
         self._recorder = recorder if config.traces.enabled else None
         self._settler = Settler(
             link=link,
             jetstream=jetstream,
             hand=self._hand,
-            writer=Writer(pipeline.name, teacher.session.ref, teacher.classes),
+            writer=Writer(pipeline.name, teacher.ref, teacher.classes),
             spans=self._spans,
             recorder=self._recorder,
             clock=self._clock,
             counters=self.counters,
             retry_delay_seconds=self._options.retry_delay_seconds,
-        )
-        self._isolation = Isolation(
-            teacher.bundle.folder, teacher.model, self._options.isolate_timeout_seconds
         )
         self._pulling: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -135,7 +130,6 @@ class Worker:
         tasks = [*self._tasks, *([self._pulling] if self._pulling else [])]
         for task in tasks:
             await end(task)
-        await self._isolation.close()
         self._teacher.close()
 
     def health(self) -> None:
@@ -219,50 +213,49 @@ class Worker:
     async def _run_batch(self, batch: list[Work]) -> bool:
         """True when the model answered."""
         start = self._clock.now_ns()
-        metered = self._meter.begin(self._work)
+        self._progress = asyncio.get_running_loop().time() + self._longest_run_seconds()
         try:
             answers = await self._teacher.run([_observation(work) for work in batch])
         except TeacherRaisedError as error:
-            self._meter.abandon(metered)
             await self._isolate_failure(batch, error)
             return False
-        except BaseException:
-            self._meter.abandon(metered)
-            raise
-        run = answers.run
-        self._meter.finish(metered, len(batch), run.cpu_seconds, run.method)
         self.counters.batches += 1
-        await self._settle_batch(batch, answers, start, metered)
+        await self._settle_batch(batch, answers, start)
         return True
 
+    def _longest_run_seconds(self) -> float:
+        """No run takes longer, the start of a process for it included, whatever the model does."""
+        return self._pipeline.limits.run_seconds + LOAD_SECONDS
+
     async def _isolate_failure(self, batch: list[Work], error: TeacherRaisedError) -> None:
-        """A batch failed: find out whose fault it is, so that the others are answered."""
-        if len(batch) == 1:
-            self._fail(batch[0], error.problem)
+        """A run failed: find out alone whose fault it is, so that the others are answered."""
+        if len(batch) == 1 and self._teacher.is_apart:
+            self._fail_alone(batch[0], error.problem)  # it was alone already
             return
-        outcomes = [await self._run_batch([work]) for work in batch]
-        if all(outcomes):
+        outcomes = [await self._run_isolated(work) for work in batch]
+        if all(outcomes) and len(batch) > 1:
             self._batch = 1
             log.warning("batch_refused_by_model", extra={"detail": error.problem.message})
 
-    async def _run_isolated(self, work: Work) -> None:
+    async def _run_isolated(self, work: Work) -> bool:
+        """True when the model answered, alone in a process of its own."""
         start = self._clock.now_ns()
         self.counters.isolated += 1
-        self._progress = asyncio.get_running_loop().time() + self._isolation.longest_seconds
+        self._progress = asyncio.get_running_loop().time() + self._longest_run_seconds()
         try:
-            answers = await self._isolation.run(_observation(work))
+            answers = await self._teacher.run_alone(_observation(work))
         except TeacherRaisedError as error:
-            self._fail(work, error.problem)
-        else:
-            metered = self._meter.elsewhere(self._work, answers.run.cpu_seconds, answers.run.method)
-            await self._settle_batch([work], answers, start, metered)
-        if not self._hand.again_waiting():
-            await self._isolation.close()
+            self._fail_alone(work, error.problem)
+            return False
+        await self._settle_batch([work], answers, start)
+        return True
 
-    async def _settle_batch(
-        self, batch: list[Work], answers: Answers, start_ns: int, metered: MeteredRun
-    ) -> None:
-        ran = self._ran(answers, batch, start_ns, metered)
+    def _fail_alone(self, work: Work, problem: Problem) -> None:
+        """What it does alone to a process with limits it will do again: no more of them."""
+        self._fail(work, problem, hopeless=problem.code in settle.HARMFUL)
+
+    async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
+        ran = self._ran(answers, batch, start_ns)
         self.counters.cpu_seconds += answers.run.cpu_seconds
         self._record_batch(batch, ran)
         for work, row in zip(batch, answers.rows, strict=True):
@@ -278,9 +271,9 @@ class Worker:
             whole = self._meter.provisional(ran.metered, 1)
             self._recorder.add(self._spans.batch(batch, ran, whole))
 
-    def _ran(self, answers: Answers, batch: list[Work], start_ns: int, metered: MeteredRun) -> Ran:
+    def _ran(self, answers: Answers, batch: list[Work], start_ns: int) -> Ran:
         items = len(batch)
-        reading = self._meter.provisional(metered)
+        reading = self._meter.provisional(answers.metered)
         attributes = energy_attributes(reading)
         attributes |= {"setsuden.batch.size": items, "setsuden.batch.share": 1 / items}
         return Ran(
@@ -291,7 +284,7 @@ class Worker:
             attributes,
             answers.run.wall_seconds * 1000,
             batch_trace_id(batch),
-            metered,
+            answers.metered,
         )
 
     def _fail(self, work: Work, problem: Problem, *, hopeless: bool = False) -> None:
