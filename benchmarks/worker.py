@@ -28,7 +28,7 @@ from tests.support import cloud, ml, processes
 from setsuden.link import JetStream, Link
 from setsuden.pipelines import bundle, session
 from setsuden.pipelines.tracing import traceparent
-from setsuden.schemas import escalation, streams, subjects
+from setsuden.schemas import escalation, streams
 from setsuden.schemas.event import Event
 from setsuden.services.demo.broker import LocalBroker
 
@@ -47,16 +47,14 @@ def cpu_seconds(pid: int) -> float:
 
 async def publish(link: Link, first: int, count: int) -> None:
     """Escalations as an agent sends them, many in flight."""
-    subject = subjects.escalation("local", cloud.PIPELINE, cloud.DEVICE)
     room = asyncio.Semaphore(WINDOW)
     context = traceparent("1" * 32, cloud.PARENT_SPAN)
     data = ml.observation(1)
     event = Event(id="1", source="b", pipeline=cloud.PIPELINE, device=cloud.DEVICE, data=data)
-    headers = escalation.headers(event, "", None, context)
+    headers = escalation.headers(event, None, context)
     for index in range(first, first + count):
         await room.acquire()
-        headers[escalation.EVENT_ID_HEADER] = cloud.event_id(index)
-        await link.post(subject, data, headers, lambda _: room.release())
+        await link.post(cloud.place(index).escalation, data, headers, lambda _: room.release())
     for _ in range(WINDOW):
         await room.acquire()
 

@@ -262,7 +262,9 @@ async def test_hops_of_the_broker_arrive_as_spans_and_foreign_ones_do_not(
 ) -> None:
     async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
         sampled = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
-        await link.store(subjects.escalation("local", "tiny", "dev-1"), b"x", sampled)
+        await link.store(
+            subjects.Place("local", "tiny", "dev-1", "dev-1-00000000-1").escalation, b"x", sampled
+        )
         foreign = b'{"server": {}, "request": {}, "events": []}'
         await send(link, foreign, subject=subjects.HOPS)
         await until(lambda: bridge.counters.hops + bridge.counters.foreign == 2, pause_seconds=0.01)

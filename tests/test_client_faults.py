@@ -12,7 +12,6 @@ from tests.support.proxy import Proxy
 
 from setsuden.client import AsyncClient, AsyncHandle, Status, follower
 from setsuden.link import JetStream, Link
-from setsuden.schemas import subjects
 from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.errors import UnavailableError
 from setsuden.schemas.event import Event
@@ -145,7 +144,7 @@ async def test_the_devices_expired_stands_before_the_clouds_record(
     handle = await client.submit("digits", b"abc")
     provisional = await anext(aiter(handle))
     expired = provisional.model_copy(update={"status": Status.EXPIRED})
-    late = subjects.late(DEVICE, provisional.event_id)
+    late = provisional.place.late
     await link.store(late, expired.model_dump_json().encode())
     await agent.store(provisional.model_copy(update={"status": Status.FINAL}))
     assert (await handle.result(timeout=30)).status is Status.EXPIRED

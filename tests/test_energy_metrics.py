@@ -55,6 +55,12 @@ GAUGES = Gauges(
     spans_recorded=0,
     spans_lost=0,
     spool_bytes=0,
+    outbox_set_aside=0,
+    outbox_unwritable=False,
+    deadlines_unverified=0,
+    broker_refuses=False,
+    pipelines_unserved=0,
+    result_mismatches=0,
 )
 
 

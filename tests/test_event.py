@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from setsuden.schemas import escalation
 from setsuden.schemas.errors import InvalidEventError
 from setsuden.schemas.event import Event
+from setsuden.schemas.subjects import Place
 from setsuden.schemas.trace_context import parse_traceparent, traceparent
 
 TOKENS = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=64)
@@ -59,12 +60,23 @@ def test_an_escalation_is_read_back_without_what_stays_on_the_device(
     event: Event, ttl_ms: int | None
 ) -> None:
     context = traceparent("ab" * 16, "cd" * 8)
-    headers = escalation.headers(event, "d-00000000-1", ttl_ms, context)
-    subject = f"esc.r.{event.pipeline}.{event.device}"
-    read = escalation.read(headers, event.data, subject)
-    assert (read.event_id, read.ttl_ms) == ("d-00000000-1", ttl_ms)
-    private = {"reply": None, "idempotency_key": None, "trace_id": None}
-    assert read.event == event.model_copy(update=private | {"traceparent": context})
+    headers = escalation.headers(event, ttl_ms, context)
+    place = Place("r", event.pipeline, event.device, "d-00000000-1")
+    read = escalation.read(headers, event.data, place)
+    assert read[:3] == (place, ttl_ms, False)
+    assert (read.content_type, read.data) == (event.content_type, event.data)
+    assert read.tensor_header_bytes == event.tensor_header_bytes
+    assert headers["traceparent"] == context
+    assert not {"ce-reply", "ce-idempotencykey", "ce-traceid", "ce-ttlms"} & set(headers)
+
+
+@pytest.mark.parametrize("ttl_ms", [0, 1, 999_999_999_999, 10**12, 10**15, -1])
+def test_any_time_to_live_that_is_written_is_read(ttl_ms: int) -> None:
+    """A device in 1970 has 13 digits to live; one digit too many made a dead letter of it."""
+    event = Event(id="1", source="s", pipeline="p", device="d", data=b"")
+    headers = escalation.headers(event, ttl_ms, traceparent("ab" * 16, "cd" * 8))
+    read = escalation.read(headers, b"", Place("r", "p", "d", "d-00000000-1"))
+    assert read.ttl_ms == min(max(ttl_ms, 0), escalation.MAX_TTL_MS)
 
 
 def read(headers: dict[str, str]) -> Event:

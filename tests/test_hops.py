@@ -27,8 +27,9 @@ from setsuden.services.demo.broker import LocalBroker
 TRACE, PARENT = "ab" * 16, "cd" * 8
 SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 UNSAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
-ESC = subjects.escalation("local", "tiny", "dev-1")
-RES = subjects.result("dev-1", "dev-1-00000000-1")
+PLACE = subjects.Place("local", "tiny", "dev-1", "dev-1-00000000-1")
+ESC = PLACE.escalation
+RES = PLACE.result
 CREATE = {escalation.EXPECTED_SUBJECT_SEQUENCE: "0"}
 
 

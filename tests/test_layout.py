@@ -16,8 +16,8 @@ import pytest
 
 REPOSITORY = Path(__file__).parent.parent
 ROOTS = ("schemas", "pipelines", "edge_agent", "services")
-MAX_FUNCTION_LINES = 50
-MAX_MODULE_LINES = 400
+MAX_FUNCTION_LINES = 70
+MAX_MODULE_LINES = 500
 MAX_MEDIAN_LINES = 10
 DEVICE_PACKAGES = ("schemas", "link", "pipelines", "edge_agent", "client")
 FORBIDDEN = (

@@ -12,8 +12,18 @@ from pathlib import Path
 import pytest
 from tests.support.agent_world import EASY, HARD, World
 
-from setsuden.edge_agent.core import Finish, Insert, MarkPublished, Rebind, Row, Trail, Write, state
-from setsuden.edge_agent.outbox import Cursor, Outbox, Place, key_of
+from setsuden.edge_agent.core import (
+    Deadline,
+    Finish,
+    Insert,
+    MarkPublished,
+    Rebind,
+    Row,
+    Trail,
+    Write,
+    state,
+)
+from setsuden.edge_agent.outbox import Cursor, Outbox, StreamPlace, key_of
 from setsuden.schemas.errors import OutboxLockedError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Status
@@ -29,6 +39,9 @@ class Opened:
         done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self.outbox.submit(writes, done.put, cursor)
         return done.get(timeout=10)
+
+
+DEADLINE = Deadline("boot", 5, 6, 7, 8, absolute=False)
 
 
 def opened(folder: Path, keep_events: int = 1000) -> Opened:
@@ -48,7 +61,7 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         source="s",
         pipeline="p",
         device="dev",
-        reply="reply.dev.c.t",
+        reply="reply.app.dev.c.t",
         idempotency_key=key,
         traceparent="00-" + "1" * 32 + "-" + "2" * 16 + "-01",
         data=b"\x00\xff observation",
@@ -60,10 +73,9 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         event,
         Trail("2" * 16, 10, 20, 30, 1),
         True,
-        1_000,
-        99,
+        DEADLINE,
         state(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
-        published=not hard,
+        published=True,
     )
 
 
@@ -79,7 +91,7 @@ def test_an_observation_lives_until_its_event_is_final(box: Opened) -> None:
     assert event is not None
     assert event.data == b"\x00\xff observation"
     final = state(row().result.model_copy(update={"status": Status.EXPIRED}))
-    box.write(Finish(1, final, False))
+    box.write(Finish(1, "dev-00000000-1", None, final, False))
     assert box.outbox.event(1) is None
     assert list(box.outbox.open_rows()) == []
     assert box.outbox.unpublished(10) == [(1, final)]
@@ -90,7 +102,7 @@ def test_an_observation_lives_until_its_event_is_final(box: Opened) -> None:
 def test_an_easy_event_never_stores_its_observation(box: Opened) -> None:
     box.write(Insert(row(hard=False)))
     assert box.outbox.event(1) is None
-    known = box.outbox.result(1)
+    known = box.outbox.result("dev-00000000-1")
     assert known is not None
     assert known.result.is_final
 
@@ -124,24 +136,24 @@ def test_the_cursor_moves_with_the_events_it_stands_for(box: Opened) -> None:
 
 def test_a_cursor_goes_forward_only_and_begins_again_with_a_new_stream() -> None:
     cursor = Cursor("born", {"p": 7, "q": 2})
-    assert cursor.past(Place("born", "p", 5)) is cursor
-    assert cursor.past(Place("born", "p", 9)).positions == {"p": 9, "q": 2}
-    assert cursor.past(Place("again", "p", 1)) == Cursor("again", {"p": 1})
+    assert cursor.past(StreamPlace("born", "p", 5)) is cursor
+    assert cursor.past(StreamPlace("born", "p", 9)).positions == {"p": 9, "q": 2}
+    assert cursor.past(StreamPlace("again", "p", 1)) == Cursor("again", {"p": 1})
 
 
 def test_a_new_reply_replaces_the_old(box: Opened) -> None:
-    box.write(Insert(row()), Rebind(1, "reply.dev.c.new"))
+    rebound = Rebind(1, "dev-00000000-1", "reply.app.dev.c.new", row().stated)
+    box.write(Insert(row()), rebound)
     (found,) = box.outbox.open_rows()
-    assert found.event.reply == "reply.dev.c.new"
+    assert found.event.reply == "reply.app.dev.c.new"
 
 
-def test_a_reopened_outbox_keeps_its_epoch_and_counts_on(tmp_path: Path) -> None:
+def test_a_reopened_outbox_counts_on(tmp_path: Path) -> None:
     first = opened(tmp_path)
     first.write(Insert(row(41)))
-    epoch = first.outbox.epoch
     first.outbox.close()
     again = opened(tmp_path)
-    assert (again.outbox.epoch, again.outbox.next_sequence) == (epoch, 42)
+    assert again.outbox.next_sequence == 42
     again.outbox.close()
 
 
@@ -168,8 +180,8 @@ def test_a_damaged_outbox_is_set_aside_and_never_deleted(tmp_path: Path) -> None
     box = opened(tmp_path)
     box.write(Insert(row()))
     box.outbox.close()
-    (aside,) = tmp_path.glob("outbox-damaged-*.db")
-    assert aside.read_bytes().startswith(b"no database at all")
+    (aside,) = tmp_path.glob("damaged-*")
+    assert (aside / "outbox.db").read_bytes().startswith(b"no database at all")
 
 
 def test_every_commit_is_synced(box: Opened) -> None:

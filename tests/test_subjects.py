@@ -13,6 +13,7 @@ from setsuden.schemas.errors import InvalidEventError
 from setsuden.schemas.streams import StreamBounds, all_streams
 
 TOKENS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+PLACE = subjects.Place("r", "p", "d", "d-00000000-1")
 DEVICES = st.from_regex(r"[A-Za-z0-9_-]{1,40}", fullmatch=True)
 
 
@@ -46,11 +47,11 @@ def test_no_wildcard_separator_or_line_end_is_a_token(bad: str) -> None:
         subjects.parse_event(f"evt.{bad}.d")
 
 
-@given(TOKENS, TOKENS, TOKENS)
+@given(TOKENS, TOKENS, TOKENS, TOKENS)
 def test_an_agent_publishes_replies_of_its_own_device_only(
-    device: str, client: str, token: str
+    application: str, device: str, client: str, token: str
 ) -> None:
-    subject = f"{subjects.reply_prefix(device, client)}.{token}"
+    subject = f"{subjects.reply_prefix(application, device, client)}.{token}"
     assert subjects.is_reply_of(subject, device)
     assert not subjects.is_reply_of(subject, device + "x")
 
@@ -58,18 +59,34 @@ def test_an_agent_publishes_replies_of_its_own_device_only(
 @pytest.mark.parametrize(
     "subject",
     [
-        "esc.r.p.d",
-        "reply.d.c",
-        "reply.d.c.t.u",
-        "reply.d.c.*",
-        "reply.d.>.t",
-        "reply.d.c.t\n",
-        "reply.d.c.t\r\nPUB x 0",
+        "esc.r.p.d.e",
+        "reply.a.d.c",
+        "reply.a.d.c.t.u",
+        "reply.a.d.c.*",
+        "reply.a.d.>.t",
+        "reply.d.other.c.t",
+        "reply.a.d.c.t\n",
+        "reply.a.d.c.t\r\nPUB x 0",
         "$JS.API.STREAM.DELETE.EVT",
     ],
 )
 def test_a_reply_cannot_be_aimed_elsewhere(subject: str) -> None:
     assert not subjects.is_reply_of(subject, "d")
+
+
+@pytest.mark.parametrize("kind", ["esc", "res", "late"])
+def test_a_place_is_read_back_from_each_of_its_subjects(kind: str) -> None:
+    subject = {"esc": PLACE.escalation, "res": PLACE.result, "late": PLACE.late}[kind]
+    assert subjects.place_of(subject, kind) == PLACE
+
+
+@pytest.mark.parametrize(
+    "subject",
+    ["esc.r.p.d", "esc.r.p.d.other-00000000-1", "esc.r.p.d.d-1", "res.r.p.d.d-00000000-1"],
+)
+def test_a_place_whose_event_is_not_its_devices_is_refused(subject: str) -> None:
+    with pytest.raises(InvalidEventError):
+        subjects.place_of(subject, "esc")
 
 
 @pytest.mark.parametrize("bad", ["", "d", "d-0-1", "d-00000000-", "d-0000000G-1", "d-00000000-1\n"])
@@ -88,9 +105,10 @@ def test_every_subject_of_the_table_is_unique_and_has_a_purpose() -> None:
     ("built", "pattern"),
     [
         (subjects.event("p", "d"), "evt.<pipeline>.<device>"),
-        (subjects.escalation("r", "p", "d"), "esc.<region>.<pipeline>.<device>"),
-        (subjects.result("d", "e"), "res.<device>.<event_id>"),
-        (subjects.late("d", "e"), "late.<device>.<event_id>"),
+        (PLACE.escalation, "esc.<region>.<pipeline>.<device>.<event_id>"),
+        (PLACE.result, "res.<region>.<pipeline>.<device>.<event_id>"),
+        (PLACE.late, "late.<region>.<pipeline>.<device>.<event_id>"),
+        (subjects.lease("d"), "lease.<device>"),
         (subjects.dead("p", "d"), "dead.<pipeline>.<device>"),
     ],
 )

@@ -6,6 +6,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import gate
@@ -15,9 +17,10 @@ from setsuden.pipelines.energy.metering.settle import Labels
 from setsuden.schemas.energy import Boundary, Method, Source
 from setsuden.schemas.errors import AlreadyStoredError, StreamFullError, UnavailableError
 from setsuden.schemas.result import ModelRef, Result, Status
+from setsuden.schemas.subjects import Place
 from setsuden.services.worker import settle
 from setsuden.services.worker.records import Writer, problem
-from setsuden.services.worker.settle import Route, Step
+from setsuden.services.worker.settle import Step
 from setsuden.services.worker.teacher import _choices
 from setsuden.services.worker.work import Ran, Work, received
 
@@ -29,8 +32,8 @@ from setsuden.services.worker.work import Ran, Work, received
         (object(), True, Step.ACK),
         (AlreadyStoredError("x"), False, Step.LOOK),
         (AlreadyStoredError("x"), True, Step.ACK),
-        (UnavailableError("x"), False, Step.RETRY),
-        (StreamFullError("x"), True, Step.RETRY),
+        (UnavailableError("x"), False, Step.STORE_AGAIN),
+        (StreamFullError("x"), True, Step.STORE_AGAIN),
     ],
 )
 def test_only_a_stored_record_is_acknowledged(outcome: object, late: bool, step: Step) -> None:
@@ -43,25 +46,43 @@ def test_only_a_stored_record_is_acknowledged(outcome: object, late: bool, step:
         (Status.EXPIRED, Step.STORE_LATE),
         (Status.FINAL, Step.ACK),
         (Status.DEAD, Step.ACK),
-        (None, Step.RETRY),
+        (None, Step.RUN),
     ],
 )
 def test_who_was_first_decides_about_the_second(found: Status | None, step: Step) -> None:
     assert settle.after_look(found) is step
 
 
+def test_an_expired_event_whose_late_answer_is_stored_needs_no_run() -> None:
+    assert settle.after_look(Status.EXPIRED, late_is_stored=True) is Step.ACK
+
+
 @pytest.mark.parametrize(
-    ("attempt", "route"),
-    [(1, Route.RUN), (2, Route.RUN), (3, Route.ISOLATE), (5, Route.ISOLATE), (6, Route.DEAD)],
+    ("attempt", "copy", "suspect"), [(1, False, False), (2, False, True), (1, True, True)]
 )
-def test_a_suspect_is_isolated_before_it_is_given_up(attempt: int, route: Route) -> None:
-    assert settle.route(attempt, max_attempts=5, isolate_from=3) is route
+def test_what_was_delivered_or_sent_before_is_looked_up_first(
+    attempt: int, copy: bool, suspect: bool
+) -> None:
+    assert settle.is_suspect(attempt, copy) is suspect
 
 
-def test_failures_are_tried_again_until_the_last_attempt_unless_hopeless() -> None:
-    assert settle.after_failure(1, 3, hopeless=False) is Step.RETRY
-    assert settle.after_failure(3, 3, hopeless=False) is Step.DEAD
-    assert settle.after_failure(1, 3, hopeless=True) is Step.DEAD
+def test_an_event_is_dead_after_so_many_failed_runs() -> None:
+    raised = problem(settle.TEACHER_RAISED, "x")
+    assert settle.after_failures([raised] * 2, 3) is Step.RUN
+    assert settle.after_failures([raised] * 3, 3) is Step.DEAD
+
+
+def test_a_run_that_never_ends_is_tried_once_more_only() -> None:
+    timed_out = problem(settle.TEACHER_TIMED_OUT, "x")
+    assert settle.after_failures([timed_out], 100) is Step.RUN
+    assert settle.after_failures([timed_out, timed_out], 100) is Step.DEAD
+
+
+@given(st.integers(0, 1000))
+def test_pauses_grow_and_stay_bounded(tries: int) -> None:
+    pause = settle.pause_seconds(tries)
+    assert settle.FIRST_PAUSE_SECONDS <= pause <= settle.LONGEST_PAUSE_SECONDS
+    assert settle.pause_seconds(tries + 1) >= pause
 
 
 def test_lateness_needs_a_deadline() -> None:
@@ -72,15 +93,16 @@ def test_lateness_needs_a_deadline() -> None:
 
 def _work() -> Work:
     reply = "$JS.ACK.ESC.teacher.2.17.9.1763930000000000000.0"
-    headers = {"setsuden-event-id": "dev-0000abcd-1", "traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
-    work = received(Incoming("esc.local.tiny.dev", reply, headers, b""))
-    work.event_id, work.taken_ns = "dev-0000abcd-1", 1763930000012345678
+    headers = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"}
+    work = received(Incoming("esc.local.tiny.dev.dev-0000abcd-1", reply, headers, b""))
+    work.place = Place("local", "tiny", "dev", "dev-0000abcd-1")
+    work.taken_ns = 1763930000012345678
     return work
 
 
 def _writer(labels: list[str]) -> Writer:
     ref = ModelRef(bundle="tiny", version='1 "quoted"', model="teacher", digest="0" * 64)
-    return Writer("tiny", ref, labels)
+    return Writer("local", "tiny", ref, labels)
 
 
 def test_a_written_result_is_what_the_schema_reads() -> None:
@@ -112,8 +134,9 @@ def test_a_written_dead_result_is_what_the_schema_reads() -> None:
 
 def test_a_delivery_without_a_usable_context_gets_the_same_trace_every_time() -> None:
     reply = "$JS.ACK.ESC.teacher.2.17.9.1763930000000000000.0"
-    headers = {"setsuden-event-id": "dev-0000abcd-1", "traceparent": "nonsense"}
-    traces = {received(Incoming("esc.a.b.dev", reply, headers, b"")).trace_id for _ in range(2)}
+    headers = {"traceparent": "nonsense"}
+    subject = "esc.a.b.dev.dev-0000abcd-1"
+    traces = {received(Incoming(subject, reply, headers, b"")).trace_id for _ in range(2)}
     assert len(traces) == 1
     assert len(traces.pop()) == 32
     assert Delivery.of(reply).attempt == 2

@@ -25,6 +25,7 @@ from setsuden.edge_agent.core import (
     Submission,
     Trail,
     Verdict,
+    in_time,
 )
 from setsuden.pipelines.gate import Judged
 from setsuden.schemas.decision import Action, Decision, Reason
@@ -35,7 +36,9 @@ from setsuden.schemas.result import Answer, Result, Status, Tier
 SECOND = 1_000_000_000
 POLICY = Policy(
     device="dev",
+    region="local",
     epoch="00000000",
+    boot="boot",
     window=4,
     live_share=0.2,
     lookup_ns=5 * SECOND,
@@ -86,7 +89,7 @@ class World:
                 case Insert(row):
                     assert row.sequence not in self.disk
                     self.disk[row.sequence] = row
-                case Finish(sequence, stated, published):
+                case Finish(sequence=sequence, stated=stated, published=published):
                     row = self.disk[sequence]
                     assert not row.result.is_final, "an event got a second final result"
                     self.disk[sequence] = row._replace(stated=stated, published=published)
@@ -98,10 +101,16 @@ class World:
 
     def submit(self, judged: Judged, deadline_s: int | None = None, size: int = 10) -> Result:
         event = Event(
-            id="e", source="s", pipeline="p", device="dev", reply="reply.dev.c.t", data=b"x" * size
+            id="e",
+            source="s",
+            pipeline="p",
+            device="dev",
+            reply="reply.app.dev.c.t",
+            data=b"x" * size,
         )
         submission = Submission(event, over_nats=True, received=self.now)
-        deadline = None if deadline_s is None else self.wall_ns + deadline_s * SECOND
+        clocks = self.core.clocks(self.now)
+        deadline = None if deadline_s is None else in_time(clocks, deadline_s * SECOND)
         trail = Trail(None, self.wall_ns, self.wall_ns, self.wall_ns, 1)
         verdict = Verdict(judged, None, None, trail, "0" * 31 + "1", deadline)
         out = Effects()
@@ -123,9 +132,9 @@ class World:
                 self.apply(self.core.escalated(self.now, pending.sequence, stored, error))
             case PublishFinal():
                 self._publish(send, arrives, answered)
-            case Lookup(event_id):
+            case Lookup(place):
                 if arrives and answered:
-                    self.look_up(event_id)
+                    self.look_up(place.event_id)
             case Notify(event_id=event_id, result=result):
                 if result.is_final:
                     self.told.setdefault(event_id, []).append(result)

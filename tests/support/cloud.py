@@ -22,6 +22,7 @@ from setsuden.schemas.errors import LinkError
 from setsuden.schemas.event import Event
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Result, Status
+from setsuden.schemas.subjects import Place
 from setsuden.schemas.windows import Component
 from setsuden.services.config import CloudConfig, WorkerOptions
 from setsuden.services.demo.broker import LocalBroker
@@ -131,6 +132,11 @@ def event_id(index: int) -> str:
     return subjects.event_id(DEVICE, EPOCH, index)
 
 
+def place(index: int) -> Place:
+    """Where the records of the event with this number are."""
+    return Place("local", PIPELINE, DEVICE, event_id(index))
+
+
 def trace_id(index: int) -> str:
     """The trace of the event with this number."""
     return f"{index + 1:032x}"
@@ -145,14 +151,13 @@ async def escalate(
     body: bytes | None = None,
 ) -> None:
     """Store escalations as an agent does."""
-    subject = subjects.escalation("local", PIPELINE, DEVICE)
     for index in indices:
         data = ml.observation(index, first=first) if body is None else body
         event = Event(id=str(index), source="test", pipeline=PIPELINE, device=DEVICE, data=data)
         context = traceparent(trace_id(index), PARENT_SPAN)
-        headers = escalation.headers(event, event_id(index), ttl_ms, context)
+        headers = escalation.headers(event, ttl_ms, context)
         headers[escalation.MSG_ID_HEADER] = event_id(index)
-        await link.store(subject, data, headers)
+        await link.store(place(index).escalation, data, headers)
 
 
 async def stored(jetstream: JetStream, stream: str, pattern: str) -> list[Incoming]:
@@ -170,7 +175,7 @@ async def stored(jetstream: JetStream, stream: str, pattern: str) -> list[Incomi
 
 async def records(jetstream: JetStream, kind: str = "res") -> list[Result]:
     """All records of ``res`` or ``late``."""
-    messages = await stored(jetstream, streams.RESULTS, f"{kind}.*.*")
+    messages = await stored(jetstream, streams.RESULTS, f"{kind}.*.*.*.*")
     return [Result.model_validate_json(message.data) for message in messages]
 
 
@@ -180,7 +185,7 @@ async def results(
     """The records once there are so many."""
 
     async def enough() -> bool:
-        return await _messages(jetstream, f"{kind}.*.*") >= count
+        return await _messages(jetstream, f"{kind}.*.*.*.*") >= count
 
     await eventually(enough, timeout_seconds)
     return await records(jetstream, kind)
@@ -242,7 +247,7 @@ async def claim(link: Link, index: int, status: Status) -> None:
         at=datetime.now(UTC),
     )
     await link.store(
-        subjects.result(DEVICE, event_id(index)),
+        place(index).result,
         record.model_dump_json().encode(),
         {escalation.EXPECTED_SUBJECT_SEQUENCE: "0"},
     )

@@ -32,7 +32,7 @@ def hard(event: Event) -> Iterable[Status]:
 
 
 class FakeAgent:
-    """Reads its device's events by bell and direct get, and answers on their reply subjects."""
+    """Reads its device's events as an agent does, and answers on their reply subjects."""
 
     def __init__(self, link: Link, jetstream: JetStream, device: str, judge: Judge = easy) -> None:
         self.judge = judge
@@ -53,7 +53,9 @@ class FakeAgent:
 
     async def start(self) -> None:
         """Read from the first event on."""
-        await self._link.subscribe(subjects.bells_of(self.device), lambda _: self._rung.set())
+        await self._link.subscribe(
+            subjects.notifications_of(self.device), lambda _: self._rung.set()
+        )
         self._link.listen(self._on_link)
         self._rung.set()
         self._task = asyncio.create_task(self._run())
@@ -125,7 +127,7 @@ class FakeAgent:
 
     async def store(self, result: Result) -> None:
         """Make it the one final result of its event."""
-        subject = subjects.result(self.device, result.event_id)
+        subject = result.place.result
         headers = {EXPECTED_SUBJECT_SEQUENCE: "0"}
         while True:
             try:

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from numpy.typing import NDArray
 
 from setsuden.schemas.errors import SetsudenError
-from setsuden.schemas.result import Result
+from setsuden.schemas.result import Problem, Result
 
 from .core import Submission
-from .outbox import Place
+from .outbox import StreamPlace
 from .student import StudentRun
 
 Answered = Callable[[Result | SetsudenError, bool], None]
@@ -22,12 +22,14 @@ class Arrival(NamedTuple):
     """A checked event on its way to student, gate and outbox."""
 
     submission: Submission
-    observation: NDArray[Any]
+    observation: NDArray[Any] | None
     answered: Answered
     """Told once: the accepted result when it is durable, or why the event was refused."""
-    place: Place | None = None
+    place: StreamPlace | None = None
     """Where the event lay in the broker's stream."""
     generation: int = 0
+    settled: Result | Problem | None = None
+    """It needs no judging: its final result is known, or why it can have no other than none."""
 
     @property
     def pipeline(self) -> str:

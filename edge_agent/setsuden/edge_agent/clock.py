@@ -1,14 +1,18 @@
-"""Asks the cloud for its time, so that the device's spans can be put on its clock."""
+"""Asks the cloud for its time: spans are put on its clock, and deadlines are kept by it."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
+from datetime import datetime
 
-from setsuden.link import JetStream, Link, LinkState
+from setsuden.link import Link, LinkState
 from setsuden.pipelines.tracing import Offset, OffsetEstimator, SpanClock, Timeline
 from setsuden.schemas.errors import LinkError
-from setsuden.schemas.streams import EVENTS
+from setsuden.schemas.stream_service import StreamInfo
+
+from .ingest.source import EventSource
 
 log = logging.getLogger(__name__)
 _FIRST_QUESTIONS = 4
@@ -16,16 +20,20 @@ _FIRST_QUESTIONS = 4
 
 
 class CloudClock:
-    """Questions to the broker's clock over the link; no responder of ours is needed."""
+    """Questions to the broker's clock over the link, with what else the answer tells."""
 
     def __init__(
-        self, clock: SpanClock, link: Link, jetstream: JetStream, period_seconds: float
+        self, clock: SpanClock, link: Link, source: EventSource, period_seconds: float
     ) -> None:
-        self._clock, self._link, self._jetstream = clock, link, jetstream
+        self._clock, self._link, self._source = clock, link, source
         self._period = period_seconds
         self._estimator = OffsetEstimator()
         self._changed = asyncio.Event()
         self._asked = asyncio.Event()
+        self.info: StreamInfo | None = None
+        """The newest answer."""
+        self.on_known: Callable[[int], None] = lambda _: None
+        """Called after each round of questions with cloud minus monotonic clock, nanoseconds."""
         self.timeline = Timeline(clock.boot, self.offset, self._asked)
         link.listen(self._on_link)
 
@@ -40,6 +48,9 @@ class CloudClock:
                 for _ in range(1 if self._asked.is_set() else _FIRST_QUESTIONS):
                     await self._ask()
                 self._asked.set()
+                offset = self.offset()
+                if offset is not None:
+                    self.on_known(self._clock.anchor_ns + offset.offset_ns)
             await self._pause()
 
     def _on_link(self, state: LinkState) -> None:
@@ -50,11 +61,13 @@ class CloudClock:
     async def _ask(self) -> None:
         asked = self._clock.now_ns()
         try:
-            cloud = await self._jetstream.server_time_ns(EVENTS)
-        except (LinkError, KeyError, ValueError) as error:
+            self.info = await self._source.info()
+            answered = self._clock.now_ns()
+            cloud = round(datetime.fromisoformat(self.info.now).timestamp() * 1e6) * 1000
+        except (LinkError, ValueError) as error:
             log.debug("cloud_time_unknown", extra={"detail": str(error)})
             return
-        self._estimator.add(asked, cloud, self._clock.now_ns())
+        self._estimator.add(asked, cloud, answered)
 
     async def _pause(self) -> None:
         try:

@@ -39,6 +39,9 @@ class OutboxOptions(Model):
     """How long finished events stay known, so that their idempotency keys hold."""
     keep_events: int = Field(default=100_000, ge=0)
     """How many finished events stay known at most."""
+    answer_when_full: bool = False
+    """While the disk takes nothing, easy events that came over HTTP are answered all the same;
+    the result says ``durable: false`` and nothing of them is kept. Hard ones are refused."""
 
 
 class EscalationOptions(Model):
@@ -71,7 +74,7 @@ class AgentConfig(Model):
     region: Token = "local"  # a place, no secret
     """Where hard cases may be answered: ``esc.<region>.…``."""
     state: str = "state"
-    """Folder of outbox and trace file; relative paths are relative to this file."""
+    """Folder of outbox and span spool; relative paths are relative to this file."""
     publish_results: Literal["nats", "all", "none"] = "nats"
     """Final results stored in the results stream: of events that came over NATS, all, or none
     beyond what the cloud stores itself."""

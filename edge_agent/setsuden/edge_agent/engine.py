@@ -15,20 +15,42 @@ from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import SpanClock, new_trace_id, parse_traceparent
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
-from setsuden.schemas.result import Result
+from setsuden.schemas.result import Problem, Result
 
 from . import traces
 from .arrival import Arrival as Arrival  # noqa: PLC0414  # doors take it from here
 from .arrival import Placed, Runs
 from .config import AgentConfig
-from .core import AgentCore, Effects, Now, Send, Submission, Trail, Verdict
+from .core import (
+    AgentCore,
+    Deadline,
+    Effects,
+    Now,
+    Send,
+    Submission,
+    Trail,
+    Verdict,
+    at_moment,
+    in_time,
+)
 from .intake import Intake
 from .metrics import Metrics
-from .outbox import Cursor, Outbox, OutboxBrokenError, key_of
+from .outbox import (
+    Cursor,
+    Known,
+    Outbox,
+    OutboxBrokenError,
+    OutboxUnwritableError,
+    RowDamagedError,
+    key_of,
+)
 from .student import Student, StudentRun
 
 log = logging.getLogger(__name__)
 MAX_UNCOMMITTED_BATCHES = 2
+DISK_RETRY_SECONDS = 2.0
+"""Pause before events on the broker are read again that a full disk did not take."""
+NS_PER_MS = 1_000_000
 
 _RANDOM = Random(SystemRandom().getrandbits(128))  # noqa: S311  # ids, no secrets
 
@@ -111,6 +133,8 @@ class Engine:
             if waiting and arrival.place is not None:
                 self.release(arrival, UnavailableError("waits on the broker for room"))
                 waiting.add(id(arrival))
+            elif arrival.settled is not None:
+                self._keep(arrival, arrival.settled, out, accepted)
             elif not self._admit(arrival, runs[id(arrival)], out, accepted):
                 waiting.add(id(arrival))
         self._commit(out, accepted, self._moved(batch, waiting))
@@ -135,8 +159,11 @@ class Engine:
         fresh = []
         for arrival in batch:
             key = key_of(arrival.submission.event)
-            if key is not None and key in known:
-                self._repeat(arrival, known[key].result)
+            before = known.get(key or "")
+            if isinstance(before, Known):
+                self._repeat(arrival, before.result)
+            elif before is not None:
+                self.refuse(arrival, before)
             elif key is not None and key in self._uncommitted:
                 self._uncommitted[key].append(arrival)
             else:
@@ -156,6 +183,21 @@ class Engine:
         if reply is not None:
             self.apply(self.core.rebind(result.event_id, reply))
         arrival.answered(result, True)
+
+    def _keep(
+        self,
+        arrival: Arrival,
+        settled: Result | Problem,
+        out: Effects,
+        accepted: list[tuple[Arrival, Result]],
+    ) -> None:
+        """Keep an event whose outcome is known before anybody judged it."""
+        submission = arrival.submission
+        if isinstance(settled, Result):
+            self.core.adopt(submission, settled, out)
+            accepted.append((arrival, settled))
+        elif submission.event_id is not None:
+            self.core.bury(now(), submission.event, submission.event_id, settled, out)
 
     def _admit(
         self,
@@ -210,15 +252,21 @@ class Engine:
             run.energy,
             trail,
             _trace_id(event),
-            self._deadline(submission),
+            self._deadline(submission) if judged.decision.escalates else None,
         )
 
-    def _deadline(self, submission: Submission) -> int | None:
-        event = submission.event
+    def _deadline(self, submission: Submission) -> Deadline | None:
+        """The event's own, the sooner of two; else what the pipeline gives to all."""
+        event, clocks = submission.event, self.core.clocks(submission.received)
+        own = []
+        if event.ttl_ms is not None:
+            own.append(in_time(clocks, event.ttl_ms * NS_PER_MS - submission.waited_ns))
         if event.deadline is not None:
-            return int(event.deadline.timestamp() * 1e9)
+            own.append(at_moment(clocks, int(event.deadline.timestamp() * 1e9)))
         seconds = self.students[event.pipeline].spec.deadline_seconds
-        return None if seconds is None else submission.received.wall_ns + int(seconds * 1e9)
+        if not own and seconds is not None:
+            own.append(in_time(clocks, int(seconds * 1e9)))
+        return min(own, key=lambda deadline: deadline.mono_ns, default=None)
 
     # -- writes, then sends -------------------------------------------------------------------
 
@@ -228,21 +276,58 @@ class Engine:
         def committed(error: Exception | None) -> None:
             self._loop.call_soon_threadsafe(self._committed, out, accepted, error)
 
-        self.outbox.submit(out.writes, committed, cursor)
+        self.outbox.submit(
+            out.writes, committed, cursor, refusable=True, generation=self.generation
+        )
 
     def _committed(
         self, out: Effects, accepted: list[tuple[Arrival, Result]], error: Exception | None
     ) -> None:
         self.batches.release()
+        if isinstance(error, OutboxUnwritableError):
+            self._take_back(out, accepted, error)
+            return
         if error is not None:
             self._break(error)
             return
         for arrival, result in accepted:
-            self.metrics.accepted[result.pipeline] += 1
-            self.metrics.escalated += result.decision is not None and result.decision.escalates
-            arrival.answered(result, False)
+            if arrival.settled is None:
+                self.metrics.accepted[result.pipeline] += 1
+                self.metrics.escalated += result.decision is not None and result.decision.escalates
+            arrival.answered(result, arrival.settled is not None)
             self.release(arrival, result)
         self._queue_sends(out)
+
+    def _take_back(
+        self, out: Effects, accepted: list[tuple[Arrival, Result]], error: OutboxUnwritableError
+    ) -> None:
+        """Nothing of the batch is on disk: refuse it, or let it wait on the broker."""
+        for arrival, result in accepted:
+            self.runs.pop(result.event_id, None)
+            self.release(arrival, error)
+            if arrival.place is None and result.is_final and self.config.outbox.answer_when_full:
+                self.metrics.undurable += 1
+                arrival.answered(result.model_copy(update={"durable": False}), False)
+            elif arrival.place is None:
+                self.refuse(arrival, error)
+        rest = self.core.withdraw(now(), out)
+        self.generation += 1
+        self.cursor = self.outbox.cursor() or Cursor("", {})
+        self.room.clear()
+        self.on_blocked()
+        self._loop.call_later(DISK_RETRY_SECONDS, self.room.set)
+        self._queue_sends(rest)
+
+    def bury_damaged(self) -> None:
+        """Give rows that were damaged on disk their final result: a dead letter with the reason."""
+        for damaged in self.outbox.damaged:
+            self.metrics.rows_damaged += 1
+            if damaged.was is None:
+                continue
+            problem = Problem(code=RowDamagedError.code, message=damaged.reason)
+            out = Effects()
+            self.core.bury(now(), _event_of(damaged.was), damaged.was.event_id, problem, out)
+            self.apply(out)
 
     def release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
         """Answer those who sent the same key while the first was being committed."""
@@ -335,6 +420,19 @@ class Engine:
 def now() -> Now:
     """The present on both clocks."""
     return Now(time.time_ns(), time.monotonic_ns())
+
+
+def _event_of(result: Result) -> Event:
+    """As much of an event as its result tells."""
+    return Event(
+        id=result.source_id or result.event_id,
+        source="outbox",
+        pipeline=result.pipeline,
+        device=result.device,
+        idempotency_key=result.idempotency_key,
+        trace_id=result.trace_id or None,
+        data=b"",
+    )
 
 
 def _trace_id(event: Event) -> str:

@@ -9,7 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Coroutine, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.errors import UnavailableError
@@ -78,8 +80,10 @@ class Intake:
         return [arrival for arrival in batch if arrival.pipeline not in slow]
 
     def _is_quick(self, pipeline: str, count: int) -> bool:
-        lane = self._lanes.get(pipeline)
-        return (lane is None or not lane.busy) and self._engine.students[pipeline].quick(count)
+        lane, student = self._lanes.get(pipeline), self._engine.students.get(pipeline)
+        if student is None:  # of a pipeline that is not ours: refused, not judged
+            return True
+        return (lane is None or not lane.busy) and student.quick(count)
 
     def _process(self, batch: list[Arrival]) -> None:
         fresh = self._engine.without_repeats(batch)
@@ -95,14 +99,15 @@ class Intake:
         """(Run, position in it) of each arrival; and those whose student turned out to be slow."""
         groups: dict[str, list[Arrival]] = defaultdict(list)
         for arrival in batch:
-            groups[arrival.submission.event.pipeline].append(arrival)
+            if arrival.settled is None:
+                groups[arrival.submission.event.pipeline].append(arrival)
         runs: Runs = {}
         overrun: list[Arrival] = []
         for pipeline, arrivals in groups.items():
             student = self._engine.students[pipeline]
             for start in range(0, len(arrivals), student.max_batch):
                 part = arrivals[start : start + student.max_batch]
-                run = student.judge_now([arrival.observation for arrival in part])
+                run = student.judge_now(_observations(part))
                 if run is None:
                     overrun += arrivals[start:]  # the rest too: their order is the broker's
                     break
@@ -153,9 +158,10 @@ class Intake:
             lane.judging = [each for each in lane.judging if self._engine.is_current(each)]
             fresh = self._engine.without_repeats(lane.judging)
             runs: Runs = {}
-            if fresh:
-                run = await student.judge([arrival.observation for arrival in fresh])
-                self._note(run, fresh, runs)
+            unsettled = [arrival for arrival in fresh if arrival.settled is None]
+            if unsettled:
+                run = await student.judge(_observations(unsettled))
+                self._note(run, unsettled, runs)
             await self._engine.batches.acquire()
             self._settle(lane, fresh, runs)
 
@@ -184,3 +190,7 @@ class Intake:
         student = self._engine.students[arrival.pipeline]
         run = student.unjudged(Reason.STUDENT_BUSY, 1)
         self._engine.decide([arrival], fresh, {id(arrival): (run, 0)})
+
+
+def _observations(arrivals: Sequence[Arrival]) -> list[NDArray[Any]]:
+    return [each.observation for each in arrivals if each.observation is not None]

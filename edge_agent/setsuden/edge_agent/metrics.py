@@ -35,6 +35,12 @@ class Metrics:
 
     accepted: Counter[str] = field(default_factory=Counter)
     """By pipeline."""
+    rows_damaged: int = 0
+    """Rows of the outbox that did not match their checksum."""
+    streams_replaced: int = 0
+    """Times the events stream was another one than before."""
+    undurable: int = 0
+    """Easy events answered while the disk took nothing."""
     repeated: int = 0
     """Events known before by their idempotency key."""
     results: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -104,6 +110,12 @@ class Gauges:
     spans_recorded: int
     spans_lost: int
     spool_bytes: int
+    outbox_set_aside: int
+    outbox_unwritable: bool
+    deadlines_unverified: int
+    broker_refuses: bool
+    pipelines_unserved: int
+    result_mismatches: int
 
 
 def exposition(metrics: Metrics, gauges: Gauges, instruments: Sequence[Instrument] = ()) -> bytes:
@@ -182,6 +194,10 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "escalations_failed": ("Escalations not acknowledged", metrics.escalations_failed),
         "escalated_bytes": ("Headers and bodies escalated", metrics.escalated_bytes),
         "lookups": ("Results asked for", metrics.lookups),
+        "rows_damaged": ("Outbox rows that do not match their checksum", metrics.rows_damaged),
+        "streams_replaced": ("Times the events stream was a new one", metrics.streams_replaced),
+        "undurable_answers": ("Answers given while the disk was full", metrics.undurable),
+        "result_mismatches": ("Records that are not of their event", gauges.result_mismatches),
         "student_cpu_seconds": ("CPU time of student runs", metrics.student_cpu_seconds),
         "link_connections": ("Connections opened", gauges.link_connections),
         "spans_recorded": ("Spans sealed", gauges.spans_recorded),
@@ -196,6 +212,11 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "outbox_quota_bytes": ("Their bound", gauges.quota_bytes),
         "waiting_to_send": ("Escalations no broker has yet", gauges.waiting_to_send),
         "spool_bytes": ("Sealed spans no broker has yet", gauges.spool_bytes),
+        "outbox_set_aside": ("Damaged outboxes nobody has salvaged", gauges.outbox_set_aside),
+        "outbox_unwritable": ("1 while the disk takes nothing", int(gauges.outbox_unwritable)),
+        "deadlines_unverified": ("Deadlines on the wall clock alone", gauges.deadlines_unverified),
+        "broker_refuses": ("1 while a stream is full", int(gauges.broker_refuses)),
+        "pipelines_unserved": ("Pipelines no worker serves", gauges.pipelines_unserved),
     }
     for name, (text, value) in states.items():
         yield GaugeMetricFamily(f"setsuden_{name}", text, value=value)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import random
+import secrets
 import signal
 import socket
 import sys
@@ -29,6 +30,7 @@ from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas import spans
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
 
 from . import student
@@ -38,8 +40,10 @@ from .core import AgentCore, Policy
 from .engine import Engine, now
 from .ingest.broker import BrokerDoor
 from .ingest.http import HttpDoor
+from .ingest.source import EventSource
+from .lease import Lease
 from .metrics import Metrics
-from .outbox import Outbox
+from .outbox import Outbox, OutboxTroubleError
 from .status import AgentStatus
 from .uplink import Uplink
 
@@ -47,6 +51,9 @@ log = logging.getLogger(__name__)
 STOP_SECONDS = 10.0
 LANE_SECONDS = 2.0
 """How long a stopping agent waits for students that take their time."""
+DISK_PAUSE_SECONDS = 2.0
+"""Between two looks at a disk that does not let the outbox be opened."""
+DEFAULT_RESULTS_AGE_SECONDS = StreamBounds().results_max_age_seconds
 FAREWELL_SECONDS = 2.0
 """How long a stopping agent sends spans; the next life sends the rest."""
 
@@ -62,8 +69,13 @@ class Agent:
     status: AgentStatus
     http: HttpDoor
     clock: CloudClock
+    lease: Lease
     shipper: Shipper
     metrics_shipper: MetricsShipper
+
+    async def renew_lease(self) -> None:
+        """Keep the device's name, until cancelled."""
+        await self.lease.run(lambda: self.engine.core.next_sequence)
 
 
 def run_agent(config: AgentConfig, base: Path) -> int:
@@ -89,6 +101,7 @@ async def _main(config: AgentConfig, base: Path) -> int:
             asyncio.create_task(agent.door.run(), name="door"),
             asyncio.create_task(agent.uplink.run_lookups(), name="lookups"),
             asyncio.create_task(agent.clock.run(), name="clock"),
+            asyncio.create_task(agent.renew_lease(), name="lease"),
             *(
                 [
                     asyncio.create_task(agent.shipper.run(), name="spans"),
@@ -145,31 +158,40 @@ async def build(
     )
     loaded = student.load_all(config.pipelines, base, meter, watchdog or Watchdog())
     students = {each.spec.name: each for each in loaded}
-    outbox = Outbox(
-        state, keep_seconds=config.outbox.keep_seconds, keep_events=config.outbox.keep_events
-    )
+    outbox = await _outbox(config, state)
     extra: dict[str, Any] = {"device.id": config.device}
     jetstream = JetStream(link)
     spans_clock = SpanClock(state)
-    clock = CloudClock(spans_clock, link, jetstream, config.traces.clock_seconds)
+    source = EventSource(jetstream, config.device)
+    clock = CloudClock(spans_clock, link, source, config.traces.clock_seconds)
     recorder = Recorder(config.traces, state, spans.SERVICE_EDGE, extra, clock.timeline)
     shipper = Shipper(link, recorder, config.device, clock.timeline)
     metrics_shipper = MetricsShipper(
         link, meter, recorder.resource, config.device, config.traces.metrics_seconds
     )
     try:
-        core = AgentCore(_policy(config, outbox), outbox.next_sequence, random.SystemRandom())
+        policy = _policy(config, spans_clock.boot)
+        core = AgentCore(policy, outbox.next_sequence, random.SystemRandom())
         core.restore(now(), outbox.open_rows())
         engine = Engine(config, students, outbox, core, metrics, clock=spans_clock)
+        engine.bury_damaged()
+        clock.on_known = lambda ahead: engine.apply(core.cloud_clock(now(), ahead))
         await jetstream.start()
         uplink = Uplink(engine, link, jetstream, recorder)
         await uplink.start()
-        door = BrokerDoor(engine, link, jetstream)
+        door = BrokerDoor(engine, link, jetstream, source)
         await door.start()
-        status = AgentStatus(engine, link, recorder, meter)
+        lease = Lease(config.device, outbox, link, jetstream)
+        lease.on_rolled_back = lambda: core.rolled_back(_results_since(spans_clock, clock))
+        link.admission = lease.acquire
+        status = AgentStatus(
+            engine, uplink, door, link=link, clock=clock, recorder=recorder, meter=meter
+        )
         http = HttpDoor(engine, uplink, status)
         meter.start()
-        yield Agent(engine, uplink, door, link, status, http, clock, shipper, metrics_shipper)
+        yield Agent(
+            engine, uplink, door, link, status, http, clock, lease, shipper, metrics_shipper
+        )
     finally:
         meter.close()
         recorder.close()  # after the meter: the last spans get their settled joules
@@ -183,11 +205,37 @@ async def build(
             each.close()
 
 
-def _policy(config: AgentConfig, outbox: Outbox) -> Policy:
+async def _outbox(config: AgentConfig, state: Path) -> Outbox:
+    """The outbox, once its disk lets it be opened; raises OutboxLockedError."""
+    options, said = config.outbox, ""
+    while True:
+        try:
+            return Outbox(state, keep_seconds=options.keep_seconds, keep_events=options.keep_events)
+        except OutboxTroubleError as error:
+            if not error.passes:
+                raise
+            if str(error) != said:
+                said = str(error)
+                log.error("outbox_waits_for_disk", extra={"detail": said})  # noqa: TRY400  # the message is sufficient
+        await asyncio.sleep(DISK_PAUSE_SECONDS)
+
+
+def _results_since(spans_clock: SpanClock, clock: CloudClock) -> int:
+    """Since when the results stream keeps results, on the span timeline."""
+    info = clock.info
+    age = DEFAULT_RESULTS_AGE_SECONDS
+    if info is not None and info.results_max_age_seconds is not None:
+        age = info.results_max_age_seconds
+    return spans_clock.now_ns() - int(age * 1e9)
+
+
+def _policy(config: AgentConfig, boot: str) -> Policy:
     options = config.escalation
     return Policy(
         device=config.device,
-        epoch=outbox.epoch,
+        region=config.region,
+        epoch=secrets.token_hex(4),
+        boot=boot,
         window=options.window,
         live_share=options.live_share,
         lookup_ns=int(options.lookup_seconds * 1e9),

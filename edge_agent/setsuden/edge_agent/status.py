@@ -9,47 +9,84 @@ from setsuden.pipelines.energy import Meter
 from setsuden.pipelines.energy.metering.instruments import instruments
 from setsuden.pipelines.tracing import Recorder
 
+from .clock import CloudClock
 from .engine import Engine
+from .ingest.broker import BrokerDoor
+from .lease import DeviceTakenError
 from .metrics import Gauges, exposition
+from .uplink import Uplink
 
 
 class AgentStatus:
     """Readiness and metrics of one agent."""
 
-    def __init__(self, engine: Engine, link: Link, recorder: Recorder, meter: Meter) -> None:
-        self._engine = engine
-        self._link = link
-        self._recorder = recorder
-        self._meter = meter
+    def __init__(
+        self,
+        engine: Engine,
+        uplink: Uplink,
+        door: BrokerDoor,
+        *,
+        link: Link,
+        clock: CloudClock,
+        recorder: Recorder,
+        meter: Meter,
+    ) -> None:
+        self._engine, self._uplink, self._door = engine, uplink, door
+        self._link, self._clock = link, clock
+        self._recorder, self._meter = recorder, meter
         self.stopping = False
 
     def report(self) -> dict[str, Any]:
-        """Ready while events can be accepted; link and students degrade it, never fail it."""
-        core, link = self._engine.core, self._link
-        students = self._engine.students
-        unusable = {name: each.problem for name, each in students.items() if each.problem}
+        """Ready while events can be accepted; what else is wrong degrades, and is named."""
+        outbox = self._outbox()
         checks = {
-            "models": {
-                "ok": not unusable,
-                "pipelines": sorted(students),
-                "without_student": unusable,
-            },
-            "outbox": {
-                "ok": core.has_room,
-                "pending_events": core.pending_events,
-                "pending_bytes": core.pending_bytes,
-                "quota_bytes": self._engine.config.outbox.max_bytes,
-            },
+            "models": self._models(),
+            "outbox": outbox,
             "link": {
-                "ok": link.state is LinkState.UP,
-                "state": link.state.value,
-                "problem": str(link.problem) if link.problem is not None else None,
+                "ok": self._link.state is LinkState.UP,
+                "state": self._link.state.value,
+                "problem": str(self._link.problem) if self._link.problem is not None else None,
+            },
+            "broker": self._broker(),
+            "cloud": {"ok": not self._unserved(), "unserved": self._unserved()},
+            "clock": {
+                "ok": not self._engine.core.unverified_deadlines,
+                "known": self._clock.offset() is not None,
+                "unverified_deadlines": self._engine.core.unverified_deadlines,
             },
         }
-        ready = core.has_room and not self.stopping
-        degraded = ready and (link.state is not LinkState.UP or bool(unusable))
-        status = "degraded" if degraded else "ok" if ready else "not_ready"
+        taken = isinstance(self._link.problem, DeviceTakenError)
+        ready = outbox["accepts"] and not self.stopping and not taken
+        whole = all(check["ok"] for check in checks.values())
+        status = ("ok" if whole else "degraded") if ready else "not_ready"
         return {"ready": ready, "status": status, "checks": checks}
+
+    def _models(self) -> dict[str, Any]:
+        students = self._engine.students
+        unusable = {name: each.problem for name, each in students.items() if each.problem}
+        return {"ok": not unusable, "pipelines": sorted(students), "without_student": unusable}
+
+    def _outbox(self) -> dict[str, Any]:
+        core, outbox = self._engine.core, self._engine.outbox
+        set_aside, unwritable = outbox.set_aside, outbox.unwritable
+        return {
+            "ok": core.has_room and unwritable is None and not set_aside,
+            "accepts": core.has_room and unwritable is None,
+            "pending_events": core.pending_events,
+            "pending_bytes": core.pending_bytes,
+            "quota_bytes": self._engine.config.outbox.max_bytes,
+            "problem": None if unwritable is None else str(unwritable),
+            "set_aside": set_aside,
+            "rows_damaged": self._engine.metrics.rows_damaged,
+        }
+
+    def _broker(self) -> dict[str, Any]:
+        refused, unread = self._uplink.refused, self._door.problem
+        return {"ok": not refused and unread is None, "refuses": refused, "unread": unread}
+
+    def _unserved(self) -> list[str]:
+        info = self._clock.info
+        return [] if info is None else sorted(set(info.unserved) & set(self._engine.students))
 
     def metrics(self) -> bytes:
         """The Prometheus text format."""
@@ -64,5 +101,11 @@ class AgentStatus:
             spans_recorded=self._recorder.recorded,
             spans_lost=self._recorder.lost,
             spool_bytes=self._recorder.spool.size_bytes,
+            outbox_set_aside=len(self._engine.outbox.set_aside),
+            outbox_unwritable=self._engine.outbox.unwritable is not None,
+            deadlines_unverified=core.unverified_deadlines,
+            broker_refuses=bool(self._uplink.refused),
+            pipelines_unserved=len(self._unserved()),
+            result_mismatches=core.mismatches,
         )
         return exposition(self._engine.metrics, gauges, instruments(self._meter))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines import loading
+from setsuden.pipelines.apart import RestartPolicy
 from setsuden.pipelines.energy import Meter, MeteredRun
 from setsuden.pipelines.failure import Failure, FailureKind
 from setsuden.pipelines.gate import Gate, Judged, unusable
@@ -27,7 +28,7 @@ from setsuden.schemas.result import ModelRef
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
 
-TIER = Tier(quick_seconds=0.002, restarts_at_once=6, restart_seconds=5.0, waits=False)
+TIER = Tier(quick_seconds=0.002, restarts=RestartPolicy(6, seconds_each=5.0, waits=False))
 """Two milliseconds keep no other pipeline waiting that one would notice. A student whose process
 dies more often than this rests, so that no more than a twentieth of a core goes into new ones."""
 START_SECONDS = 2.0

@@ -3,32 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
+import json
 import logging
 from collections import defaultdict
 from functools import partial
 
-from pydantic import ValidationError
-
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
+from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
 from setsuden.pipelines.tracing import Recorder, traceparent
 from setsuden.schemas import escalation, subjects
-from setsuden.schemas.errors import LinkError, UnavailableError
+from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
+from setsuden.schemas.subjects import Place
 
-from . import traces
+from . import record_checks, traces
 from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, state
 from .engine import Engine, Tell, now
+from .outbox import RowDamagedError
 from .sampling import Sampler
 
 log = logging.getLogger(__name__)
 TIER_HEADER = "setsuden-tier"
-MAX_RESULT_BYTES = 1 << 20
 LOOKUP_BATCH = 256
 PUBLISH_WINDOW = 512
 REPUBLISH_SECONDS = 2.0
+LONGEST_REPUBLISH_SECONDS = 60.0
+"""Pauses before finals that the broker did not take are offered again double up to it."""
 
 Waiter = asyncio.Future[Result]
 
@@ -46,14 +48,17 @@ class Uplink:
         self._metrics = engine.metrics
         self._device = engine.config.device
         self._waiters: dict[str, set[Waiter]] = defaultdict(set)
-        self._lookups: dict[str, None] = {}
+        self._lookups: dict[Place, None] = {}
         self._lookups_waiting = asyncio.Event()
         self._publishing: set[int] = set()
         self._sampler = Sampler(recorder.easy_share, recorder.slow_ms)
         self._traced: dict[str, int] = {}
         """Traced events whose own final result is on its way, and since when."""
         self._republish: asyncio.TimerHandle | None = None
+        self._republish_pause = REPUBLISH_SECONDS
         self._more_unpublished = False
+        self.refused: dict[str, str] = {}
+        """What the broker last refused to store, by kind (``escalation``, ``result``)."""
 
     async def start(self) -> None:
         """Listen for results and for the link's state; before the link starts."""
@@ -86,8 +91,8 @@ class Uplink:
                 await self._escalate(send)
             case PublishFinal():
                 await self._publish(send)
-            case Lookup(event_id):
-                self._lookups[event_id] = None
+            case Lookup(place):
+                self._lookups[place] = None
                 self._lookups_waiting.set()
             case Forward(result):
                 await self._forward(result)
@@ -143,18 +148,22 @@ class Uplink:
 
     async def _escalate(self, send: Escalate) -> None:
         pending = send.pending
-        event = self._engine.outbox.event(pending.sequence)
+        try:
+            event = self._engine.outbox.event(pending.sequence)
+        except RowDamagedError as error:
+            self._engine.apply(self._engine.core.damaged(now(), pending.sequence, error))
+            return
         if event is None:  # became final meanwhile: the core forgets the outcome
             self._engine.apply(self._engine.core.escalated(now(), pending.sequence, 0, None))
             return
         headers = escalation.headers(
             event,
-            pending.event_id,
             send.ttl_ms,
             traces.escalation_context(pending.provisional),
+            copy=pending.restored or pending.tries > 1,
         )
         headers[escalation.MSG_ID_HEADER] = send.message_id
-        subject = subjects.escalation(self._engine.config.region, pending.pipeline, self._device)
+        subject = pending.provisional.place.escalation
         self._metrics.escalations_sent += 1
         self._metrics.escalated_bytes += _wire_bytes(subject, headers, event.data)
         done = partial(self._escalated, pending.sequence)
@@ -163,30 +172,68 @@ class Uplink:
     def _escalated(self, sequence: int, outcome: Outcome) -> None:
         stored = outcome.sequence if isinstance(outcome, Stored) else None
         error = None if isinstance(outcome, Stored) else outcome
-        if error is not None:
+        if error is not None and not isinstance(error, AlreadyStoredError):
             self._metrics.escalations_failed += 1
+        self._note("escalation", error)
         self._engine.apply(self._engine.core.escalated(now(), sequence, stored, error))
+
+    def _note(self, kind: str, error: LinkError | None) -> None:
+        """Say once that the broker stores no more, and once that it does again."""
+        if isinstance(error, StreamFullError):
+            if kind not in self.refused:
+                log.error("broker_stores_no_more", extra={"kind": kind, "detail": str(error)})
+            self.refused[kind] = str(error)
+        elif error is None and self.refused.pop(kind, None) is not None:
+            log.info("broker_stores_again", extra={"kind": kind})
 
     async def _publish(self, send: PublishFinal) -> None:
         if send.sequence in self._publishing and not send.second:
             return
         self._publishing.add(send.sequence)
-        where = subjects.late if send.second else subjects.result
+        if send.result.status is Status.DEAD and not send.second:
+            await self._publish_letter(send.result)
         headers = {escalation.EXPECTED_SUBJECT_SEQUENCE: "0", TIER_HEADER: Tier.EDGE.value}
         if send.result.event_id in self._traced:
             result = send.result
             self._traced[result.event_id] = self._engine.clock.now_ns()
             headers["traceparent"] = traceparent(result.trace_id, traces.send_result_id(result))
-        subject = where(self._device, send.result.event_id)
+        place = send.result.place
+        subject = place.late if send.second else place.result
         body = send.stated.text.encode()
         await self._link.post(subject, body, headers, partial(self._published, send))
+
+    async def _publish_letter(self, result: Result) -> None:
+        """The dead letter beside the final result, for people; its message id makes it one only."""
+        letter = {
+            "event_id": result.event_id,
+            "pipeline": result.pipeline,
+            "device": result.device,
+            "error": None if result.error is None else result.error.model_dump(),
+            "trace_id": result.trace_id,
+            "at": result.at.isoformat(),
+        }
+        headers = {
+            escalation.MSG_ID_HEADER: f"dead-{result.event_id}",
+            "content-type": "application/json",
+        }
+        subject = subjects.dead(result.pipeline, self._device)
+        body = json.dumps(letter).encode()
+        await self._link.post(subject, body, headers, partial(self._letter_stored, result))
+
+    def _letter_stored(self, result: Result, outcome: Outcome) -> None:
+        if isinstance(outcome, LinkError):  # the final result must not wait for people
+            extra = {"event_id": result.event_id, "detail": str(outcome)}
+            log.error("dead_letter_lost", extra=extra)
 
     def _published(self, send: PublishFinal, outcome: Outcome) -> None:
         self._publishing.discard(send.sequence)
         error = None if isinstance(outcome, Stored) else outcome
+        self._note("result", error)
         self._trace_publish(send.result, outcome)
         self._engine.apply(self._engine.core.published(send, error))
-        if isinstance(error, UnavailableError):
+        if error is None:
+            self._republish_pause = REPUBLISH_SECONDS
+        if error is not None and not isinstance(error, AlreadyStoredError):
             self._republish_later()
         elif self._more_unpublished and not self._publishing:
             self.republish()
@@ -205,7 +252,8 @@ class Uplink:
     def _republish_later(self) -> None:
         if self._republish is None and self._link.state is LinkState.UP:
             loop = asyncio.get_running_loop()
-            self._republish = loop.call_later(REPUBLISH_SECONDS, self.republish)
+            self._republish = loop.call_later(self._republish_pause, self.republish)
+            self._republish_pause = min(2 * self._republish_pause, LONGEST_REPUBLISH_SECONDS)
 
     def republish(self) -> None:
         """Store every final that the results stream may not have, some at a time."""
@@ -220,9 +268,8 @@ class Uplink:
         self._more_unpublished = len(rows) == PUBLISH_WINDOW
 
     async def _forward(self, result: Result) -> None:
-        sequence = int(result.event_id.rsplit("-", 1)[-1])
-        known = self._engine.outbox.result(sequence)
-        if known is None or known.event_id != result.event_id:
+        known = self._engine.outbox.result(result.event_id)
+        if known is None or known.result.trace_id != result.trace_id:
             return
         if known.result.status is Status.EXPIRED:
             late = result.model_copy(
@@ -246,22 +293,32 @@ class Uplink:
             self.take_record(message)
 
     def take_record(self, message: Incoming) -> None:
-        """A record of the results stream; what cannot be read is counted and left alone."""
-        result = _read(message)
-        named = message.subject.rsplit(".", 1)[-1]
-        stored_as = message.headers.get("Nats-Subject", named).rsplit(".", 1)[-1]
-        if result is None or result.event_id != stored_as:
+        """A record of the results stream; one that is not believed is counted and left alone."""
+        result = record_checks.readable(message)
+        stored_as = message.headers.get(SUBJECT, "")
+        if message.headers.get("Nats-Stream") != RESULTS or result is None:
+            reason: str | None = "it is not a record of the results stream"
+        else:
+            reason = record_checks.doubt(result, stored_as) or self._doubt(result)
+        if reason is not None or result is None:
             self._metrics.refused["result_invalid"] += 1
+            log.warning("result_not_believed", extra={"detail": reason, "subject": stored_as[:200]})
             return
         self._engine.apply(self._engine.core.cloud_result(now(), result))
+
+    def _doubt(self, result: Result) -> str | None:
+        student = self._engine.students.get(result.pipeline)
+        if student is None or result.device != self._device:
+            return "it is of another device, or of a pipeline that is not here"
+        return record_checks.doubt_of_answer(result.answer, student.manifest.classes)
 
     async def run_lookups(self) -> None:
         """Ask the results stream for many events at a time, until cancelled."""
         while True:
             await self._lookups_waiting.wait()
             wanted = list(self._lookups)[:LOOKUP_BATCH]
-            for event_id in wanted:
-                del self._lookups[event_id]
+            for place in wanted:
+                del self._lookups[place]
             if not self._lookups:
                 self._lookups_waiting.clear()
             try:
@@ -269,29 +326,17 @@ class Uplink:
             except LinkError as error:  # the core asks again
                 log.debug("lookup_failed", extra={"detail": str(error)})
 
-    async def _look_up(self, wanted: list[str]) -> None:
+    async def _look_up(self, wanted: list[Place]) -> None:
         if not wanted:
             return
         self._metrics.lookups += len(wanted)
-        names = [subjects.result(self._device, event_id) for event_id in wanted]
-        records = await self._jetstream.read(RESULTS, {"multi_last": names, "batch": len(names)})
-        found = {record.headers.get("Nats-Subject", "") for record in records}
-        for record in records:
-            self.take_record(record)
-        for name, event_id in zip(names, wanted, strict=True):
-            if name not in found:
-                self._engine.apply(self._engine.core.not_found(now(), event_id))
-
-
-def _read(message: Incoming) -> Result | None:
-    if len(message.data) > MAX_RESULT_BYTES:
-        return None
-    try:
-        return Result.model_validate_json(message.data)
-    except ValidationError as error:
-        digest = hashlib.sha256(message.data).hexdigest()[:16]
-        log.warning("result_unreadable", extra={"problems": error.error_count(), "digest": digest})
-        return None
+        stored = await self._jetstream.last_of(RESULTS, [place.result for place in wanted])
+        for place in wanted:
+            record = stored.get(place.result)
+            if record is None:
+                self._engine.apply(self._engine.core.not_found(now(), place.event_id))
+            else:
+                self.take_record(record)
 
 
 def _wire_bytes(subject: str, headers: dict[str, str], data: bytes) -> int:

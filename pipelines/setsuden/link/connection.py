@@ -231,14 +231,14 @@ class Connection:
                 remedy="raise max_payload on the server or lower limits.max_body_bytes",
             )
 
-    async def subscribe(self, subject: str, handler: Handler) -> None:
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> None:
         """Call ``handler`` with every message of ``subject``; raises UnavailableError."""
 
         async def deliver(msg: nats.aio.msg.Msg) -> None:
             handler(Incoming(msg.subject, msg.reply, msg.headers or _NO_HEADERS, msg.data))
 
         try:
-            await self._client.subscribe(subject, cb=deliver)
+            await self._client.subscribe(subject, queue=queue, cb=deliver)
         except (nats.errors.Error, OSError) as error:
             raise UnavailableError(f"the link broke: {error}") from error
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any, NamedTuple
@@ -14,6 +14,8 @@ from setsuden.schemas.errors import ForbiddenError, LinkError, UnavailableError
 from .link import Link
 from .messages import Incoming
 
+SUBJECT, SEQUENCE, STORED_AT = "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"
+"""Headers that the server writes behind a stored message's own, so that its word stands."""
 _NOT_FOUND = frozenset({10014, 10037, 10059})
 _UNCHANGEABLE = frozenset({"retention", "storage"})
 
@@ -55,10 +57,13 @@ class JetStream:
         if queue is not None:
             queue.put_nowait(message)
 
+    def _new_token(self) -> str:
+        self._next += 1
+        return format(self._next, "x")
+
     @asynccontextmanager
     async def _conversation(self) -> AsyncIterator[tuple[str, asyncio.Queue[Incoming]]]:
-        self._next += 1
-        token = format(self._next, "x")
+        token = self._new_token()
         queue = self._replies[token] = asyncio.Queue()
         try:
             yield f"{self._link.inbox}.api.{token}", queue
@@ -139,8 +144,43 @@ class JetStream:
 
     async def last(self, stream: str, subject: str) -> Incoming | None:
         """The newest stored message of exactly this subject, without any consumer."""
-        answer = await self.ask(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"")
-        return None if answer.headers.get("Status") == "404" else answer
+        return (await self.last_of(stream, [subject])).get(subject)
+
+    async def last_of(
+        self, stream: str, subjects: Sequence[str], timeout_seconds: float = 5.0
+    ) -> dict[str, Incoming]:
+        """The newest stored message of each of these subjects that has one.
+
+        One direct get for each, with the subject in the request's own subject: that is what a
+        broker can permit by subject. Raises LinkError when one of them is not answered.
+        """
+        asked: dict[str, str] = {}
+        answers: asyncio.Queue[Incoming] = asyncio.Queue()
+        newest: dict[str, Incoming] = {}
+        try:
+            for subject in subjects:
+                token = self._new_token()
+                asked[token], self._replies[token] = subject, answers
+                reply = f"{self._link.inbox}.api.{token}"
+                await self._link.send(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", reply=reply)
+            async with asyncio.timeout(timeout_seconds):
+                for _ in asked:
+                    answer = await answers.get()
+                    subject = asked[answer.subject.rsplit(".", 1)[-1]]
+                    if answer.headers.get(SUBJECT) == subject and SEQUENCE in answer.headers:
+                        newest[subject] = answer
+                    elif answer.headers.get("Status") != "404":
+                        raise UnavailableError(
+                            f"stream {stream} cannot be read",
+                            remedy="run `setsuden cloud streams`, or grant the device its subjects",
+                        )
+        except TimeoutError as error:
+            denied = self._link.denial(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+            raise denied or UnavailableError(f"no answer from stream {stream}") from error
+        finally:
+            for token in asked:
+                del self._replies[token]
+        return newest
 
     async def read(
         self, stream: str, request: dict[str, object], timeout_seconds: float = 5.0
@@ -149,16 +189,30 @@ class JetStream:
 
         ``request`` is the API's own, e.g. ``{"next_by_subj": …, "seq": 7, "batch": 256}``.
         """
-        found: list[Incoming] = []
-        async with self._conversation() as (reply, queue):
-            body = json.dumps(request).encode()
-            await self._link.send(f"$JS.API.DIRECT.GET.{stream}", body, reply=reply)
-            try:
-                async with asyncio.timeout(timeout_seconds):
-                    while (status := (message := await queue.get()).headers.get("Status")) is None:
-                        found.append(message)
-            except TimeoutError as error:
-                raise UnavailableError(f"no answer from stream {stream}") from error
+        body = json.dumps(request).encode()
+        stored, end = await self.collect(f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds)
+        status = end.headers.get("Status")
         if status not in {"204", "404"}:
             raise UnavailableError(f"stream {stream} cannot be read now (status {status})")
-        return found
+        return stored
+
+    async def collect(
+        self, subject: str, body: bytes, timeout_seconds: float = 5.0
+    ) -> tuple[list[Incoming], Incoming]:
+        """Stored messages sent in answer to one request, and the answer that ends them.
+
+        Whatever its publisher wrote into its headers, a stored message is one that the server
+        stamped with its sequence; the first answer without that stamp is the end.
+        """
+        stored: list[Incoming] = []
+        async with self._conversation() as (reply, queue):
+            await self._link.send(subject, body, reply=reply)
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    while SEQUENCE in (message := await queue.get()).headers:
+                        stored.append(message)
+            except TimeoutError as error:
+                raise self._link.denial(subject) or UnavailableError(
+                    f"no answer on {subject}"
+                ) from error
+        return stored, message

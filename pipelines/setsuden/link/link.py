@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from enum import StrEnum
 
 from setsuden.schemas.errors import (
@@ -51,8 +51,12 @@ class Link:
         self.connections = 0
         self.inbox = f"_INBOX.{name}.{random.getrandbits(64):016x}"  # a name, no secret
         self._window = Window(options.publish_timeout_seconds)
-        self._subscriptions: dict[str, Handler] = {f"{self.inbox}.ack.*": self._on_ack}
+        self._subscriptions: dict[str, tuple[Handler, str]] = {
+            f"{self.inbox}.ack.*": (self._on_ack, "")
+        }
         self._listeners: list[Callable[[LinkState], None]] = []
+        self.admission: Callable[[], Awaitable[None]] | None = None
+        """Asked over each new connection before the link is up; raises LinkError to refuse it."""
         self._connection: Connection | None = None
         self._past = Wire()
         """Of connections that are gone."""
@@ -121,20 +125,32 @@ class Link:
                     self.options.connect_timeout_seconds,
                 )
             await self._subscribe_all(connection)
+            connection.on_denied = self._window.refuse
+            self._connection = connection
+            await self._admit()
         except BaseException:  # cancelled, too: the connection must not outlive us
+            self._connection = None
+            self._window.fail_all(UnavailableError("the link to the broker is down"))
             await connection.discard()
             raise
-        connection.on_denied = self._window.refuse
-        self._connection = connection
         self.connections += 1
         return connection
+
+    async def _admit(self) -> None:
+        if self.admission is None:
+            return
+        try:
+            async with asyncio.timeout(self.options.connect_timeout_seconds):
+                await self.admission()
+        except TimeoutError as error:
+            raise UnavailableError("the broker does not answer") from error
 
     async def _subscribe_all(self, connection: Connection) -> None:
         """Return when the server has them all, those that came meanwhile included."""
         done: set[str] = set()
         while missing := self._subscriptions.keys() - done:
             for subject in missing:
-                await connection.subscribe(subject, self._subscriptions[subject])
+                await connection.subscribe(subject, *self._subscriptions[subject])
             if not await connection.flush(self.options.ping_timeout_seconds):
                 raise UnavailableError("the broker does not answer")
             done |= missing
@@ -178,6 +194,16 @@ class Link:
         async with self._changed:
             self._changed.notify_all()
 
+    async def flush(self) -> bool:
+        """True when the broker answered after everything sent so far."""
+        connection = self._connection
+        return connection is not None and await connection.flush(self.options.ping_timeout_seconds)
+
+    def drop(self) -> None:
+        """Give the present connection up; another one is opened at once."""
+        if self._connection is not None:
+            self._connection.lost.set()
+
     # -- work -------------------------------------------------------------------------------
 
     def wire(self) -> Wire:
@@ -185,20 +211,35 @@ class Link:
         connection = self._connection
         return self._past if connection is None else self._past.plus(connection.wire())
 
+    @property
+    def server_version(self) -> str:
+        """The present server's version, as it says it; empty without a connection."""
+        return "" if self._connection is None else self._connection.server_version
+
     def denial(self, subject: str) -> ForbiddenError | None:
         """Why the broker refused a message to this subject, if it said so."""
         connection = self._connection
         return connection.denied.get(subject.lower()) if connection is not None else None
 
-    async def subscribe(self, subject: str, handler: Handler) -> None:
-        """Deliver every message of ``subject`` now and after each reconnection."""
-        self._subscriptions[subject] = handler
-        if self._connection is not None:
-            await self._connection.subscribe(subject, handler)
+    async def subscribe(self, subject: str, handler: Handler, *, queue: str = "") -> None:
+        """Deliver every message of ``subject`` now and after each reconnection.
 
-    async def send(self, subject: str, data: bytes, *, reply: str = "") -> None:
+        Of all subscribers that name one ``queue`` each message has one.
+        """
+        self._subscriptions[subject] = handler, queue
+        if self._connection is not None:
+            await self._connection.subscribe(subject, handler, queue)
+
+    async def send(
+        self,
+        subject: str,
+        data: bytes,
+        *,
+        reply: str = "",
+        headers: dict[str, str] | None = None,
+    ) -> None:
         """Publish without acknowledgement; raises UnavailableError when the link is down."""
-        await self._publish(subject, data, reply, None)
+        await self._publish(subject, data, reply, headers)
 
     async def post(
         self, subject: str, data: bytes, headers: dict[str, str] | None, done: Done

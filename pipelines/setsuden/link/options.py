@@ -40,6 +40,12 @@ class LinkOptions(Model):
     max_pending_bytes: int = Field(default=1 << 20, ge=1 << 12)
     """Unsent bytes past which a publisher waits."""
 
+    @property
+    def anonymous(self) -> bool:
+        """True where nobody logs in: the broker lets everybody do everything."""
+        in_url = any("@" in url for url in self.urls)
+        return self.user is None and self.credentials_file is None and not in_url
+
     def resolved(self, folder: Path) -> LinkOptions:
         """The same, its relative files being relative to this folder."""
         names = ("credentials_file", "password_file", "tls_ca_file")

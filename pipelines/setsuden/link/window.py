@@ -105,7 +105,8 @@ def parse_ack(data: bytes, status: str | None) -> Outcome:
 
 
 def _refusal(code: int, description: str) -> LinkError:
-    if code == WRONG_LAST_SEQUENCE:
+    if code == WRONG_LAST_SEQUENCE or "per subject" in description:
+        # A stream with one message per subject refuses the second with the code of a full one.
         return AlreadyStoredError("a record is already stored for this subject")
     if code in _FULL:
         return StreamFullError(f"stream full ({code}: {description})")

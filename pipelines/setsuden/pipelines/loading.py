@@ -68,7 +68,7 @@ class _Loading:
     def launch(self) -> None:
         """All else is tried in a process of its own, from the runner's thread."""
         if self._fork is None:
-            self._runner.thread.post(self._try_apart)
+            self._runner.apart.thread.post(self._try_apart)
 
     def settle(self, deadline: float) -> None:
         """Wait for the trial, and place the model as it went."""
@@ -83,7 +83,7 @@ class _Loading:
             return
         if report is None:
             self._late = True
-            self._runner.thread.post(self._try_apart)
+            self._runner.apart.thread.post(self._try_apart)
         else:
             self._adopt(report)
 
@@ -91,11 +91,11 @@ class _Loading:
         """In the runner's thread: start its process and try it there, under all limits."""
         runner = self._runner
         try:
-            runner.process.start()
+            runner.apart.process.start()
             report = trial.check(
                 runner.bundle,
                 runner.model,
-                runner.process.run,
+                runner.apart.process.run,
                 run_seconds=runner.limits.run_seconds,
                 invent=runner.why_apart is None or runner.bundle.sample() is None,
             )
@@ -119,7 +119,7 @@ class _Loading:
         if runner.why_apart is None:
             classes = len(runner.bundle.manifest.classes)
             opened = session.opened(self._content, runner.spec, runner.ref, classes)
-            runner.process.close()
+            runner.apart.process.close()
         runner.adopt(report, opened)
         if runner.why_apart is not None:
             where = {"pipeline": runner.pipeline, "model": runner.model}
@@ -128,7 +128,7 @@ class _Loading:
 
     def _refuse(self, error: TrialError) -> None:
         runner = self._runner
-        runner.process.close()
+        runner.apart.process.close()
         runner.refuse(error)
         self._content = b""
         where = {"pipeline": runner.pipeline, "model": runner.model, "kind": error.kind.value}

@@ -103,10 +103,11 @@ def _shape_problem(spec: ModelSpec, observation: Observation) -> tuple[str, str]
     own, wanted = list(observation.shape), list(spec.shape)
     axes = _transposition(observation.shape, spec.shape)
     hint = f"transpose = {axes}" if axes else "transpose = [axes in the graph's order]"
+    what = f"shape {wanted} is no regrouping of the observation's {own}"
+    plain = list(range(len(own)))
     return (
-        f"shape {wanted} is no regrouping of the observation's {own}:"
-         " reshaping would mix values of different axes",
-        f"set {hint}; transpose = {list(range(len(own)))} if a plain reshape is meant",
+        f"{what}: reshaping would mix values of different axes",
+        f"set {hint}; transpose = {plain} if a plain reshape is meant",
     )
 
 

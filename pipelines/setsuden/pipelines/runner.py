@@ -18,13 +18,13 @@ from numpy.typing import NDArray
 from setsuden.schemas.energy import Method
 from setsuden.schemas.pipeline import Limits
 
+from .apart import Apart, RestartPolicy
 from .bundle import Bundle
 from .energy import Meter, MeteredRun, WorkKey
 from .failure import Failure, FailureKind, RunFailedError, TrialError
-from .model_process import ModelProcess, order
+from .model_process import order
 from .native import first_line, ran_out_of_memory
 from .preparation import Preparation, UnfitInputError
-from .run_thread import RunThread
 from .session import Run, Session, is_row_per_item
 from .trial import Report
 from .watchdog import Watch, Watchdog
@@ -55,34 +55,13 @@ class RunOutcome(NamedTuple):
     """Has the settled joules once its window has closed; None where nothing came of it."""
 
 
-class Restarts:
-    """A budget of new processes, for a model that keeps ending its own."""
-
-    def __init__(self, *, burst: int, seconds_each: float) -> None:
-        self._burst, self._seconds = float(burst), seconds_each
-        self._left, self._at = float(burst), time.monotonic()
-
-    def take(self) -> float:
-        """0 when a process may be started now, else the seconds until one may."""
-        now = time.monotonic()
-        self._left = min(self._burst, self._left + (now - self._at) / self._seconds)
-        self._at = now
-        if self._left < 1.0:
-            return (1.0 - self._left) * self._seconds
-        self._left -= 1.0
-        return 0.0
-
-
 class Tier(NamedTuple):
     """How a tier wants its models run."""
 
     quick_seconds: float
     """A run expected to take less is run in the caller's thread."""
-    restarts_at_once: int
-    restart_seconds: float
-    """One more process may be started each time so much has passed."""
-    waits: bool
-    """Out of restarts a run waits (True), or fails as suspended (False)."""
+    restarts: RestartPolicy
+    """For a model whose runs keep ending its process."""
 
 
 class ModelRunner:
@@ -104,25 +83,24 @@ class ModelRunner:
         self.content: bytes | None = content
         """The file, until the model is open."""
         self.bundle, self.model, self.pipeline = bundle, model, pipeline
+        self._meter, self._tier, self._dog = meter, tier, watchdog
         self.spec, self.limits = bundle.spec(model), limits
         self.max_batch = self.spec.max_batch
         self.problem: TrialError | None = None
         """Why the model is not run at all."""
         self.why_apart: str | None = None
         """Why it runs in a process of its own; None where it need not."""
-        self.process = ModelProcess(order(bundle, model, self.ref, limits), meter)
-        self.thread = RunThread(
-            f"model-{pipeline}", waits=self._process_is_spare, on_idle=self._close_process
-        )
-        self._meter, self._tier, self._dog = meter, tier, watchdog
+        self._order = order(bundle, model, self.ref, limits)
+        self.apart = self._new_apart("model", spare=False)
+        """Where it runs when it may not run here; its thread also does slow runs of this process."""
+        self._alone: Apart | None = None
+        """A second one, for runs that may end it, made when it is first asked for."""
         self._work = WorkKey(pipeline, f"{self.ref.bundle}/{self.ref.model}", self.ref.digest)
         self._prepare = Preparation(self.spec)
         self._classes = len(bundle.manifest.classes)
-        self._restarts = Restarts(burst=tier.restarts_at_once, seconds_each=tier.restart_seconds)
         self._session: Session | None = None
         self._watch: Watch | None = None
         self._estimate = _Estimate(tier.quick_seconds, 0.0)
-        self._ending = False
 
     # -- what loading decides -------------------------------------------------------------------
 
@@ -160,27 +138,37 @@ class ModelRunner:
         """One run; never raises for what the model does, and ends within its limits."""
         outcome = self.run_now(observations)
         if outcome is None:
-            outcome = await self.thread.call(partial(self._run_aside, observations))
-        return outcome
-
-    async def run_apart(self, observations: Sequence[Array]) -> RunOutcome:
-        """As :meth:`run`, in the model's own process whatever is known of it."""
-        return await self.thread.call(partial(self._run_aside, observations, apart=True))
-
-    def close(self) -> None:
-        """Let thread and process go; does not wait for a model that hangs."""
-        self._ending = True
-        self.thread.stop()
-        self.process.kill()
-
-    def _run_aside(self, observations: Sequence[Array], *, apart: bool = False) -> RunOutcome:
-        outcome = self._run(observations, apart=apart)
+            outcome = await self.apart.thread.call(partial(self._run, observations))
         assert outcome is not None  # noqa: S101  # only a limit on CPU time gives None
         return outcome
 
+    async def run_alone(self, observation: Array) -> RunOutcome:
+        """As :meth:`run`, in a process beside all others whatever is known of the model."""
+        if self._alone is None:
+            self._alone = self._new_apart("alone", spare=True)
+        alone = self._alone
+        outcome = await alone.thread.call(partial(self._run, [observation], apart=alone))
+        assert outcome is not None  # noqa: S101  # only a limit on CPU time gives None
+        return outcome
+
+    def close(self) -> None:
+        """Let threads and processes go; does not wait for a model that hangs."""
+        for each in (self.apart, self._alone):
+            if each is not None:
+                each.close()
+
+    def _new_apart(self, name: str, *, spare: bool) -> Apart:
+        policy = self._tier.restarts
+        return Apart(f"{name}-{self.pipeline}", self._order, self._meter, policy, spare=spare)
+
     def _run(
-        self, observations: Sequence[Array], *, apart: bool = False, cpu_limit: float | None = None
+        self,
+        observations: Sequence[Array],
+        *,
+        apart: Apart | None = None,
+        cpu_limit: float | None = None,
     ) -> RunOutcome | None:
+        """Here or apart; None when a run with a limit on CPU time overran it."""
         began = time.monotonic_ns()
         if self.problem is not None:
             return _failed(began, self.problem.kind, self.problem.message)
@@ -191,8 +179,8 @@ class ModelRunner:
         except MemoryError as error:
             return _failed(began, FailureKind.OUT_OF_MEMORY, first_line(error))
         session, watch = self._session, self._watch
-        if apart or session is None or watch is None:
-            return self._run_in_process(batch, began)
+        if apart is not None or session is None or watch is None:
+            return self._run_apart(apart or self.apart, batch, began)
         return self._run_here(session, watch, batch, began, cpu_limit)
 
     def _run_here(  # one private call
@@ -203,7 +191,6 @@ class ModelRunner:
         began: int,
         cpu_limit: float | None,
     ) -> RunOutcome | None:
-        """In this process; None when a run with a limit on CPU time overran it."""
         metered = self._meter.begin(self._work)
         watch.begin(self.limits.run_seconds, cpu_limit)
         try:
@@ -230,13 +217,10 @@ class ModelRunner:
         self._session = self._watch = None
         watch.close()
 
-    def _run_in_process(self, batch: Array, began: int) -> RunOutcome:
-        suspended = self._wait_for_restart()
-        if suspended is not None:
-            return _failed(began, FailureKind.SUSPENDED, suspended)
+    def _run_apart(self, apart: Apart, batch: Array, began: int) -> RunOutcome:
         metered = self._meter.begin(self._work)
         try:
-            run = self.process.run(batch)
+            run = apart.run(batch)
         except RunFailedError as error:
             self._meter.abandon(metered)
             return _failed(began, *error.failure)
@@ -245,16 +229,6 @@ class ModelRunner:
             return _failed(began, error.kind, error.message)
         self._meter.finish(metered, len(batch), run.cpu_seconds, run.method)
         return self._outcome(run, metered, len(batch), began)
-
-    def _wait_for_restart(self) -> str | None:
-        """Why no process may be started now, or None with leave to do so."""
-        if self.process.running or not self.process.starts:
-            return None
-        while (seconds := self._restarts.take()) and not self._ending:
-            if not self._tier.waits:
-                return f"its process ended too often; tried again in {seconds:.0f} s"
-            time.sleep(seconds)
-        return None
 
     def _outcome(self, run: Run, metered: MeteredRun, items: int, began: int) -> RunOutcome:
         end = time.monotonic_ns()
@@ -266,14 +240,6 @@ class ModelRunner:
         output = run.output if failure is None else None
         used = run.cpu_seconds, run.wall_seconds, run.method
         return RunOutcome(output, failure, began, start, end, *used, metered)
-
-    # -- the process, in the thread ---------------------------------------------------------------
-
-    def _process_is_spare(self) -> bool:
-        return self._session is not None and self.process.running
-
-    def _close_process(self) -> None:
-        self.process.close()
 
 
 class _Estimate:

@@ -29,6 +29,7 @@ _HEADERS = {
     "ce-type": "type",
     "ce-time": "time",
     "ce-deadline": "deadline",
+    "ce-ttlms": "ttl_ms",
     "ce-residency": "residency",
     "ce-priority": "priority",
     "ce-idempotencykey": "idempotency_key",
@@ -41,7 +42,7 @@ _HEADERS = {
     "baggage": "baggage",
 }
 _TIMES = frozenset({"time", "deadline"})
-_INTEGERS = frozenset({"tensor_header_bytes", "priority"})
+_INTEGERS = frozenset({"tensor_header_bytes", "priority", "ttl_ms"})
 
 
 class Event(WireModel):
@@ -56,6 +57,9 @@ class Event(WireModel):
     tensor_header_bytes: int | None = Field(default=None, ge=2)
     time: Moment | None = None
     deadline: Moment | None = None
+    """A moment of the world's clock; the device needs to know how far its own is off."""
+    ttl_ms: int | None = Field(default=None, ge=1, le=10**12 - 1)
+    """Milliseconds from submission to the deadline: no two clocks need to agree."""
     residency: ShortText | None = None
     priority: int = Field(default=0, ge=0, le=9)
     idempotency_key: ShortText | None = Field(default=None, min_length=1)

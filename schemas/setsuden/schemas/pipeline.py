@@ -38,7 +38,7 @@ class PipelineSpec(Model):
     """Which of the bundle's models the cloud runs."""
     deadline_seconds: float | None = Field(default=None, gt=0, le=30 * 86400)
     """Applied to events that state none; without it an event waits for the cloud without limit."""
-    max_attempts: int = Field(default=5, ge=1, le=100)
-    """Deliveries to workers before the event becomes a dead letter."""
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    """Failed runs of the teacher before the event becomes a dead letter."""
     gate: GateOverride = GateOverride()
     limits: Limits = Limits()

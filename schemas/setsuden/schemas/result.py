@@ -10,6 +10,7 @@ from pydantic import Field
 from .base import ShortText, Token, WireModel
 from .decision import Decision
 from .energy import EnergyReading
+from .subjects import Place
 
 
 class Status(StrEnum):
@@ -83,6 +84,8 @@ class Result(WireModel):
     event_id: Token
     pipeline: Token
     device: Token
+    region: Token = "local"
+    """Where the event may be answered, and where its final result is stored."""
     status: Status
     tier: Tier | None = None
     answer: Answer | None = None
@@ -95,8 +98,15 @@ class Result(WireModel):
     """The CloudEvents ``id`` the application gave."""
     idempotency_key: str | None = None
     trace_id: str
+    durable: bool = True
+    """False for an answer that no outbox keeps: it cannot be asked for again."""
     at: datetime
     """When this result came to be, by the clock of the tier that made it."""
+
+    @property
+    def place(self) -> Place:
+        """Where the event's records are stored."""
+        return Place(self.region, self.pipeline, self.device, self.event_id)
 
     @property
     def is_final(self) -> bool:

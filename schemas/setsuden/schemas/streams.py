@@ -1,6 +1,6 @@
 """Streams and consumers as data, applied idempotently by the link.
 
-Five streams however many devices there are, one consumer for each teacher and two for the span
+Six streams however many devices there are, one consumer for each teacher and two for the span
 bridge: devices read their events and results without consumers of their own
 (``docs/decisions.md``).
 """
@@ -13,6 +13,7 @@ from . import subjects
 from .base import Model
 
 EVENTS, ESCALATIONS, RESULTS, DEAD, SPANS = "EVT", "ESC", "RES", "DEAD", "OTEL"
+LEASES = "LEASE"
 BRIDGE = "bridge"
 """The durable that all span bridges share."""
 BRIDGE_METRICS = "bridge-metrics"
@@ -20,6 +21,10 @@ BRIDGE_METRICS = "bridge-metrics"
 _SPANS, _METRICS = ("otel.spans.*", subjects.HOPS), "otel.metrics.*"
 DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
+
+
+LEASES_MAX_BYTES = 1 << 28
+"""A record has some 500 bytes: half a million devices."""
 
 
 class StreamBounds(Model):
@@ -69,26 +74,32 @@ def _stream(
 
 
 def events(bounds: StreamBounds) -> dict[str, object]:
-    """Events in; each stored one is rung at its device's bell."""
+    """Events in; each stored one is sent on to its device."""
     return _stream(EVENTS, ["evt.*.*"], bounds.events_max_bytes, bounds) | {
         "max_age": _nanoseconds(bounds.events_max_age_seconds),
         "republish": {
             "src": "evt.*.*",
-            "dest": "bell.{{wildcard(2)}}.{{wildcard(1)}}",
+            "dest": "notify.{{wildcard(2)}}.{{wildcard(1)}}",
         },
     }
 
 
 def escalations(bounds: StreamBounds) -> dict[str, object]:
-    """Hard cases; a message lives until a worker acked it."""
-    return _stream(ESCALATIONS, ["esc.*.*.*"], bounds.escalations_max_bytes, bounds) | {
-        "retention": "workqueue"
+    """Hard cases; a message lives until a worker acked it.
+
+    One message per subject, so an event that waits already is not queued a second time.
+    """
+    return _stream(ESCALATIONS, ["esc.*.*.*.*"], bounds.escalations_max_bytes, bounds) | {
+        "retention": "workqueue",
+        "max_msgs_per_subject": 1,
+        "discard_new_per_subject": True,
     }
 
 
 def results(bounds: StreamBounds) -> dict[str, object]:
-    """One message per subject, for ever: the second final result of an event is refused."""
-    return _stream(RESULTS, ["res.*.*", "late.*.*"], bounds.results_max_bytes, bounds) | {
+    """One message per subject while it is kept: an event's second final result is refused."""
+    patterns = ["res.*.*.*.*", "late.*.*.*.*"]
+    return _stream(RESULTS, patterns, bounds.results_max_bytes, bounds) | {
         "max_age": _nanoseconds(bounds.results_max_age_seconds),
         "max_msgs_per_subject": 1,
         "discard_new_per_subject": True,
@@ -109,15 +120,23 @@ def spans(bounds: StreamBounds) -> dict[str, object]:
     return _stream(SPANS, patterns, bounds.spans_max_bytes, bounds) | {"retention": "workqueue"}
 
 
+def leases(bounds: StreamBounds) -> dict[str, object]:
+    """The newest record of each device: which agent it is."""
+    return _stream(LEASES, ["lease.*"], LEASES_MAX_BYTES, bounds) | {
+        "max_msgs_per_subject": 1,
+    }
+
+
 def all_streams(bounds: StreamBounds) -> list[dict[str, object]]:
     """Every stream's configuration, as the JetStream API takes it."""
-    made = (events, escalations, results, dead, spans)
+    made = (events, escalations, results, dead, spans, leases)
     return [one(bounds) for one in made]
 
 
 def consumer_name(region: str, pipeline: str) -> str:
     """The durable that all workers of one teacher share."""
-    return f"teacher-{region}-{pipeline}"
+    # Both names may hold a hyphen: joined by one, two pipelines could share a consumer.
+    return f"teacher={region}={pipeline}"
 
 
 def teacher_consumer(

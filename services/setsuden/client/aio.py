@@ -51,7 +51,8 @@ class AsyncClient:
         max_open_handles: int = MAX_OPEN_HANDLES,
     ) -> None:
         self._device = device
-        self._source = f"setsuden-client/{subjects.token(name, 'name')}"
+        self._name = subjects.token(name, "name")
+        self._source = f"setsuden-client/{name}"
         self._submit_timeout = submit_timeout_seconds
         self._nonce = secrets.token_hex(8)
         self._link = Link(link_options(urls, options), name)
@@ -127,7 +128,7 @@ class AsyncClient:
                 device=questions.device_of(device, self._device),
                 content_type=content_type,
                 tensor_header_bytes=body.tensor_header_bytes,
-                deadline=questions.deadline_at(seconds_of(deadline)),
+                ttl_ms=questions.ttl_ms(seconds_of(deadline)),
                 priority=priority,
                 idempotency_key=questions.key_of(idempotency_key),
                 trace_id=told,
@@ -184,7 +185,7 @@ class AsyncClient:
         event = inquiry.question
         if event is None:  # answered meanwhile
             return
-        headers = questions.message_headers(event, self._nonce, inquiry.token, copy)
+        headers = questions.message_headers(event, self._name, self._nonce, inquiry.token, copy)
         subject = subjects.event(event.pipeline, event.device)
         stored = await self._link.store(subject, event.data, headers)
         inquiry.sequences[copy] = stored.sequence
@@ -213,7 +214,7 @@ class AsyncClient:
     async def _listen(self, device: str) -> None:
         if device not in self._devices:
             self._devices.add(device)
-            prefix = subjects.reply_prefix(device, self._nonce)
+            prefix = subjects.reply_prefix(self._name, device, self._nonce)
             await self._link.subscribe(f"{prefix}.*", self._on_reply)
 
     async def _ask_again(self, inquiry: Inquiry) -> None:
@@ -234,6 +235,9 @@ class AsyncClient:
         update = None if inquiry is None else updates.read(message.data)
         if inquiry is None or update is None or isinstance(update, UnavailableError):
             return  # an agent that is stopping reads the event again in its next life
+        if isinstance(update, Result) and not inquiry.concerns(update):
+            log.warning("update_not_believed", extra={"event_id": update.event_id})
+            return
         self._follower.heard(inquiry, copy)
         if isinstance(update, Result):
             inquiry.tell(update)

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
-from setsuden.link import JetStream
-from setsuden.schemas import subjects
+from setsuden.link import Incoming, JetStream
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import RESULTS
@@ -97,8 +96,8 @@ class Follower:
             await self._wait()
             due = self._take()
             try:
-                await self._look_up([inquiry for inquiry in due if inquiry.event_id])
-                await self._ask_again([inquiry for inquiry in due if not inquiry.event_id])
+                await self._look_up([inquiry for inquiry in due if inquiry.place is not None])
+                await self._ask_again([inquiry for inquiry in due if inquiry.place is None])
             except LinkError as error:
                 log.debug("check_failed", extra={"detail": str(error)})
             for inquiry in due:
@@ -125,13 +124,11 @@ class Follower:
 
     async def _look_up(self, inquiries: list[Inquiry]) -> None:
         for part in _parts(inquiries, LOOKUP_BATCH):
-            names = {name for inquiry in part for name in _records_of(inquiry)}
-            request: dict[str, object] = {"multi_last": sorted(names), "batch": len(names)}
-            stored = await self._jetstream.read(RESULTS, request)
-            found = {message.headers.get("Nats-Subject", ""): message.data for message in stored}
+            names = [name for inquiry in part for name in _records_of(inquiry)]
+            stored = await self._jetstream.last_of(RESULTS, names)
             for inquiry in part:
-                final, late = (updates.record(found.get(name)) for name in _records_of(inquiry))
-                _recover(inquiry, final, late)
+                records = [_record(inquiry, stored.get(name)) for name in _records_of(inquiry)]
+                _recover(inquiry, *records)
 
     async def _ask_again(self, inquiries: list[Inquiry]) -> None:
         asked = [inquiry for inquiry in inquiries if self._may_ask(inquiry)]
@@ -156,9 +153,16 @@ def _recover(inquiry: Inquiry, final: Result | None, late: Result | None) -> Non
         inquiry.recover(record)
 
 
-def _records_of(inquiry: Inquiry) -> tuple[str, str]:
-    event_id = inquiry.event_id or ""
-    return subjects.result(inquiry.device, event_id), subjects.late(inquiry.device, event_id)
+def _record(inquiry: Inquiry, message: Incoming | None) -> Result | None:
+    """A stored record that is of this event, whoever wrote it there."""
+    record = updates.record(None if message is None else message.data)
+    return record if record is not None and inquiry.concerns(record) else None
+
+
+def _records_of(inquiry: Inquiry) -> tuple[str, ...]:
+    """Where the final result and the late answer are stored, once the agent has named the event."""
+    place = inquiry.place
+    return () if place is None else (place.result, place.late)
 
 
 def _parts(items: list[Part], size: int) -> Iterator[list[Part]]:

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result, Status
+from setsuden.schemas.subjects import Place
 
 from . import updates
 
@@ -25,7 +26,8 @@ class Inquiry:
         self.device = event.device
         self.idempotency_key = event.idempotency_key or ""
         self.trace_id = trace_id
-        self.event_id: str | None = None
+        self.place: Place | None = None
+        """Where the event's records are stored, once the agent named it."""
         self.question: Event | None = event
         """What would be asked again; dropped once the agent is known to have it."""
         self.sequences: dict[int, int] = {}
@@ -38,7 +40,7 @@ class Inquiry:
         """Why the broker has not stored it yet."""
         self.outcome: Outcome | None = None
         self.superseded: Result | None = None
-        self._source_id = event.id
+        self._pipeline, self._source_id = event.pipeline, event.id
         self._updates: list[Result] = []
         self._changed = asyncio.Event()
         self._ended = ended
@@ -49,9 +51,22 @@ class Inquiry:
         first = self._updates[0] if self._updates else None
         return first if first is not None and first.status is Status.PROVISIONAL else None
 
+    @property
+    def event_id(self) -> str | None:
+        """The agent's name of the event, once it said that it has it."""
+        return None if self.place is None else self.place.event_id
+
+    def concerns(self, result: Result) -> bool:
+        """True when a result can be of this event: its device, its pipeline, its one id."""
+        return (
+            result.device == self.device
+            and result.pipeline == self._pipeline
+            and self.event_id in {None, result.event_id}
+        )
+
     def tell(self, result: Result) -> None:
         """Take one update; what is known already changes nothing."""
-        self.event_id, self.trace_id, self.question = result.event_id, result.trace_id, None
+        self.place, self.trace_id, self.question = result.place, result.trace_id, None
         if result.status is Status.SUPERSEDED:
             self._supersede(result)
         elif self.outcome is None and result.is_final:

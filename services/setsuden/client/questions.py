@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import secrets
-from datetime import UTC, datetime, timedelta
 
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import InvalidEventError
@@ -11,26 +10,30 @@ from setsuden.schemas.escalation import MSG_ID_HEADER
 from setsuden.schemas.event import Event
 from setsuden.schemas.trace_context import parse_traceparent
 
+MAX_DEADLINE_SECONDS = 10 * 365 * 86_400.0
+
 
 def fresh_id() -> str:
     """32 hex digits that nobody can guess, as a trace id wants them."""
     return secrets.token_hex(16)
 
 
-def deadline_at(seconds: float | None) -> datetime | None:
-    """The moment so many seconds from now; raises InvalidEventError."""
-    if seconds is None:
+def ttl_ms(deadline: float | None) -> int | None:
+    """Whole milliseconds of a deadline in seconds; raises InvalidEventError.
+
+    It travels as a duration, so that the application's clock need not agree with the device's.
+    """
+    if deadline is None:
         return None
-    if not seconds > 0:
+    if not deadline > 0:
         raise InvalidEventError(
-            f"a deadline in {seconds} s has passed", field="deadline", remedy="give seconds > 0"
+            f"a deadline in {deadline} s has passed", field="deadline", remedy="give seconds > 0"
         )
-    try:
-        return datetime.now(UTC) + timedelta(seconds=seconds)
-    except OverflowError as error:
+    if not deadline <= MAX_DEADLINE_SECONDS:
         raise InvalidEventError(
-            f"a deadline in {seconds} s is out of range", field="deadline", remedy="leave it out"
-        ) from error
+            f"a deadline in {deadline} s is out of range", field="deadline", remedy="leave it out"
+        )
+    return max(1, round(deadline * 1000))
 
 
 def trace_ids(traceparent: str | None) -> tuple[str, str | None]:
@@ -57,11 +60,14 @@ def device_of(given: str | None, default: str | None) -> str:
     return subjects.token(device, "device")
 
 
-def message_headers(event: Event, nonce: str, token: str, copy: int) -> dict[str, str]:
+def message_headers(
+    event: Event, application: str, nonce: str, token: str, copy: int
+) -> dict[str, str]:
     """Headers of one copy of an event: same key, but an id and a reply subject of its own."""
     name = f"{token}-{copy}" if copy else token
     headers = event.headers()
-    headers["ce-reply"] = f"{subjects.reply_prefix(event.device, nonce)}.{name}"
+    prefix = subjects.reply_prefix(application, event.device, nonce)
+    headers["ce-reply"] = f"{prefix}.{name}"
     headers[MSG_ID_HEADER] = f"{nonce}-{name}"
     return headers
 

@@ -39,6 +39,23 @@ async def apply_all(
     return changed
 
 
+async def apply_or_check(jetstream: JetStream, config: CloudConfig, pipeline: str) -> list[str]:
+    """What a worker does at its start; the names of what changed. Raises LinkError.
+
+    Where everybody may do everything it makes streams and consumer. A worker that logs in has no
+    leave for that: it looks whether its consumer is there.
+    """
+    if config.nats.anonymous:
+        return await apply_all(jetstream, config, pipeline)
+    name = streams.consumer_name(config.region, pipeline)
+    if await jetstream.find(f"CONSUMER.INFO.{streams.ESCALATIONS}.{name}") is None:
+        raise UnavailableError(
+            f"consumer {name} does not exist",
+            remedy="run `setsuden cloud streams --serve` with the operator's credentials",
+        )
+    return []
+
+
 def apply(config: CloudConfig) -> list[str]:
     """Apply streams and consumers once; the names of what changed. Raises LinkError."""
     return asyncio.run(_apply(config, 2 * config.nats.connect_timeout_seconds))

@@ -1,5 +1,6 @@
 """The agent's core: a state machine without I/O, clock, randomness or threads of its own."""
 
+from .deadline import Clocks, Deadline, at_moment, in_time
 from .effects import (
     Effects,
     Escalate,
@@ -20,6 +21,8 @@ from .results import Verdict
 
 __all__ = [
     "AgentCore",
+    "Clocks",
+    "Deadline",
     "Effects",
     "Escalate",
     "Finish",
@@ -40,5 +43,7 @@ __all__ = [
     "Trail",
     "Verdict",
     "Write",
+    "at_moment",
+    "in_time",
     "state",
 ]

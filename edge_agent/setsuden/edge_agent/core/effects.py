@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from setsuden.schemas.result import Result
+from setsuden.schemas.subjects import Place
 
 from .records import Pending, Row, Stated, Trail
 
@@ -20,6 +21,8 @@ class Finish(NamedTuple):
     """Write: the event has its final result; its observation may go."""
 
     sequence: int
+    event_id: str
+    reply: str | None
     stated: Stated
     published: bool
 
@@ -34,7 +37,9 @@ class Rebind(NamedTuple):
     """Write: the application asked again; the final result goes to its new reply subject."""
 
     sequence: int
+    event_id: str
     reply: str
+    stated: Stated
 
 
 class Escalate(NamedTuple):
@@ -48,7 +53,7 @@ class Escalate(NamedTuple):
 class Lookup(NamedTuple):
     """Send: ask the results stream for a record that may have been pushed past us."""
 
-    event_id: str
+    place: Place
 
 
 class PublishFinal(NamedTuple):

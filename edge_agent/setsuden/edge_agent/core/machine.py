@@ -16,11 +16,14 @@ from setsuden.schemas.errors import (
     LinkError,
     MessageTooLargeError,
     OutboxFullError,
+    SetsudenError,
 )
+from setsuden.schemas.event import Event
 from setsuden.schemas.result import Problem, Result, Status, Tier
 
 from . import results
 from .backlog import Backlog
+from .deadline import Clocks, due
 from .effects import (
     Effects,
     Escalate,
@@ -32,8 +35,9 @@ from .effects import (
     Notify,
     PublishFinal,
     Rebind,
+    Send,
 )
-from .records import Now, Pending, Row, Sent, Submission, state
+from .records import Now, Pending, Row, Sent, Submission, Trail, state
 from .results import NS_PER_MS, Verdict
 from .timers import Timers
 
@@ -43,13 +47,19 @@ _KEPT_SENDS = 4
 """Spans are made of the newest; through a long outage there are thousands."""
 _LONGEST_LOOKUP = 12
 """Times the first pause; pauses double up to it."""
+_LONGEST_REDRIVE = 32
+"""Times the first pause before an unanswered escalation is offered to the broker again."""
 
 
 class Policy(NamedTuple):
     """What the configuration decides; durations in nanoseconds."""
 
     device: str
+    region: str
     epoch: str
+    """Of the ids of events that did not come over the broker; another one at each start."""
+    boot: str
+    """Names the boot of the device that the monotonic clock counts from."""
     window: int
     live_share: float
     lookup_ns: int
@@ -66,7 +76,8 @@ class AgentCore:
     def __init__(self, policy: Policy, next_sequence: int, random: Random) -> None:
         self._policy = policy
         self._random = random
-        self._next_sequence = next_sequence
+        self.next_sequence = next_sequence
+        """Of the next row; it only grows."""
         self._pending: dict[str, Pending] = {}
         self._by_sequence: dict[int, Pending] = {}
         self._sizes: dict[int, int] = {}
@@ -76,6 +87,11 @@ class AgentCore:
         self._retries = Timers()
         self._sending: set[int] = set()
         self._link_up = False
+        self._cloud_minus_mono_ns: int | None = None
+        self._unverified: set[int] = set()
+        self._refuse_accepted_before_ns: int | None = None
+        self.mismatches = 0
+        """Records under a pending event's name that are not of that event."""
         self.pending_bytes = 0
 
     # -- what the shell may look at -----------------------------------------------------------
@@ -98,6 +114,17 @@ class AgentCore:
             and len(self._pending) < self._policy.max_events
         )
 
+    @property
+    def unverified_deadlines(self) -> int:
+        """Pending events whose deadline stands on the device's wall clock alone."""
+        return len(self._unverified)
+
+    def clocks(self, now: Now) -> Clocks:
+        """The present on every clock."""
+        ahead = self._cloud_minus_mono_ns
+        cloud = None if ahead is None else now.mono_ns + ahead
+        return Clocks(self._policy.boot, now.mono_ns, now.wall_ns, cloud)
+
     def next_wakeup_ns(self) -> int | None:
         """When :meth:`tick` has something to do, on the monotonic clock."""
         timers = (self._deadlines, self._checks, self._retries)
@@ -113,10 +140,12 @@ class AgentCore:
         escalates = verdict.judged.decision.escalates
         if escalates:
             self._check_room(len(submission.event.data))
-        sequence, self._next_sequence = self._next_sequence, self._next_sequence + 1
-        event_id = subjects.event_id(self._policy.device, self._policy.epoch, sequence)
+        sequence = self._take_sequence()
+        event_id = submission.event_id or self._local_id(sequence)
         status = Status.PROVISIONAL if escalates else Status.FINAL
-        result = results.of_edge(now, submission, verdict, event_id, status)
+        result = results.of_edge(
+            now, submission, verdict, event_id, region=self._policy.region, status=status
+        )
         stated = state(result)
         publish = not escalates and self._publishes(submission.over_nats)
         row = Row(
@@ -125,8 +154,7 @@ class AgentCore:
             event=submission.event,
             trail=verdict.trail,
             over_nats=submission.over_nats,
-            accepted_wall_ns=submission.received.wall_ns,
-            deadline_wall_ns=verdict.deadline_wall_ns,
+            deadline=verdict.deadline if escalates else None,
             stated=stated,
             published=not (escalates or publish),
         )
@@ -143,10 +171,60 @@ class AgentCore:
             self._pump(now, out)
         return result
 
+    def adopt(self, submission: Submission, result: Result, out: Effects) -> None:
+        """Keep an event whose final result an earlier state folder of this device left behind.
+
+        It is not judged again; its key is known from here on.
+        """
+        out.writes.append(Insert(self._final_row(submission.event, True, result, published=True)))
+
+    def bury(self, now: Now, event: Event, event_id: str, problem: Problem, out: Effects) -> None:
+        """Keep an event from the broker that cannot be judged as a dead one, with the reason."""
+        result = results.refused(now, event, event_id, self._policy.region, problem)
+        row = self._final_row(event, True, result, published=False)
+        out.writes.append(Insert(row))
+        out.sends.append(PublishFinal(row.sequence, row.stated))
+
+    def _final_row(self, event: Event, over_nats: bool, result: Result, *, published: bool) -> Row:
+        return Row(
+            sequence=self._take_sequence(),
+            event_id=result.event_id,
+            event=event,
+            trail=Trail(None, 0, 0, 0, 0),
+            over_nats=over_nats,
+            deadline=None,
+            stated=state(result),
+            published=published,
+        )
+
+    def withdraw(self, now: Now, out: Effects) -> Effects:
+        """Take back events whose acceptance could not be written; what else was decided stands."""
+        withdrawn = {write.row.sequence for write in out.writes if isinstance(write, Insert)}
+        for sequence in withdrawn:
+            self._sending.discard(sequence)
+            pending = self._by_sequence.get(sequence)
+            if pending is not None:
+                self._forget(pending)
+        names = {w.row.event_id for w in out.writes if isinstance(w, Insert)}
+        rest = Effects(sends=[send for send in out.sends if not _concerns(send, withdrawn, names)])
+        self._pump(now, rest)
+        return rest
+
     def restore(self, now: Now, rows: Iterable[Row]) -> None:
-        """Take up what an earlier life left: each result is looked up before anything is sent."""
+        """Take up what an earlier start left: results are looked up before anything is sent."""
         for row in rows:
-            self._begin(now, row, now.mono_ns).unsure = True
+            pending = self._begin(now, row, now.mono_ns)
+            pending.restored = pending.unsure = True
+
+    def cloud_clock(self, now: Now, cloud_minus_mono_ns: int) -> Effects:
+        """The cloud's clock is known: deadlines that stood on the wall clock are set right."""
+        self._cloud_minus_mono_ns = cloud_minus_mono_ns
+        clocks = self.clocks(now)
+        for sequence in list(self._unverified):
+            pending = self._by_sequence[sequence]
+            if pending.deadline is not None:
+                self._set_deadline(pending, clocks)
+        return self.tick(now)
 
     def rebind(self, event_id: str, reply: str) -> Effects:
         """The application asked again under the same key, from another reply subject."""
@@ -154,8 +232,16 @@ class AgentCore:
         pending = self._pending.get(event_id)
         if pending is not None and pending.reply != reply:
             pending.reply = reply
-            out.writes.append(Rebind(pending.sequence, reply))
+            stated = state(pending.provisional)
+            out.writes.append(Rebind(pending.sequence, event_id, reply, stated))
         return out
+
+    def _take_sequence(self) -> int:
+        sequence, self.next_sequence = self.next_sequence, self.next_sequence + 1
+        return sequence
+
+    def _local_id(self, sequence: int) -> str:
+        return subjects.event_id(self._policy.device, self._policy.epoch, sequence)
 
     def _check_room(self, size: int) -> None:
         policy = self._policy
@@ -167,10 +253,6 @@ class AgentCore:
         return self._policy.publish_all or (self._policy.publish_nats and over_nats)
 
     def _begin(self, now: Now, row: Row, accepted_mono_ns: int) -> Pending:
-        deadline = None
-        if row.deadline_wall_ns is not None:
-            deadline = now.mono_ns + row.deadline_wall_ns - now.wall_ns
-            self._deadlines.set(row.sequence, deadline)
         pending = Pending(
             sequence=row.sequence,
             event_id=row.event_id,
@@ -178,14 +260,27 @@ class AgentCore:
             provisional=row.result,
             trail=row.trail,
             accepted_mono_ns=accepted_mono_ns,
-            deadline_mono_ns=deadline,
+            deadline=row.deadline,
+            deadline_mono_ns=None,
             reply=row.event.reply,
             over_nats=row.over_nats,
         )
         self._pending[row.event_id] = self._by_sequence[row.sequence] = pending
         self._sizes[row.sequence] = len(row.event.data)
         self.pending_bytes += len(row.event.data)
+        if row.deadline is not None:
+            self._set_deadline(pending, self.clocks(now))
         return pending
+
+    def _set_deadline(self, pending: Pending, clocks: Clocks) -> None:
+        assert pending.deadline is not None  # noqa: S101  # both callers have looked
+        moment = due(pending.deadline, clocks)
+        pending.deadline_mono_ns = moment.mono_ns
+        self._deadlines.set(pending.sequence, moment.mono_ns)
+        if moment.verified:
+            self._unverified.discard(pending.sequence)
+        else:
+            self._unverified.add(pending.sequence)
 
     # -- the link -----------------------------------------------------------------------------
 
@@ -216,10 +311,10 @@ class AgentCore:
         if pending is not None:
             self._close_send(now, pending, stored, error)
             if isinstance(error, MessageTooLargeError):
-                self._die(now, pending, error, out)
-            elif error is not None:
+                self._die(now, pending, _problem(error), out)
+            elif error is not None and not isinstance(error, AlreadyStoredError):
                 self._retry_later(now, pending)
-            else:
+            else:  # stored, or an earlier copy still waits for a worker
                 pending.stored_mono_ns, pending.failures = now.mono_ns, 0
                 self._checks.set(sequence, now.mono_ns + self._policy.lookup_ns)
         self._pump(now, out)
@@ -268,6 +363,10 @@ class AgentCore:
             if result.tier is Tier.CLOUD:
                 out.sends.append(Forward(result))
             return out
+        if not results.fits(pending, result):
+            # Somebody else's record under our event's name: the event stays open.
+            self.mismatches += 1
+            return out
         if result.status is Status.SUPERSEDED:
             # Too late by the cloud's clocks; our own deadline will say so in a moment.
             out.sends.append(Notify(pending.event_id, pending.reply, state(result)))
@@ -283,12 +382,15 @@ class AgentCore:
         if pending is None:
             return out
         stored, policy = pending.stored_mono_ns, self._policy
-        if pending.unsure:
+        if pending.unsure and self._may_be_answered(pending):
+            words = "this event may have been answered so long ago that its result is gone"
+            self._die(now, pending, Problem(code="outbox_restored", message=words), out)
+        elif pending.unsure:
             pending.unsure = False
             self._backlog.add_old(pending.sequence)
         elif stored is None:
             return out
-        elif now.mono_ns - stored >= policy.redrive_ns:
+        elif now.mono_ns - stored >= policy.redrive_ns * min(2**pending.redrives, _LONGEST_REDRIVE):
             pending.redrives += 1
             pending.stored_mono_ns = None
             self._backlog.add_old(pending.sequence)
@@ -306,7 +408,7 @@ class AgentCore:
         if taken and not sent.second and sent.result.status is Status.EXPIRED:
             # The cloud was first. Ours stands for the application; both records are kept.
             out.sends.append(PublishFinal(sent.sequence, sent.stated, second=True))
-            out.sends.append(Lookup(sent.result.event_id))
+            out.sends.append(Lookup(sent.result.place))
         elif taken or error is None:
             out.writes.append(MarkPublished(sent.sequence))
         return out
@@ -329,26 +431,44 @@ class AgentCore:
 
     def _check(self, now: Now, pending: Pending, out: Effects) -> None:
         if self._link_up:
-            out.sends.append(Lookup(pending.event_id))
+            out.sends.append(Lookup(pending.provisional.place))
         # Asked again even if the question is lost with the link.
         self._checks.set(pending.sequence, now.mono_ns + self._policy.lookup_ns)
 
     def _expire(self, now: Now, pending: Pending, out: Effects) -> None:
         self._finish(pending, results.settled(now, pending, Status.EXPIRED), out, published=False)
 
-    def _die(self, now: Now, pending: Pending, error: LinkError, out: Effects) -> None:
-        problem = Problem(code=error.code, message=str(error)[:1024])
+    def damaged(self, now: Now, sequence: int, error: SetsudenError) -> Effects:
+        """The observation can no longer be read: the event ends with that reason."""
+        out = Effects()
+        self._sending.discard(sequence)
+        pending = self._by_sequence.get(sequence)
+        if pending is not None:
+            self._die(now, pending, _problem(error), out)
+        self._pump(now, out)
+        return out
+
+    def _may_be_answered(self, pending: Pending) -> bool:
+        """True for a row of an older copy of the folder, older than results are kept."""
+        before = self._refuse_accepted_before_ns
+        return before is not None and pending.restored and pending.trail.accepted_ns < before
+
+    def rolled_back(self, results_kept_since_ns: int) -> None:
+        """The state folder is older than what this device has done since.
+
+        What it holds open is looked up, as after every start. An event accepted before results
+        were kept, on the span timeline, cannot be known to be unanswered: it is not sent again.
+        """
+        self._refuse_accepted_before_ns = results_kept_since_ns
+
+    def _die(self, now: Now, pending: Pending, problem: Problem, out: Effects) -> None:
         result = results.settled(now, pending, Status.DEAD, problem)
         self._finish(pending, result, out, published=False)
 
     def _finish(self, pending: Pending, result: Result, out: Effects, *, published: bool) -> None:
         sequence, stated = pending.sequence, state(result)
-        del self._pending[pending.event_id], self._by_sequence[sequence]
-        self.pending_bytes -= self._sizes.pop(sequence)
-        self._deadlines.forget(sequence)
-        self._checks.forget(sequence)
-        self._retries.forget(sequence)
-        out.writes.append(Finish(sequence, stated, published))
+        self._forget(pending)
+        out.writes.append(Finish(sequence, pending.event_id, pending.reply, stated, published))
         told = Notify(
             pending.event_id,
             pending.reply,
@@ -361,3 +481,28 @@ class AgentCore:
         out.sends.append(told)
         if not published:
             out.sends.append(PublishFinal(sequence, stated))
+
+    def _forget(self, pending: Pending) -> None:
+        sequence = pending.sequence
+        del self._pending[pending.event_id], self._by_sequence[sequence]
+        self.pending_bytes -= self._sizes.pop(sequence)
+        self._unverified.discard(sequence)
+        self._deadlines.forget(sequence)
+        self._checks.forget(sequence)
+        self._retries.forget(sequence)
+
+
+def _problem(error: SetsudenError) -> Problem:
+    return Problem(code=error.code, message=str(error)[:1024])
+
+
+def _concerns(send: Send, sequences: set[int], names: set[str]) -> bool:
+    """True when the send is about one of these events."""
+    match send:
+        case Escalate(pending):
+            return pending.sequence in sequences
+        case PublishFinal(sequence):
+            return sequence in sequences
+        case Notify(event_id):
+            return event_id in names
+    return False

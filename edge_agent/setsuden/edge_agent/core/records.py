@@ -8,6 +8,8 @@ from typing import NamedTuple
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result
 
+from .deadline import Deadline
+
 
 class Now(NamedTuple):
     """One moment on both clocks. Durations use ``mono`` only; ``wall`` may jump."""
@@ -30,11 +32,15 @@ class Trail(NamedTuple):
 
 
 class Submission(NamedTuple):
-    """An event at the door: valid, judged by nobody yet."""
+    """A valid event that nobody has judged yet."""
 
     event: Event
     over_nats: bool
     received: Now
+    event_id: str | None = None
+    """Of an event that came over the broker: it follows from its place in the stream."""
+    waited_ns: int = 0
+    """How long it was in the broker's stream before it was received, where that is known."""
 
 
 class Stated(NamedTuple):
@@ -58,8 +64,7 @@ class Row(NamedTuple):
     """Its data is dropped once the event is final."""
     trail: Trail
     over_nats: bool
-    accepted_wall_ns: int
-    deadline_wall_ns: int | None
+    deadline: Deadline | None
     stated: Stated
     """Provisional while the cloud is asked, else final."""
     published: bool
@@ -92,11 +97,15 @@ class Pending:
     provisional: Result
     trail: Trail
     accepted_mono_ns: int
+    deadline: Deadline | None
     deadline_mono_ns: int | None
+    """When it comes due on the monotonic clock, as well as it is known."""
     reply: str | None
     over_nats: bool
+    restored: bool = False
+    """An earlier start of the agent accepted it."""
     unsure: bool = False
-    """Restored: an earlier life may have sent it, so its result is looked up first."""
+    """Restored and not yet looked up: its result may be there already."""
     failures: int = 0
     """Sends in a row that the broker did not acknowledge."""
     redrives: int = 0

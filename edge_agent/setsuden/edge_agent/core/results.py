@@ -8,8 +8,10 @@ from typing import NamedTuple
 from setsuden.pipelines.gate import Judged
 from setsuden.schemas.base import trusted
 from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.event import Event
 from setsuden.schemas.result import Energy, ModelRef, Problem, Result, Status, Tier, Timing
 
+from .deadline import Deadline
 from .records import Now, Pending, Submission, Trail
 
 NS_PER_MS = 1_000_000
@@ -23,11 +25,17 @@ class Verdict(NamedTuple):
     energy: EnergyReading | None
     trail: Trail
     trace_id: str
-    deadline_wall_ns: int | None
+    deadline: Deadline | None
 
 
 def of_edge(
-    now: Now, submission: Submission, verdict: Verdict, event_id: str, status: Status
+    now: Now,
+    submission: Submission,
+    verdict: Verdict,
+    event_id: str,
+    *,
+    region: str,
+    status: Status,
 ) -> Result:
     """The student's answer. Built without validation: every part was validated before."""
     event, trail = submission.event, verdict.trail
@@ -37,6 +45,7 @@ def of_edge(
         event_id=event_id,
         pipeline=event.pipeline,
         device=event.device,
+        region=region,
         status=status,
         tier=None if answer is None else Tier.EDGE,
         answer=answer,
@@ -54,6 +63,22 @@ def of_edge(
         source_id=event.id,
         idempotency_key=event.idempotency_key,
         trace_id=verdict.trace_id,
+        durable=True,
+        at=_at(now),
+    )
+
+
+def refused(now: Now, event: Event, event_id: str, region: str, problem: Problem) -> Result:
+    """The final result of an event from the broker that cannot be judged at all."""
+    return Result(
+        event_id=event_id,
+        pipeline=event.pipeline,
+        device=event.device,
+        region=region,
+        status=Status.DEAD,
+        error=problem,
+        source_id=event.id,
+        trace_id=event.trace_id or "",
         at=_at(now),
     )
 
@@ -64,6 +89,16 @@ def settled(now: Now, pending: Pending, status: Status, problem: Problem | None 
     timing = provisional.timing.model_copy(update={"total_ms": _age_ms(now, pending)})
     return provisional.model_copy(
         update={"status": status, "timing": timing, "at": _at(now), "error": problem}
+    )
+
+
+def fits(pending: Pending, record: Result) -> bool:
+    """True when a record is of exactly this event: nobody guesses a trace id."""
+    ours = pending.provisional
+    return (
+        record.trace_id == ours.trace_id
+        and record.pipeline == ours.pipeline
+        and record.device == ours.device
     )
 
 

@@ -1,10 +1,11 @@
 """Events from the broker, without a consumer for each device.
 
-The stream rings every stored event at its device's bell (``bell.<device>.<pipeline>``), with its
+The stream sends every stored event on to its device (``notify.<device>.<pipeline>``), with its
 sequence and that of the one before it on the same subject. What follows on without a gap is taken
-as it is rung; after a gap, a reconnection or a pause the agent reads on from its own cursor by
-direct get. The cursor moves in the transaction that accepts the events, so an event is accepted
-once, whatever dies when.
+as it comes; after a gap, a reconnection or a pause the agent reads on from its own cursor. The
+cursor moves in the transaction that accepts the events, so an event is accepted once, whatever
+dies when. Its id follows from its place in the stream: read again by an agent whose state folder
+was lost or restored it has the same id, and the results stream is asked before it is judged.
 """
 
 from __future__ import annotations
@@ -12,59 +13,96 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Mapping
+from datetime import datetime
 from functools import partial
+from typing import NamedTuple
 
 from setsuden.edge_agent.core import Now, Submission, state
 from setsuden.edge_agent.engine import Arrival, Engine, Tell, now
-from setsuden.edge_agent.outbox import Place
+from setsuden.edge_agent.outbox import Known, StreamPlace
+from setsuden.edge_agent.record_checks import readable
 from setsuden.link import Incoming, JetStream, Link, LinkState
+from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
 from setsuden.schemas import subjects
-from setsuden.schemas.errors import LinkError, RejectedError, SetsudenError
+from setsuden.schemas.errors import (
+    LinkError,
+    PayloadTooLargeError,
+    RejectedError,
+    SetsudenError,
+)
 from setsuden.schemas.event import Event
-from setsuden.schemas.result import Result
-from setsuden.schemas.streams import EVENTS
+from setsuden.schemas.result import Problem, Result
+from setsuden.schemas.stream_service import OVERSIZED_HEADER
+from setsuden.schemas.streams import EVENTS, RESULTS
+from setsuden.schemas.subjects import Place
 
 from . import door
+from .source import EventSource
 
 log = logging.getLogger(__name__)
-READ_BATCH = 256
-READ_MAX_BYTES = 4 << 20
 SAFETY_POLL_SECONDS = 30.0
-"""A bell can be lost with the link; the cursor cannot."""
-RECLAIM_EVERY = 1000
-"""Accepted events after which the stream is told to forget them."""
-MAX_RUNG = 1024
-"""Rung events waiting to be taken; past it they are read from the stream instead."""
+"""A notification can be lost with the link; the cursor cannot."""
+RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 30.0
+"""Pauses between attempts to read a stream that cannot be read double up to it."""
+RELEASE_EVERY = 1000
+"""Accepted events after which the stream is told that they may go."""
+MAX_WAITING = 1024
+"""Notifications waiting to be taken; past it events are read from the stream instead."""
+
+
+class _Stored(NamedTuple):
+    """A stored event, as the server's own stamps describe it."""
+
+    pipeline: str
+    sequence: int
+    previous: int
+    """The sequence before it on the same subject; of a notification only."""
+    message: Incoming
 
 
 class BrokerDoor:
     """Takes this device's events into the engine, each subject in the order it was stored."""
 
-    def __init__(self, engine: Engine, link: Link, jetstream: JetStream) -> None:
+    def __init__(
+        self, engine: Engine, link: Link, jetstream: JetStream, source: EventSource
+    ) -> None:
         self._engine = engine
         self._link = link
         self._jetstream = jetstream
         self._device = engine.config.device
-        self._rung: deque[Incoming] = deque()
+        self._source = source
+        self._notified: deque[_Stored] = deque()
         self._something = asyncio.Event()
         self._caught_up = False
         self._generation = engine.generation
-        self._born = engine.cursor.created
+        self._created = engine.cursor.created
         self._met = False
         self._read = dict(engine.cursor.positions)
-        self._reclaimed = dict(self._read)
+        self._released = dict(self._read)
         self._behind: set[str] = set()
         """Pipelines whose lanes were full: they are read on when there is room."""
+        self._earlier: int | None = None
+        """Events up to this sequence may have been accepted by an earlier start of this device;
+        None until the stream was first met."""
+        self._retry = RETRY_SECONDS
+        self.problem: str | None = None
+        """Why events cannot be read now."""
 
     async def start(self) -> None:
-        """Listen for bells; before the link starts."""
-        await self._link.subscribe(subjects.bells_of(self._device), self._on_bell)
+        """Listen for notifications; before the link starts."""
+        await self._link.subscribe(subjects.notifications_of(self._device), self._on_notification)
         self._link.listen(self._on_link)
         self._engine.on_blocked = self._something.set
 
-    def _on_bell(self, message: Incoming) -> None:
-        if self._caught_up and len(self._rung) < MAX_RUNG:
-            self._rung.append(message)
+    def _on_notification(self, message: Incoming) -> None:
+        stored = _stored(message, self._device)
+        if stored is None:
+            self._engine.metrics.refused["notification_invalid"] += 1
+            return
+        if self._caught_up and len(self._notified) < MAX_WAITING:
+            self._notified.append(stored)
         else:
             self._caught_up = False
         self._something.set()
@@ -84,13 +122,21 @@ class BrokerDoor:
                 self._caught_up = False
             self._something.clear()
             if self._link.state is LinkState.UP:
-                try:
-                    await self._advance()
-                except LinkError as error:
-                    self._caught_up = False
-                    log.warning("events_not_read", extra={"detail": str(error)})
-                    if self._link.state is LinkState.UP:
-                        asyncio.get_running_loop().call_later(1.0, self._something.set)
+                await self._try_to_advance()
+
+    async def _try_to_advance(self) -> None:
+        try:
+            await self._advance()
+        except LinkError as error:
+            self._caught_up = False
+            if self.problem != str(error):  # said once, not at each try
+                log.warning("events_not_read", extra={"detail": str(error)})
+            self.problem = str(error)
+            if self._link.state is LinkState.UP:
+                asyncio.get_running_loop().call_later(self._retry, self._something.set)
+            self._retry = min(2 * self._retry, LONGEST_RETRY_SECONDS)
+        else:
+            self.problem, self._retry = None, RETRY_SECONDS
 
     async def _advance(self) -> None:
         await self._engine.room.wait()
@@ -98,30 +144,30 @@ class BrokerDoor:
             self._generation = self._engine.generation
             self._read = dict(self._engine.cursor.positions)
             self._caught_up = self._met = False  # a pipeline without a position is read from 1
-        while self._caught_up and self._rung:
-            message = self._rung.popleft()
-            if _pipeline(message) not in self._behind and self._follows(message):
-                await self._take(message)
+        while self._caught_up and self._notified:
+            stored = self._notified.popleft()
+            if stored.pipeline not in self._behind and self._follows(stored):
+                await self._take(stored, None)
         if not self._caught_up:
             await self._catch_up()
         for pipeline in sorted(filter(self._engine.intake.takes, self._behind)):
             await self._read_on(pipeline)
         if self._generation != self._engine.generation:
             self._something.set()
-        await self._reclaim()
+        await self._release()
 
-    def _follows(self, message: Incoming) -> bool:
+    def _follows(self, stored: _Stored) -> bool:
         """True when nothing lies between what was read of this subject and this message."""
-        read = self._read.get(_pipeline(message), 0)
-        if int(message.headers["Nats-Sequence"]) <= read:
+        read = self._read.get(stored.pipeline, 0)
+        if stored.sequence <= read:
             return False
-        self._caught_up = int(message.headers["Nats-Last-Sequence"]) <= read
+        self._caught_up = stored.previous <= read
         return self._caught_up
 
     async def _catch_up(self) -> None:
         """Read every subject of this device from the cursor on, until there is no more."""
-        self._rung.clear()
-        # Bells that ring from here on are of events that the reads below may miss.
+        self._notified.clear()
+        # Notifications from here on are of events that the reads below may miss.
         self._caught_up = True
         if not self._met:
             await self._meet_stream()
@@ -131,57 +177,131 @@ class BrokerDoor:
     async def _read_on(self, pipeline: str) -> None:
         """Read one subject to its end, or until its pipeline's lane is full."""
         self._behind.discard(pipeline)
-        while self._generation == self._engine.generation and pipeline not in self._behind:
-            request: dict[str, object] = {
-                "next_by_subj": subjects.event(pipeline, self._device),
-                "seq": self._read.get(pipeline, 0) + 1,
-                "batch": READ_BATCH,
-                "max_bytes": READ_MAX_BYTES,
-            }
-            messages = await self._jetstream.read(EVENTS, request)
-            for message in messages:
-                if pipeline not in self._behind:
-                    await self._take(message)
-            if not messages:
+        while self._generation == self._engine.generation:
+            before = self._read.setdefault(pipeline, 0)
+            messages = await self._source.read(pipeline, before + 1)
+            stored = [one for m in messages if (one := _stored(m, self._device)) is not None]
+            known = await self._known_results([one for one in stored if self._may_be_known(one)])
+            for one in stored:
+                await self._take(one, known.get(self._event_id(one)))
+            if self._read[pipeline] == before or pipeline in self._behind:
                 return
 
     async def _meet_stream(self) -> None:
-        """Learn which subjects hold events; a stream of another birth starts at its beginning."""
-        mine: dict[str, object] = {"subjects_filter": subjects.events_of(self._device)}
-        info = await self._jetstream.api(f"STREAM.INFO.{EVENTS}", mine)
-        born = str(info["created"])
-        if born != self._born:
-            self._born, self._read, self._reclaimed = born, {}, {}
-        held = info["state"].get("subjects") or {}
-        for pipeline in [*self._engine.students, *(subject.split(".")[1] for subject in held)]:
+        """Learn which subjects hold events; a stream made anew starts at its beginning."""
+        info = await self._source.info()
+        if info.created != self._created:
+            if self._created:
+                log.warning(
+                    "events_stream_is_new",
+                    extra={"detail": "events that nobody had read from the one before are lost"},
+                )
+                self._engine.metrics.streams_replaced += 1
+            self._created, self._read, self._released = info.created, {}, {}
+            self._earlier = 0 if self._earlier is not None else None
+        if self._earlier is None:
+            self._earlier = info.last_seq
+        for pipeline in [*self._engine.students, *info.pipelines]:
             self._read.setdefault(pipeline, 0)
         self._met = True
 
-    async def _take(self, message: Incoming) -> None:
-        if not self._engine.intake.takes(_pipeline(message)):
-            self._behind.add(_pipeline(message))
+    # -- events accepted by an earlier start ----------------------------------------------------
+
+    def _may_be_known(self, stored: _Stored) -> bool:
+        return self._earlier is not None and stored.sequence <= self._earlier
+
+    def _event_id(self, stored: _Stored) -> str:
+        epoch = subjects.stream_epoch(self._created)
+        return subjects.event_id(self._device, epoch, stored.sequence)
+
+    async def _known_results(self, suspects: list[_Stored]) -> Mapping[str, Result]:
+        """Final results that these events have already, here or in the results stream."""
+        names = [self._event_id(stored) for stored in suspects]
+        known = {
+            name: one.result
+            for name, one in self._engine.outbox.accepted(names).items()
+            if isinstance(one, Known)
+        }
+        region = self._engine.config.region
+        places = {
+            Place(region, stored.pipeline, self._device, name).result: name
+            for stored, name in zip(suspects, names, strict=True)
+            if name not in known
+        }
+        stored_records = await self._jetstream.last_of(RESULTS, list(places)) if places else {}
+        for subject, message in stored_records.items():
+            result = readable(message)
+            if result is not None and result.is_final and result.event_id == places[subject]:
+                known[result.event_id] = result
+        return known
+
+    # -- one event ------------------------------------------------------------------------------
+
+    async def _take(self, stored: _Stored, known: Result | None) -> None:
+        if stored.sequence <= self._read.get(stored.pipeline, 0):
+            return  # an answer that came twice
+        if stored.pipeline in self._behind or not self._engine.intake.takes(stored.pipeline):
+            self._behind.add(stored.pipeline)
             return
-        received = now()
-        place = Place(self._born, _pipeline(message), int(message.headers["Nats-Sequence"]))
+        place = StreamPlace(self._created, stored.pipeline, stored.sequence)
         self._read[place.pipeline] = place.sequence
+        received = now()
         try:
-            subjects.parse_event(message.headers["Nats-Subject"])
-            arrival = self._arrival(message, received, place)
+            arrival = self._arrival(stored, received, place, known)
         except RejectedError as error:
             self._engine.metrics.refused[error.code] += 1
-            reply, source = message.headers.get("ce-reply"), message.headers.get("ce-id")
-            self._tell(reply, door.refusal(error, source, message.headers.get("ce-traceid")))
-            return
+            headers = stored.message.headers
+            reply, source_id = headers.get("ce-reply"), headers.get("ce-id")
+            if reply is not None and subjects.is_reply_of(reply, self._device):
+                self._tell(reply, door.refusal(error, source_id, headers.get("ce-traceid")))
+                return
+            arrival = self._refused(stored, received, place, error)
         await self._engine.put(arrival)
 
-    def _arrival(self, message: Incoming, received: Now, place: Place) -> Arrival:
+    def _arrival(
+        self, stored: _Stored, received: Now, place: StreamPlace, known: Result | None
+    ) -> Arrival:
+        message = stored.message
+        if OVERSIZED_HEADER in message.headers:
+            raise PayloadTooLargeError("the event is over the broker's own bound", field="body")
         event = Event.from_headers(
             message.headers, message.data, pipeline=place.pipeline, device=self._device
         )
-        observation = door.check(event, self._engine.students)
-        submission = Submission(event, over_nats=True, received=received)
+        observation = None if known is not None else door.check(event, self._engine.students)
+        submission = Submission(
+            event,
+            over_nats=True,
+            received=received,
+            event_id=self._event_id(stored),
+            waited_ns=self._waited_ns(message, received),
+        )
         answered = partial(self._answered, event)
-        return Arrival(submission, observation, answered, place, self._generation)
+        return Arrival(submission, observation, answered, place, self._generation, known)
+
+    def _refused(
+        self, stored: _Stored, received: Now, place: StreamPlace, error: RejectedError
+    ) -> Arrival:
+        """An event that cannot be judged, and nobody to tell: a dead letter keeps the reason."""
+        event = Event(
+            id=(stored.message.headers.get("ce-id") or "unreadable")[:256],
+            source="unreadable",
+            pipeline=place.pipeline,
+            device=self._device,
+            data=b"",
+        )
+        submission = Submission(event, True, received, self._event_id(stored))
+        problem = Problem(code=error.code, message=error.message[:1024])
+        return Arrival(submission, None, lambda *_: None, place, self._generation, settled=problem)
+
+    def _waited_ns(self, message: Incoming, received: Now) -> int:
+        cloud_ns = self._engine.core.clocks(received).cloud_ns
+        if cloud_ns is None or "ce-ttlms" not in message.headers:
+            return 0
+        try:
+            stored_at = datetime.fromisoformat(message.headers[STORED_AT]).timestamp()
+        except (KeyError, ValueError):
+            return 0
+        return max(0, cloud_ns - int(stored_at * 1e9))
 
     def _answered(self, event: Event, outcome: Result | SetsudenError, repeated: bool) -> None:
         # What is accepted now is told by the core; refusals and repetitions are told here.
@@ -194,22 +314,28 @@ class BrokerDoor:
         if reply is not None:
             self._engine.send(Tell(reply, body))
 
-    async def _reclaim(self) -> None:
+    async def _release(self) -> None:
         """Free the stream's space of what the outbox holds durably."""
-        behind = self._read.items() - self._reclaimed.items()
-        if all(read - self._reclaimed.get(name, 0) < RECLAIM_EVERY for name, read in behind):
+        behind = self._read.items() - self._released.items()
+        if all(read - self._released.get(name, 0) < RELEASE_EVERY for name, read in behind):
             return
         durable = self._engine.outbox.cursor()
-        if durable is None or durable.created != self._born:
+        if durable is None or durable.created != self._created:
             return
         for pipeline, sequence in durable.positions.items():
-            body: dict[str, object] = {
-                "filter": subjects.event(pipeline, self._device),
-                "seq": sequence + 1,
-            }
-            await self._jetstream.api(f"STREAM.PURGE.{EVENTS}", body)
-            self._reclaimed[pipeline] = sequence
+            await self._source.release(pipeline, sequence)
+            self._released[pipeline] = sequence
 
 
-def _pipeline(message: Incoming) -> str:
-    return message.headers["Nats-Subject"].split(".")[1]
+def _stored(message: Incoming, device: str) -> _Stored | None:
+    """An event of this device by the server's stamps; None for anything else that came."""
+    headers = message.headers
+    try:
+        pipeline, owner = subjects.parse_event(headers.get(SUBJECT, ""))
+        sequence = int(headers[SEQUENCE])
+        previous = int(headers.get("Nats-Last-Sequence", "0"))
+    except (RejectedError, KeyError, ValueError):
+        return None
+    if owner != device or headers.get("Nats-Stream") != EVENTS or not 0 < sequence < 10**12:
+        return None
+    return _Stored(pipeline, sequence, previous, message)

@@ -135,9 +135,8 @@ class HttpDoor:
         return _message(404, f"nothing at {path[:100]}")
 
     async def _result(self, event_id: str, wait: float) -> Response:
-        sequence = event_id.rsplit("-", 1)[-1]
-        known = self._engine.outbox.result(int(sequence)) if sequence.isdigit() else None
-        if known is None or known.event_id != event_id:
+        known = self._engine.outbox.result(event_id)
+        if known is None:
             return _message(404, f"no event {event_id}")
         result = await self._finally(known.result, wait)
         return _answered(result)
@@ -186,7 +185,7 @@ class HttpDoor:
         if result.is_final or seconds <= 0:
             return result
         waiter = self._uplink.wait_for(result.event_id)
-        known = self._engine.outbox.result(int(result.event_id.rsplit("-", 1)[-1]))
+        known = self._engine.outbox.result(result.event_id)
         if known is not None and known.result.is_final:
             waiter.cancel()
             return known.result

@@ -23,6 +23,10 @@ class Counters:
     """Dead letters."""
     nak: int = 0
     """Deliveries given back."""
+    refused: int = 0
+    """Times the broker did not store a result; it was kept."""
+    failed_runs: int = 0
+    """Inferences of one event that gave no answer."""
     duplicate: int = 0
     """Deliveries of what was in hand already."""
     batches: int = 0

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
 
 from setsuden.link import Incoming, Link
 from setsuden.schemas.errors import LinkError
@@ -32,7 +31,7 @@ class Hand:
         self._counters = counters
         self._open: dict[int, Work] = {}
         self._fresh: deque[Work] = deque()
-        self._again: deque[Work] = deque()
+        self._suspect: deque[Work] = deque()
         self._outgoing: deque[tuple[str, bytes]] = deque()
         self._to_send = asyncio.Event()
         self.changed = asyncio.Event()
@@ -46,7 +45,17 @@ class Hand:
     @property
     def queued(self) -> int:
         """Deliveries nobody has taken up."""
-        return len(self._fresh) + len(self._again)
+        return len(self._fresh) + len(self._suspect)
+
+    @property
+    def fresh(self) -> int:
+        """Those of them that were never delivered before."""
+        return len(self._fresh)
+
+    @property
+    def suspect(self) -> int:
+        """Those of them that were, or may have been answered."""
+        return len(self._suspect)
 
     def take(self, message: Incoming) -> None:
         """A delivery arrives. What is in hand already is not worked on twice."""
@@ -65,22 +74,22 @@ class Hand:
             self.say(work.reply, nak(0))
         else:
             self._open[work.delivery.stream_sequence] = work
-            (self._fresh if work.delivery.attempt == 1 else self._again).append(work)
+            (self._suspect if work.suspect else self._fresh).append(work)
         self.changed.set()
 
-    def pick(self, most: int, alone: Callable[[Work], bool]) -> list[Work]:
-        """The next events: those delivered before come first, and ``alone`` ones one by one."""
-        queue = self._again or self._fresh
-        picked: list[Work] = []
-        while queue and len(picked) < most:
-            if alone(queue[0]):
-                return picked or [queue.popleft()]
-            picked.append(queue.popleft())
-        return picked
+    def pick_fresh(self, most: int) -> list[Work]:
+        """The next batch of events that were never delivered before."""
+        return [self._fresh.popleft() for _ in range(min(most, len(self._fresh)))]
 
-    def again_waiting(self) -> bool:
-        """True while events that were delivered before are queued."""
-        return bool(self._again)
+    def pick_suspect(self) -> Work | None:
+        """The next event to be looked up and run alone."""
+        return self._suspect.popleft() if self._suspect else None
+
+    def run_alone(self, work: Work) -> None:
+        """Queue an event whose run failed."""
+        if self._open.get(work.delivery.stream_sequence) is work:
+            self._suspect.append(work)
+            self.changed.set()
 
     def settle(self, work: Work, word: bytes) -> None:
         """The last word on a delivery."""
@@ -88,10 +97,20 @@ class Hand:
         self.say(work.reply, word)
         self.changed.set()
 
+    def give_back(self, work: Work) -> None:
+        """Another worker may have it at once."""
+        self._counters.nak += 1
+        self.settle(work, nak(0))
+
+    def give_back_all(self) -> None:
+        """Another worker may have all that is left."""
+        for work in list(self._open.values()):
+            self.give_back(work)
+
     def give_back_queued(self) -> int:
         """Everything nobody has taken up goes to other workers at once."""
-        waiting = [*self._again, *self._fresh]
-        self._again.clear()
+        waiting = [*self._suspect, *self._fresh]
+        self._suspect.clear()
         self._fresh.clear()
         for work in waiting:
             self.settle(work, nak(0))

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from setsuden.link import Link
+from setsuden.link import JetStream, Link
+from setsuden.link.tasks import end
 from setsuden.pipelines import logs
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.signals import stop_signal
+from setsuden.services.stream_service import StreamService
 
 from .assembly import STALLED_EXIT, assembled
 from .worker import StalledError, Worker
@@ -43,17 +47,34 @@ async def run(config: CloudConfig, base: Path, pipeline: PipelineSpec) -> int:
             return 0
         await starting
         log.info("worker_ready", extra={"pipeline": pipeline.name, "pid": os.getpid()})
-        await _until_stopped(worker, stop)
+        async with _serving(config, worker.jetstream, link):
+            await _until_stopped(worker, stop)
         await worker.stop()
         log.info("worker_stopped", extra=worker.counters.as_dict())
         return 0
 
 
+@asynccontextmanager
+async def _serving(config: CloudConfig, jetstream: JetStream, link: Link) -> AsyncIterator[None]:
+    """Serve devices beside the work, where nobody else need be trusted with it."""
+    if not config.nats.anonymous:
+        yield
+        return
+    service = StreamService(config, link, jetstream)
+    await service.start()
+    serving = asyncio.create_task(service.run(), name="streams")
+    try:
+        yield
+    finally:
+        await end(serving)
+
+
 async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:
     """Wait for the broker without limit, refuse it at once when it is unfit, apply, start."""
     await topology.up_or_refused(link, None)
-    for name in await topology.apply_all(worker.jetstream, config):
-        log.info("topology_applied", extra={"name_applied": name})
+    if config.nats.anonymous:
+        for name in await topology.apply_all(worker.jetstream, config):
+            log.info("topology_applied", extra={"name_applied": name})
     await worker.start()
 
 

@@ -24,8 +24,8 @@ MAX_ERROR = 1024
 class Writer:
     """Records of one pipeline answered by one model."""
 
-    def __init__(self, pipeline: str, model: ModelRef, classes: Sequence[str]) -> None:
-        self._pipeline = pipeline
+    def __init__(self, region: str, pipeline: str, model: ModelRef, classes: Sequence[str]) -> None:
+        self._region, self._pipeline = region, pipeline
         self._model = model
         self._labels = [json.dumps(label) for label in classes]
         self._stamped = (-1, "")
@@ -59,16 +59,18 @@ class Writer:
                 "error": {"code": problem.code, "message": problem.message},
                 "trace_id": work.trace_id,
                 "model": self._model.model_dump(mode="json"),
-                "attempts": work.delivery.attempt,
+                "failed_runs": len(work.failures),
+                "deliveries": work.delivery.attempt,
                 "stream_sequence": work.delivery.stream_sequence,
                 "at": self._at(work.taken_ns),
             }
         ).encode()
 
     def letter_headers(self, work: Work) -> dict[str, str]:
-        """A second attempt at the same letter is the same letter."""
+        """The message id makes a repeated dead letter a duplicate."""
+        name = work.event_id or f"ESC-{work.delivery.stream_sequence}"
         found = {
-            escalation.MSG_ID_HEADER: f"dead-{work.delivery.stream_sequence}",
+            escalation.MSG_ID_HEADER: f"dead-{name}",
             "content-type": "application/json",
         }
         if work.parent_id is not None:
@@ -80,7 +82,8 @@ class Writer:
         infer = "" if work.ran is None else f',"cloud_infer_ms":{work.ran.infer_ms}'
         return (
             f'{{"event_id":"{work.event_id}","pipeline":"{self._pipeline}",'
-            f'"device":"{work.device}","status":"{status}","trace_id":"{work.trace_id}",'
+            f'"device":"{work.device}","region":"{self._region}","status":"{status}",'
+            f'"trace_id":"{work.trace_id}",'
             f'"at":"{self._at(work.taken_ns)}","timing":{{"queue_ms":{queue_ms}{infer}}}'
         )
 

@@ -6,9 +6,8 @@ from enum import StrEnum
 from typing import Final
 
 from setsuden.schemas.errors import AlreadyStoredError
-from setsuden.schemas.result import Status
+from setsuden.schemas.result import Problem, Status
 
-ATTEMPTS_EXHAUSTED: Final = "attempts_exhausted"
 TEACHER_RAISED: Final = "teacher_raised"
 TEACHER_NOT_FINITE: Final = "teacher_not_finite"
 TEACHER_WRONG_SHAPE: Final = "teacher_wrong_shape"
@@ -18,16 +17,10 @@ TEACHER_OUT_OF_MEMORY: Final = "teacher_out_of_memory"
 TEACHER_NO_DISTRIBUTION: Final = "teacher_no_distribution"
 TEACHER_UNFIT_INPUT: Final = "teacher_unfit_input"
 HARMFUL: Final = frozenset({TEACHER_CRASHED, TEACHER_TIMED_OUT, TEACHER_OUT_OF_MEMORY})
-
-
-class Route(StrEnum):
-    """How an escalation is taken up."""
-
-    RUN = "run"
-    ISOLATE = "isolate"
-    """It was delivered before and nobody lived to settle it: run it where it can do no harm."""
-    DEAD = "dead"
-    """Out of attempts without anybody having lived to say why."""
+"""What became of a batch that only runs of its events alone can be asked again."""
+FIRST_PAUSE_SECONDS = 0.25
+LONGEST_PAUSE_SECONDS = 10.0
+"""Pauses between two tries double from the first to the longest."""
 
 
 class Step(StrEnum):
@@ -38,16 +31,19 @@ class Step(StrEnum):
     """A record is there: read it before deciding."""
     STORE_LATE = "store_late"
     """The device's own ``expired`` came first: ours is the late answer."""
-    RETRY = "retry"
-    """Nothing was stored: give it back."""
+    RUN = "run"
+    """Nothing is stored: the teacher is asked."""
+    STORE_AGAIN = "store_again"
+    """Nothing was stored, through no fault of the event: the answer is kept and stored later."""
     DEAD = "dead"
 
 
-def route(attempt: int, max_attempts: int, isolate_from: int) -> Route:
-    """Where a delivery of this attempt (1 is the first) is run, if at all."""
-    if attempt > max_attempts:
-        return Route.DEAD
-    return Route.ISOLATE if attempt >= isolate_from else Route.RUN
+def is_suspect(delivery_attempt: int, copy: bool) -> bool:
+    """True for a delivery that may have been answered, or may have ended a worker.
+
+    Its result is looked up before the teacher runs, and it runs alone in a child process.
+    """
+    return copy or delivery_attempt > 1
 
 
 def is_late(age_ns: int, ttl_ms: int | None) -> bool:
@@ -60,21 +56,30 @@ def after_store(outcome: object, *, late: bool) -> Step:
     if isinstance(outcome, AlreadyStoredError):
         # On late.* only a worker's answer to the same event can be first: a duplicate delivery.
         return Step.ACK if late else Step.LOOK
-    return Step.RETRY if isinstance(outcome, Exception) else Step.ACK
+    return Step.STORE_AGAIN if isinstance(outcome, Exception) else Step.ACK
 
 
-def after_look(found: Status | None) -> Step:
-    """The step once the record that was first is known; ``None``: it is gone again."""
-    if found is Status.EXPIRED:
+def after_look(final: Status | None, *, late_is_stored: bool = False) -> Step:
+    """The step once the event's records are known; ``None``: there is no final one."""
+    if final is None:
+        return Step.RUN
+    if final is Status.EXPIRED and not late_is_stored:
         return Step.STORE_LATE
-    return Step.RETRY if found is None else Step.ACK
+    return Step.ACK
 
 
-def after_failure(attempt: int, max_attempts: int, *, hopeless: bool) -> Step:
-    """The step when the teacher could not answer; ``hopeless`` input is not tried again."""
-    return Step.DEAD if hopeless or attempt >= max_attempts else Step.RETRY
+def after_failures(problems: list[Problem], max_attempts: int, *, apart: bool = False) -> Step:
+    """The step after these failed runs of one event. Only runs count, never deliveries.
+
+    A run alone, ``apart`` in a child process, that did not end in time would not end the next
+    time either.
+    """
+    timed_out = [problem.code == TEACHER_TIMED_OUT for problem in problems]
+    if len(problems) >= max_attempts or sum(timed_out) > 1 or (apart and timed_out[-1]):
+        return Step.DEAD
+    return Step.RUN
 
 
-def retry_delay_ns(attempt: int, base_seconds: float) -> int:
-    """How long the broker shall keep a failed event back."""
-    return round(base_seconds * max(1, attempt) * 1_000_000_000)
+def pause_seconds(tries: int) -> float:
+    """How long to wait before the next try, after so many."""
+    return float(min(FIRST_PAUSE_SECONDS * 2 ** min(tries, 10), LONGEST_PAUSE_SECONDS))

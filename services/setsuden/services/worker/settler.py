@@ -9,7 +9,7 @@ from functools import partial
 
 from pydantic import ValidationError
 
-from setsuden.link import JetStream, Link
+from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.messages import Outcome
 from setsuden.pipelines.tracing import Recorder
 from setsuden.schemas import subjects
@@ -20,7 +20,7 @@ from setsuden.schemas.streams import RESULTS
 from . import settle
 from .clock import Clock
 from .counters import Counters
-from .hand import ACK, Hand, nak
+from .hand import ACK, Hand
 from .records import CAS, Writer
 from .settle import Step
 from .teacher import Choice
@@ -31,7 +31,11 @@ log = logging.getLogger(__name__)
 
 
 class Settler:
-    """Stores results and dead letters by compare-and-set; acknowledges only what is stored."""
+    """Stores results and dead letters by compare-and-set; acknowledges only what is stored.
+
+    What the broker does not store is kept and stored later: the teacher has answered, and the
+    event is not to blame.
+    """
 
     def __init__(
         self,
@@ -44,13 +48,36 @@ class Settler:
         recorder: Recorder | None,
         clock: Clock,
         counters: Counters,
-        retry_delay_seconds: float,
     ) -> None:
         self._link, self._jetstream, self._hand = link, jetstream, hand
         self._writer, self._spans, self._recorder = writer, spans, recorder
         self._clock, self._counters = clock, counters
-        self._retry_delay = retry_delay_seconds
+        self._stopping = asyncio.Event()
+        self._refused = ""
+        """Why results cannot be stored now; said once for each new reason."""
         self._tasks: set[asyncio.Task[None]] = set()
+
+    def stop(self) -> None:
+        """Store nothing again: what is not stored soon goes to another worker."""
+        self._stopping.set()
+
+    async def is_answered(self, work: Work) -> bool:
+        """True when the event's result is stored already: it is acknowledged without a run."""
+        if work.place is None:
+            return False
+        try:
+            names = [work.place.result, work.place.late]
+            records = await self._jetstream.last_of(RESULTS, names)
+        except LinkError as error:  # the compare-and-set will tell
+            log.debug("records_unread", extra={"detail": str(error)})
+            return False
+        final = _status(records.get(work.place.result))
+        step = settle.after_look(final, late_is_stored=work.place.late in records)
+        work.late = work.late or step is Step.STORE_LATE
+        if step is Step.ACK:
+            self._counters.already += 1
+            self._finish(work, final or Status.FINAL)
+        return step is Step.ACK
 
     async def answer(self, work: Work, choice: Choice) -> None:
         """Send the teacher's answer on its way to the results stream."""
@@ -58,12 +85,11 @@ class Settler:
 
     async def _store(self, work: Work, answer: str) -> None:
         status = Status.SUPERSEDED if work.late else Status.FINAL
-        where = subjects.late if work.late else subjects.result
         work.stored_ns = self._clock.now_ns()
         body = self._writer.result(work, status, answer)
-        done = partial(self._stored, work, answer)
-        subject = where(work.device, work.event_id or "")
-        await self._link.post(subject, body, self._headers(work), done)
+        await self._link.post(
+            _subject(work), body, self._headers(work), partial(self._stored, work, answer)
+        )
 
     def _headers(self, work: Work) -> dict[str, str]:
         if self._recorder is None:
@@ -78,66 +104,82 @@ class Settler:
             self._counters.already += 1
         if step is Step.LOOK:
             self._spawn(work, self._look(work, answer))
-        elif step is Step.RETRY:
-            self._give_back(work, str(outcome))
+        elif step is Step.STORE_AGAIN:
+            self._spawn(work, self._store_again(work, answer, str(outcome)))
         else:
             if work.late:
                 self._counters.late += 1
             elif not isinstance(outcome, LinkError):
                 self._counters.stored += 1
+            self._refused = ""
             self._finish(work, Status.SUPERSEDED if work.late else Status.FINAL)
 
+    async def _store_again(self, work: Work, answer: str, reason: str) -> None:
+        if await self._may_try_again(work, reason):
+            await self._store(work, answer)
+
+    async def _may_try_again(self, work: Work, reason: str) -> bool:
+        """True after a pause; False when this worker stops meanwhile and gives the event back."""
+        if reason != self._refused:
+            self._refused = reason
+            log.error("result_not_stored", extra={"detail": reason})
+        self._counters.refused += 1
+        try:
+            async with asyncio.timeout(settle.pause_seconds(work.tries)):
+                await self._stopping.wait()
+        except TimeoutError:
+            work.tries += 1
+            return True
+        self._hand.give_back(work)
+        self._record(work, None)
+        return False
+
     async def _look(self, work: Work, answer: str) -> None:
-        step = settle.after_look(await self._status_of(work))
-        if step is Step.STORE_LATE:
+        """Another record was first: the device's ``expired``, or a duplicate's."""
+        try:
+            assert work.place is not None  # noqa: S101  # it was stored under its name
+            record = await self._jetstream.last(RESULTS, work.place.result)
+        except LinkError as error:
+            await self._store_again(work, answer, str(error))
+            return
+        final = _status(record)
+        if settle.after_look(final) is Step.STORE_LATE:
             work.late = True
             await self._store(work, answer)
-        elif step is Step.RETRY:
-            self._give_back(work, "the record that was first is gone or unreadable")
+        elif final is None:
+            await self._store_again(work, answer, "the record that was first is gone")
         else:
-            self._finish(work, Status.FINAL)
+            self._finish(work, final)
 
-    async def _status_of(self, work: Work) -> Status | None:
-        """The status of the event's record; ``None`` when it cannot be known now."""
-        try:
-            subject = subjects.result(work.device, work.event_id or "")
-            found = await self._jetstream.last(RESULTS, subject)
-            return None if found is None else Result.model_validate_json(found.data).status
-        except (LinkError, ValidationError) as error:
-            log.warning("record_unread", extra={"event_id": work.event_id, "detail": str(error)})
-            return None
-
-    def fail(self, work: Work, problem: Problem, max_attempts: int, *, hopeless: bool) -> None:
-        """The teacher could not answer: try again later or bury it."""
+    def bury(self, work: Work, problem: Problem) -> None:
+        """No teacher can answer this event: a dead letter, and a final result that says so."""
         work.problem = problem
-        step = settle.after_failure(work.delivery.attempt, max_attempts, hopeless=hopeless)
-        if step is Step.DEAD:
-            self._spawn(work, self._bury(work, problem))
-        else:
-            self._give_back(work, problem.code)
+        self._spawn(work, self._bury(work, problem))
 
     async def _bury(self, work: Work, problem: Problem) -> None:
         """A dead letter for people, then the final result for the device, then the ack."""
-        try:
-            await self._write_letter(work, problem)
-            if work.event_id is not None:
-                work.stored_ns = self._clock.now_ns()
-                where = subjects.result(work.device, work.event_id)
-                dead = self._writer.dead(work, problem)
-                await self._link.store(where, dead, self._headers(work))
-                work.acked_ns = self._clock.now_ns()
-        except AlreadyStoredError:
-            self._counters.already += 1  # expired or answered meanwhile: that stays
-        except LinkError as error:
-            self._give_back(work, str(error))
-            return
+        while True:
+            try:
+                await self._write_letter(work, problem)
+                if work.place is not None:
+                    work.stored_ns = self._clock.now_ns()
+                    dead = self._writer.dead(work, problem)
+                    await self._link.store(work.place.result, dead, self._headers(work))
+                    work.acked_ns = self._clock.now_ns()
+            except AlreadyStoredError:
+                self._counters.already += 1  # expired or answered meanwhile: that stays
+            except LinkError as error:
+                if await self._may_try_again(work, str(error)):
+                    continue
+                return
+            break
         self._counters.dead += 1
         log.warning(
             "event_dead",
             extra={
                 "event_id": work.event_id,
                 "code": problem.code,
-                "attempts": work.delivery.attempt,
+                "failed_runs": len(work.failures),
                 "trace_id": work.trace_id,
             },
         )
@@ -150,13 +192,6 @@ class Settler:
             await self._link.store(subject, letter, headers)
         except StreamFullError as error:  # the device's final result must not wait for people
             log.error("dead_letter_lost", extra={"event_id": work.event_id, "detail": str(error)})  # noqa: TRY400
-
-    def _give_back(self, work: Work, reason: str) -> None:
-        self._counters.nak += 1
-        log.info("event_given_back", extra={"event_id": work.event_id, "reason": reason})
-        delay = settle.retry_delay_ns(work.delivery.attempt, self._retry_delay)
-        self._hand.settle(work, nak(delay))
-        self._record(work, None)
 
     def _finish(self, work: Work, status: Status) -> None:
         self._hand.settle(work, ACK)
@@ -177,4 +212,20 @@ class Settler:
             await coroutine
         except Exception:
             log.exception("settling_failed", extra={"event_id": work.event_id})
-            self._give_back(work, "settling failed")
+            self._hand.give_back(work)
+
+
+def _subject(work: Work) -> str:
+    assert work.place is not None  # noqa: S101  # only events that were read are answered
+    return work.place.late if work.late else work.place.result
+
+
+def _status(record: Incoming | None) -> Status | None:
+    """The status of a record; one that cannot be read is there all the same, and final."""
+    if record is None:
+        return None
+    try:
+        return Result.model_validate_json(record.data).status
+    except ValidationError:
+        log.error("record_unreadable", extra={"subject": record.subject})  # noqa: TRY400  # no trace of use
+        return Status.FINAL

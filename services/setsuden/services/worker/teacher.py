@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from setsuden.pipelines import gate, loading
+from setsuden.pipelines.apart import RestartPolicy
 from setsuden.pipelines.bundle import Bundle
 from setsuden.pipelines.energy import Meter, MeteredRun
 from setsuden.pipelines.failure import Failure
@@ -68,7 +69,7 @@ class Teacher:
     ) -> None:
         """Tried within its limits first; raises BundleError when it cannot be used."""
         self.bundle = bundle
-        tier = Tier(inline_below_ms / 1000, restarts_at_once=20, restart_seconds=0.5, waits=True)
+        tier = Tier(inline_below_ms / 1000, RestartPolicy(20, seconds_each=0.5, waits=True))
         watchdog = watchdog or Watchdog()
         self.runner = ModelRunner(
             bundle,
@@ -94,7 +95,7 @@ class Teacher:
 
     async def run_alone(self, observation: NDArray[Any]) -> Answers:
         """One inference in a process of the model's own, which it may crash; raises as ``run``."""
-        return self._answers(await self.runner.run_apart([observation]))
+        return self._answers(await self.runner.run_alone(observation))
 
     @property
     def is_apart(self) -> bool:

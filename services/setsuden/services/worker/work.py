@@ -16,8 +16,10 @@ from setsuden.pipelines.tracing import parse_traceparent
 from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.bundle import Observation
-from setsuden.schemas.errors import InvalidEventError
 from setsuden.schemas.result import Problem
+from setsuden.schemas.subjects import Place
+
+from .settle import is_suspect
 
 
 @dataclass(slots=True)
@@ -28,8 +30,8 @@ class Work:
     delivery: Delivery
     reply: str
     """The newest delivery's acknowledgement subject: an older one may no longer count."""
-    device: str
-    event_id: str | None = None
+    place: Place | None = None
+    """Where the event's records are; None until the escalation was read."""
     trace_id: str = ""
     parent_id: str | None = None
     ttl_ms: int | None = None
@@ -38,6 +40,12 @@ class Work:
     taken_ns: int = 0
     """When a batch took it up."""
     late: bool = False
+    copy: bool = False
+    """The device may have sent it before."""
+    failures: list[Problem] = field(default_factory=list)
+    """What went wrong with each failed run, here and now: deliveries are no attempts."""
+    tries: int = 0
+    """Times that its result could not be stored."""
     problem: Problem | None = None
     ran: Ran | None = None
     stored_ns: int = 0
@@ -48,6 +56,21 @@ class Work:
     """Code of its answer, when it was a refusal."""
     span_context: tuple[str, str | None, tuple[SpanLink, ...]] | None = None
     """Trace, parent and links of its spans, once they are settled."""
+
+    @property
+    def suspect(self) -> bool:
+        """True when it may have been answered, or may have ended a worker."""
+        return is_suspect(self.delivery.attempt, self.copy)
+
+    @property
+    def event_id(self) -> str | None:
+        """The event's id, once it is known to be sound."""
+        return None if self.place is None else self.place.event_id
+
+    @property
+    def device(self) -> str:
+        """The device, as the subject names it."""
+        return self.message.subject.rsplit(".", 2)[-2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,12 +95,13 @@ class Ran:
 def received(message: Incoming) -> Work:
     """A delivery before anything of it is trusted; raises ValueError on what is none."""
     delivery = Delivery.of(message.reply)
-    device = message.subject.rsplit(".", 1)[-1]
-    work = Work(message, delivery, message.reply, device)
+    if message.subject.count(".") != 4:
+        raise ValueError(f"{message.subject[:200]!r} is not a subject of an escalation")
+    work = Work(message, delivery, message.reply)
+    work.copy = escalation.COPY_HEADER in message.headers
     context = parse_traceparent(message.headers.get("traceparent"))
-    named = message.headers.get(escalation.EVENT_ID_HEADER, "")
     if context is None:
-        work.trace_id = derived_trace_id(named or str(delivery.stream_sequence))
+        work.trace_id = derived_trace_id(message.subject)
     else:
         work.trace_id, work.parent_id = context
     return work
@@ -86,22 +110,12 @@ def received(message: Incoming) -> Work:
 def read(work: Work, declared: Observation, max_body_bytes: int) -> None:
     """Fill in identity and observation; raises RejectedError, with the identity if it is sound."""
     message = work.message
-    work.event_id = _identity(work, message.headers.get(escalation.EVENT_ID_HEADER, ""))
-    found = escalation.carried(message.headers, message.data, message.subject)
-    work.ttl_ms = found.ttl_ms
-    work.observation = codec.decode(found, declared, max_body_bytes)
+    work.place = subjects.place_of(message.subject, "esc")
+    escalated = escalation.read(message.headers, message.data, work.place)
+    work.ttl_ms = escalated.ttl_ms
+    work.observation = codec.decode(escalated, declared, max_body_bytes)
 
 
 def derived_trace_id(name: str) -> str:
     """32 hex digits that ``name`` always has."""
     return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
-
-
-def _identity(work: Work, event_id: str) -> str:
-    """The event id, when it is this device's: nobody may write another device's results."""
-    if subjects.device_of(event_id) != work.device:
-        raise InvalidEventError(
-            f"event id {event_id!r} is not of device {work.device}",
-            field=escalation.EVENT_ID_HEADER,
-        )
-    return event_id

@@ -14,7 +14,7 @@ from setsuden.pipelines.model_process import LOAD_SECONDS
 from setsuden.pipelines.tracing import Recorder
 from setsuden.pipelines.tracing.span import energy_attributes
 from setsuden.schemas import streams
-from setsuden.schemas.errors import LinkError, RejectedError, SetsudenError
+from setsuden.schemas.errors import RejectedError, SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem
 from setsuden.services import topology
@@ -26,7 +26,7 @@ from .clock import Clock
 from .counters import Counters
 from .hand import Hand
 from .records import Writer, problem
-from .settle import Route
+from .settle import Step
 from .settler import Settler
 from .teacher import Answers, Choice, Teacher, TeacherRaisedError
 from .traces import SpanMaker, batch_trace_id
@@ -70,17 +70,16 @@ class Worker:
             link=link,
             jetstream=jetstream,
             hand=self._hand,
-            writer=Writer(pipeline.name, teacher.ref, teacher.classes),
+            writer=Writer(config.region, pipeline.name, teacher.ref, teacher.classes),
             spans=self._spans,
             recorder=self._recorder,
             clock=self._clock,
             counters=self.counters,
-            retry_delay_seconds=self._options.retry_delay_seconds,
         )
         self._pulling: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
-        self._progress = 0.0
+        self._running_since: float | None = None
 
     # -- life -------------------------------------------------------------------------------
 
@@ -96,10 +95,10 @@ class Worker:
             repair=self._repair,
         )
         self._link.listen(lambda _: self._hand.changed.set())
-        self._progress = asyncio.get_running_loop().time()
         self._pulling = _task(self._puller.run(), "pull")
         self._tasks = [
             _task(self._run(), "work"),
+            _task(self._run_suspects(), "suspects"),
             _task(self._hand.run_acks(), "acks"),
             _task(self._hand.run_heartbeats(self._options.ack_wait_seconds / 3), "heartbeats"),
         ]
@@ -107,26 +106,26 @@ class Worker:
     async def stop(self) -> None:
         """Finish what runs, acknowledge it, give the rest back at once."""
         self._stopping, self._hand.accepting = True, False
+        self._settler.stop()
         if self._pulling is not None:
             self._pulling.cancel()
         self._hand.changed.set()
         try:
             async with asyncio.timeout(self._options.drain_seconds):
-                await asyncio.wait(self._tasks[:1])
+                await asyncio.wait(self._tasks[:2])
                 self._hand.give_back_queued()
                 while len(self._hand):
                     self._hand.changed.clear()
                     await self._hand.changed.wait()
         except TimeoutError:
             log.warning("drain_incomplete", extra={"in_hand": len(self._hand)})
+            self._hand.give_back_all()
         await self._farewell()
 
     async def _farewell(self) -> None:
         await self._hand.flush()
-        try:
-            await self.jetstream.api("INFO")  # answered after everything sent before it
-        except LinkError as error:
-            log.warning("farewell_unheard", extra={"detail": str(error)})
+        if not await self._link.flush():
+            log.warning("last_acknowledgements_unheard")
         tasks = [*self._tasks, *([self._pulling] if self._pulling else [])]
         for task in tasks:
             await end(task)
@@ -137,10 +136,11 @@ class Worker:
         for task in [*self._tasks, *([self._pulling] if self._pulling else [])]:
             if task.done() and not self._stopping:
                 raise StalledError(f"the {task.get_name()} loop ended: {_reason(task)}")
-        silent = asyncio.get_running_loop().time() - self._progress
-        idle = not len(self._hand) or self._link.state is not LinkState.UP
-        if not idle and silent > self._options.stall_seconds:
-            raise StalledError(f"{len(self._hand)} events in hand, no progress for {silent:.0f} s")
+        since = self._running_since
+        running = 0.0 if since is None else asyncio.get_running_loop().time() - since
+        longest = self._pipeline.limits.run_seconds + LOAD_SECONDS
+        if running > max(longest, self._options.stall_seconds):
+            raise StalledError(f"the teacher has run for {running:.0f} s")
 
     @property
     def ready(self) -> bool:
@@ -148,51 +148,39 @@ class Worker:
         return self._link.state is LinkState.UP and self._puller.pulling
 
     async def _repair(self) -> None:
-        await topology.apply_all(self.jetstream, self._config, self._pipeline.name)
+        await topology.apply_or_check(self.jetstream, self._config, self._pipeline.name)
 
     # -- work -------------------------------------------------------------------------------
 
     async def _run(self) -> None:
+        """Events that were never delivered before, in batches of what is queued."""
         while not self._stopping:
             batch = await self._next()
             if batch:
                 self._clock.anchor()
                 await self._handle(batch)
-            self._progress = asyncio.get_running_loop().time()
             await asyncio.sleep(0)  # let arrivals in and acknowledgements out
 
     async def _next(self) -> list[Work]:
         """What is queued, up to a batch, at once; waits only for the first event."""
         while not self._stopping:
             self._hand.changed.clear()
-            if self._may_take():
-                batch = self._hand.pick(self._batch, self._alone)
+            if self._hand.fresh and self._may_take():
+                batch = self._hand.pick_fresh(self._batch)
                 self._puller.consumed(len(batch))
                 return batch
             await self._hand.changed.wait()
-            self._progress = asyncio.get_running_loop().time()
         return []
 
     def _may_take(self) -> bool:
         room = _UNSETTLED_FACTOR * self._batch
         unsettled = len(self._hand) - self._hand.queued
-        return self._hand.queued > 0 and unsettled < room and self._link.state is LinkState.UP
-
-    def _route(self, work: Work) -> Route:
-        attempt = work.delivery.attempt
-        return settle.route(
-            attempt, self._pipeline.max_attempts, self._options.isolate_from_attempt
-        )
-
-    def _alone(self, work: Work) -> bool:
-        return self._route(work) is not Route.RUN
+        return unsettled < room and self._link.state is LinkState.UP
 
     async def _handle(self, batch: list[Work]) -> None:
         now = self._clock.now_ns()
         ready = [work for work in batch if self._prepared(work, now)]
-        if ready and self._route(ready[0]) is Route.ISOLATE:
-            await self._run_isolated(ready[0])
-        elif ready:
+        if ready:
             await self._run_batch(ready)
 
     def _prepared(self, work: Work, now_ns: int) -> bool:
@@ -201,11 +189,7 @@ class Worker:
         try:
             read(work, self._teacher.observation, self._pipeline.limits.max_body_bytes)
         except RejectedError as error:
-            self._fail(work, problem(error.code, error.message), hopeless=True)
-            return False
-        if self._route(work) is Route.DEAD:
-            words = f"delivered {work.delivery.attempt} times, and no worker lived to settle it"
-            self._fail(work, problem(settle.ATTEMPTS_EXHAUSTED, words), hopeless=True)
+            self._settler.bury(work, problem(error.code, error.message))
             return False
         work.late = settle.is_late(work.taken_ns - work.delivery.stored_at_ns, work.ttl_ms)
         return True
@@ -213,46 +197,77 @@ class Worker:
     async def _run_batch(self, batch: list[Work]) -> bool:
         """True when the model answered."""
         start = self._clock.now_ns()
-        self._progress = asyncio.get_running_loop().time() + self._longest_run_seconds()
+        self._running_since = asyncio.get_running_loop().time()
         try:
             answers = await self._teacher.run([_observation(work) for work in batch])
         except TeacherRaisedError as error:
+            self._running_since = None
             await self._isolate_failure(batch, error)
             return False
+        finally:
+            self._running_since = None
         self.counters.batches += 1
         await self._settle_batch(batch, answers, start)
         return True
 
-    def _longest_run_seconds(self) -> float:
-        """No run takes longer, the start of a process for it included, whatever the model does."""
-        return self._pipeline.limits.run_seconds + LOAD_SECONDS
-
     async def _isolate_failure(self, batch: list[Work], error: TeacherRaisedError) -> None:
-        """A run failed: find out alone whose fault it is, so that the others are answered."""
-        if len(batch) == 1 and self._teacher.is_apart:
-            self._fail_alone(batch[0], error.problem)  # it was alone already
+        """A batch failed: find out whose fault it is, so that the others are answered."""
+        if len(batch) == 1:
+            self._failed(batch[0], error.problem, apart=self._teacher.is_apart)
             return
-        outcomes = [await self._run_isolated(work) for work in batch]
-        if all(outcomes) and len(batch) > 1:
+        if error.problem.code in settle.HARMFUL:
+            for work in batch:
+                self._hand.run_alone(work)
+            return
+        outcomes = [await self._run_batch([work]) for work in batch]
+        if all(outcomes):
             self._batch = 1
             log.warning("batch_refused_by_model", extra={"detail": error.problem.message})
 
-    async def _run_isolated(self, work: Work) -> bool:
-        """True when the model answered, alone in a process of its own."""
+    # -- events that are run alone ----------------------------------------------------------
+
+    async def _run_suspects(self) -> None:
+        """Events delivered before, and those whose run failed, beside all others.
+
+        One that ended a worker ends a child process here, and nothing else.
+        """
+        while not self._stopping:
+            self._hand.changed.clear()
+            work = self._hand.pick_suspect() if self._link.state is LinkState.UP else None
+            if work is None:
+                await self._hand.changed.wait()
+            elif work.taken_ns:
+                await self._run_alone(work)
+            else:
+                self._puller.consumed(1)
+                if self._prepared(work, self._clock.now_ns()) and not await self._answered(work):
+                    await self._run_alone(work)
+
+    async def _answered(self, work: Work) -> bool:
+        return await self._settler.is_answered(work)
+
+    async def _run_alone(self, work: Work) -> None:
         start = self._clock.now_ns()
         self.counters.isolated += 1
-        self._progress = asyncio.get_running_loop().time() + self._longest_run_seconds()
         try:
             answers = await self._teacher.run_alone(_observation(work))
         except TeacherRaisedError as error:
-            self._fail_alone(work, error.problem)
-            return False
-        await self._settle_batch([work], answers, start)
-        return True
+            self._failed(work, error.problem, apart=True)
+        else:
+            await self._settle_batch([work], answers, start)
 
-    def _fail_alone(self, work: Work, problem: Problem) -> None:
-        """What it does alone to a process with limits it will do again: no more of them."""
-        self._fail(work, problem, hopeless=problem.code in settle.HARMFUL)
+    def _failed(self, work: Work, failure: Problem, *, apart: bool = False) -> None:
+        """Run the event once more, alone and later, unless its runs have failed often enough."""
+        self.counters.failed_runs += 1
+        work.failures.append(failure)
+        attempts = self._pipeline.max_attempts
+        if settle.after_failures(work.failures, attempts, apart=apart) is Step.DEAD:
+            self._settler.bury(work, failure)
+            return
+        extra = {"event_id": work.event_id, "code": failure.code, "trace_id": work.trace_id}
+        log.info("event_failed", extra=extra)
+        pause = settle.pause_seconds(len(work.failures) - 1)
+        asyncio.get_running_loop().call_later(pause, self._hand.run_alone, work)
 
     async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
         ran = self._ran(answers, batch, start_ns)
@@ -264,7 +279,7 @@ class Worker:
                 self.counters.answered += 1
                 await self._settler.answer(work, row)
             else:
-                self._fail(work, row)
+                self._failed(work, row)
 
     def _record_batch(self, batch: list[Work], ran: Ran) -> None:
         if self._recorder is not None:
@@ -286,9 +301,6 @@ class Worker:
             batch_trace_id(batch),
             answers.metered,
         )
-
-    def _fail(self, work: Work, problem: Problem, *, hopeless: bool = False) -> None:
-        self._settler.fail(work, problem, self._pipeline.max_attempts, hopeless=hopeless)
 
 
 def _observation(work: Work) -> Any:

@@ -1,0 +1,18 @@
+"""The device's durable queue: rows with checksums, files that are damaged or only in trouble."""
+
+from .files import OutboxTroubleError, OutboxUnwritableError
+from .rows import RowDamagedError, key_of
+from .store import Cursor, Damaged, Known, Outbox, OutboxBrokenError, StreamPlace
+
+__all__ = [
+    "Cursor",
+    "Damaged",
+    "Known",
+    "Outbox",
+    "OutboxBrokenError",
+    "OutboxTroubleError",
+    "OutboxUnwritableError",
+    "RowDamagedError",
+    "StreamPlace",
+    "key_of",
+]

@@ -1,0 +1,281 @@
+"""Who may do what on the broker.
+
+JetStream answers to whatever reply subject a request names, with the server's own rights. In one
+shared account a device could therefore aim an answer at another device's results, or at the API
+subject that deletes a stream. So every principal has an account of its own: the streams are in
+the account ``CORE``, and what a principal may do there is one service import for each row of
+:data:`GRANTS`, what it may hear one stream import. An answer returns to the asker's account and
+can reach nobody else in it. Configuration (:mod:`setsuden.services.accounts`) and documentation
+follow from this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+from itertools import product
+from typing import NamedTuple, Self
+
+from pydantic import Field, model_validator
+
+from .base import Model, Token
+from .streams import BRIDGE, BRIDGE_METRICS, ESCALATIONS, LEASES, RESULTS, SPANS, consumer_name
+
+CORE = "CORE"
+"""The account that holds the streams."""
+
+
+class Role(StrEnum):
+    """What a principal is for."""
+
+    DEVICE = "device"
+    APPLICATION = "application"
+    WORKER = "worker"
+    BRIDGE = "bridge"
+    OPERATOR = "operator"
+    """Is in ``CORE`` itself and may do everything: it makes the streams and serves devices."""
+
+
+class Access(StrEnum):
+    """How a subject is used."""
+
+    SEND = "send"
+    """Published into ``CORE``; one answer at most."""
+    ASK = "ask"
+    """Published into ``CORE``; any number of answers."""
+    LISTEN = "listen"
+    """Published in ``CORE``, heard by the principal."""
+    REPLY = "reply"
+    """Published into the account of the application that the subject names."""
+    HEAR = "hear"
+    """What devices reply, heard by the application."""
+
+
+class Grant(NamedTuple):
+    """One row: a role, how, and a subject with ``{placeholders}`` for the principal's names."""
+
+    role: Role
+    access: Access
+    subject: str
+
+
+_GET = "$JS.API.DIRECT.GET"
+_NEXT, _ACK = "$JS.API.CONSUMER.MSG.NEXT", "$JS.ACK"
+_RECORDS = ("res", "late")
+GRANTS = (
+    Grant(Role.DEVICE, Access.SEND, "esc.{region}.{pipeline}.{device}.*"),
+    *(
+        Grant(Role.DEVICE, Access.SEND, f"{kind}.{{region}}.{{pipeline}}.{{device}}.*")
+        for kind in _RECORDS
+    ),
+    *(
+        Grant(
+            Role.DEVICE,
+            Access.SEND,
+            f"{_GET}.{RESULTS}.{kind}.{{region}}.{{pipeline}}.{{device}}.*",
+        )
+        for kind in _RECORDS
+    ),
+    Grant(Role.DEVICE, Access.SEND, "dead.{pipeline}.{device}"),
+    Grant(Role.DEVICE, Access.SEND, "lease.{device}"),
+    Grant(Role.DEVICE, Access.SEND, f"{_GET}.{LEASES}.lease.{{device}}"),
+    Grant(Role.DEVICE, Access.ASK, "cloud.{device}.*"),
+    Grant(Role.DEVICE, Access.SEND, "otel.spans.{device}"),
+    Grant(Role.DEVICE, Access.SEND, "otel.metrics.{device}"),
+    Grant(Role.DEVICE, Access.REPLY, "reply.{application}.{device}.*.*"),
+    Grant(Role.DEVICE, Access.LISTEN, "notify.{device}.*"),
+    *(
+        Grant(Role.DEVICE, Access.LISTEN, f"push.{kind}.{{region}}.{{pipeline}}.{{device}}.*")
+        for kind in _RECORDS
+    ),
+    Grant(Role.APPLICATION, Access.SEND, "evt.{pipeline}.{device}"),
+    *(
+        Grant(Role.APPLICATION, Access.SEND, f"{_GET}.{RESULTS}.{kind}.*.{{pipeline}}.{{device}}.*")
+        for kind in _RECORDS
+    ),
+    Grant(Role.APPLICATION, Access.HEAR, "reply.{application}.{device}.*.*"),
+    Grant(Role.WORKER, Access.ASK, f"{_NEXT}.{ESCALATIONS}.{{consumer}}"),
+    Grant(Role.WORKER, Access.SEND, f"{_ACK}.{ESCALATIONS}.{{consumer}}.>"),
+    Grant(Role.WORKER, Access.SEND, f"$JS.API.CONSUMER.INFO.{ESCALATIONS}.{{consumer}}"),
+    *(Grant(Role.WORKER, Access.SEND, f"{kind}.{{region}}.{{pipeline}}.*.*") for kind in _RECORDS),
+    *(
+        Grant(Role.WORKER, Access.SEND, f"{_GET}.{RESULTS}.{kind}.{{region}}.{{pipeline}}.*.*")
+        for kind in _RECORDS
+    ),
+    Grant(Role.WORKER, Access.SEND, "dead.{pipeline}.*"),
+    Grant(Role.WORKER, Access.ASK, "cloud.{worker}.proof"),
+    Grant(Role.WORKER, Access.SEND, "otel.spans.*"),
+    Grant(Role.WORKER, Access.SEND, "otel.metrics.*"),
+    *(
+        Grant(Role.BRIDGE, access, subject)
+        for name in (BRIDGE, BRIDGE_METRICS)
+        for access, subject in (
+            (Access.ASK, f"{_NEXT}.{SPANS}.{name}"),
+            (Access.SEND, f"{_ACK}.{SPANS}.{name}.>"),
+            (Access.SEND, f"$JS.API.CONSUMER.INFO.{SPANS}.{name}"),
+        )
+    ),
+    Grant(Role.BRIDGE, Access.ASK, "cloud.{bridge}.proof"),
+)
+INBOX = "_INBOX.>"
+"""Where answers arrive: in an account of its own a principal may name its inbox as it likes."""
+
+
+class Principal(Model):
+    """Somebody who may log in."""
+
+    name: Token
+    """User name, and the name in subjects."""
+    nkey: str | None = Field(default=None, pattern="^U[A-Z2-7]{55}$")
+    """Public key to log in with, instead of a password."""
+
+
+class Device(Principal):
+    """An agent."""
+
+    regions: tuple[Token, ...] = Field(default=("local",), strict=False, min_length=1)
+    pipelines: tuple[Token, ...] = Field(strict=False, min_length=1)
+    applications: tuple[Token, ...] = Field(default=(), strict=False)
+    """Whose events it answers over NATS."""
+
+
+class Application(Principal):
+    """Submits events and reads their results."""
+
+    devices: tuple[Token, ...] = Field(strict=False, min_length=1)
+    pipelines: tuple[Token, ...] = Field(strict=False, min_length=1)
+
+
+class Worker(Principal):
+    """Teachers of some pipelines in one region."""
+
+    region: Token = "local"  # a place, no secret
+    pipelines: tuple[Token, ...] = Field(strict=False, min_length=1)
+
+
+class Site(Model):
+    """Everybody on one broker: ``broker.toml``."""
+
+    devices: tuple[Device, ...] = Field(default=(), strict=False)
+    applications: tuple[Application, ...] = Field(default=(), strict=False)
+    workers: tuple[Worker, ...] = Field(default=(), strict=False)
+    bridges: tuple[Principal, ...] = Field(default=(), strict=False)
+    operators: tuple[Principal, ...] = Field(default=(Principal(name="operator"),), strict=False)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        names = [
+            one.name
+            for group in (
+                self.devices, self.applications, self.workers, self.bridges, self.operators
+            )
+            for one in group
+        ]  # fmt: skip
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"the name {twice[0]!r} is given twice")
+        known = {one.name for one in self.applications}
+        for device in self.devices:
+            for name in set(device.applications) - known:
+                raise ValueError(f"devices.{device.name}: no application is called {name!r}")
+        return self
+
+
+class Use(NamedTuple):
+    """One subject that one principal may use, and how."""
+
+    access: Access
+    subject: str
+
+
+def uses_of(role: Role, names: Mapping[str, tuple[str, ...]]) -> list[Use]:
+    """The subjects of a role, one for each combination of the principal's names."""
+    uses: list[Use] = []
+    for grant in GRANTS:
+        if grant.role is not role:
+            continue
+        wanted = [name for name in names if f"{{{name}}}" in grant.subject]
+        for values in product(*(names[name] for name in wanted)):
+            subject = grant.subject.format(**dict(zip(wanted, values, strict=True)))
+            uses.append(Use(grant.access, subject))
+    return list(dict.fromkeys(uses))
+
+
+def uses_of_device(device: Device) -> list[Use]:
+    """What this device may do."""
+    return uses_of(
+        Role.DEVICE,
+        {
+            "device": (device.name,),
+            "region": device.regions,
+            "pipeline": device.pipelines,
+            "application": device.applications,
+        },
+    )
+
+
+def uses_of_application(application: Application) -> list[Use]:
+    """What this application may do."""
+    return uses_of(
+        Role.APPLICATION,
+        {
+            "application": (application.name,),
+            "device": application.devices,
+            "pipeline": application.pipelines,
+        },
+    )
+
+
+def uses_of_worker(worker: Worker) -> list[Use]:
+    """What this worker may do."""
+    return uses_of(
+        Role.WORKER,
+        {
+            "worker": (worker.name,),
+            "region": (worker.region,),
+            "pipeline": worker.pipelines,
+            "consumer": tuple(consumer_name(worker.region, name) for name in worker.pipelines),
+        },
+    )
+
+
+def uses_of_bridge(bridge: Principal) -> list[Use]:
+    """What this bridge may do."""
+    return uses_of(Role.BRIDGE, {"bridge": (bridge.name,)})
+
+
+def principals(site: Site) -> Iterator[tuple[Role, Principal, list[Use]]]:
+    """Everybody with an account of their own, and what they may do."""
+    for device in site.devices:
+        yield Role.DEVICE, device, uses_of_device(device)
+    for application in site.applications:
+        yield Role.APPLICATION, application, uses_of_application(application)
+    for worker in site.workers:
+        yield Role.WORKER, worker, uses_of_worker(worker)
+    for bridge in site.bridges:
+        yield Role.BRIDGE, bridge, uses_of_bridge(bridge)
+
+
+def exports() -> list[Use]:
+    """What ``CORE`` offers: the table with a wildcard for every name."""
+    wildcards = dict.fromkeys(
+        ("device", "region", "pipeline", "application", "worker", "bridge", "consumer"), ("*",)
+    )
+    offered = [
+        use
+        for role in (Role.DEVICE, Role.APPLICATION, Role.WORKER, Role.BRIDGE)
+        for use in uses_of(role, wildcards)
+        if use.access not in {Access.REPLY, Access.HEAR}
+    ]
+    unique = list(dict.fromkeys(offered))
+    return [use for use in unique if not any(_covers(other, use) for other in unique)]
+
+
+def _covers(wide: Use, narrow: Use) -> bool:
+    """True for another, wider subject used in the same way."""
+    if wide == narrow or wide.access is not narrow.access:
+        return False
+    pattern, tokens = wide.subject.split("."), narrow.subject.split(".")
+    return len(pattern) == len(tokens) and all(
+        want in {"*", token} for want, token in zip(pattern, tokens, strict=True)
+    )

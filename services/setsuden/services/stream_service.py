@@ -1,0 +1,242 @@
+"""The stream service: asks JetStream for devices what they may not ask it themselves.
+
+Reading events in batches, learning what is stored and freeing space name a stream and not a
+subject, so a device with leave for them could do it to every device's events. It asks here, in
+its own name, and gets its own part. Any number may serve; the one that is asked answers.
+
+It also watches: streams that fill, and pipelines that no worker serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+
+from pydantic import ValidationError
+
+from setsuden.link import Incoming, JetStream, Link, LinkState
+from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
+from setsuden.schemas import streams, subjects
+from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
+from setsuden.schemas.stream_service import (
+    INFO,
+    MAX_REQUEST_BYTES,
+    OVERSIZED_HEADER,
+    PROOF,
+    READ,
+    RELEASE,
+    Proof,
+    ReadRequest,
+    ReleaseRequest,
+    purge_request,
+    read_request,
+    stream_info,
+)
+
+from .config import CloudConfig
+
+log = logging.getLogger(__name__)
+QUEUE = "stream-service"
+MAX_WAITING = 4096
+"""Requests waiting to be answered; past it they are dropped and counted, and asked again."""
+SERVERS = 8
+"""Requests being answered at once."""
+WATCH_SECONDS = 15.0
+FILLING = 0.8
+"""Share of a stream's bound from which on a person is told."""
+SAY_AGAIN_SECONDS = 3600.0
+
+Answer = Callable[[str, Incoming], Awaitable[None]]
+
+
+class StreamService:
+    """Serves devices, and watches the streams, over one link with an operator's rights."""
+
+    def __init__(self, config: CloudConfig, link: Link, jetstream: JetStream) -> None:
+        self._config, self._link, self._jetstream = config, link, jetstream
+        self._requests: asyncio.Queue[Incoming] = asyncio.Queue(MAX_WAITING)
+        self._answers: dict[str, Answer] = {
+            INFO: self._info,
+            READ: self._read,
+            RELEASE: self._release,
+            PROOF: self._proof,
+        }
+        self._watch = Watch(config, jetstream)
+        self.counts: Counter[str] = Counter()
+        """Answered, refused, dropped and failed requests."""
+
+    async def start(self) -> None:
+        """Listen for requests; before the link starts, or while it is up."""
+        await self._link.subscribe(subjects.service("*", "*"), self._on_request, queue=QUEUE)
+
+    async def run(self) -> None:
+        """Answer and watch until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            for _ in range(SERVERS):
+                tasks.create_task(self._serve())
+            tasks.create_task(self._keep_watch())
+
+    def _on_request(self, message: Incoming) -> None:
+        try:
+            self._requests.put_nowait(message)
+        except asyncio.QueueFull:
+            self.counts["dropped"] += 1
+
+    async def _serve(self) -> None:
+        while True:
+            message = await self._requests.get()
+            try:
+                await self._answer(message)
+            except LinkError as error:  # the asker hears nothing and asks again
+                self.counts["failed"] += 1
+                log.debug("request_failed", extra={"detail": str(error)})
+            except Exception:
+                self.counts["failed"] += 1
+                log.exception("request_failed")
+
+    async def _answer(self, message: Incoming) -> None:
+        _, name, request = message.subject.split(".")
+        answer = self._answers.get(request)
+        if answer is None or not message.reply or len(message.data) > MAX_REQUEST_BYTES:
+            self.counts["refused"] += 1
+            return
+        try:
+            await answer(subjects.token(name, "name"), message)
+        except (ValidationError, RejectedError) as error:
+            self.counts["refused"] += 1
+            extra = {"subject": message.subject[:200], "detail": type(error).__name__}
+            log.warning("request_refused", extra=extra)
+            return
+        self.counts["answered"] += 1
+
+    async def _info(self, name: str, message: Incoming) -> None:
+        mine: dict[str, object] = {"subjects_filter": subjects.events_of(name)}
+        info = stream_info(await self._jetstream.api(f"STREAM.INFO.{streams.EVENTS}", mine))
+        more = {
+            "results_max_age_seconds": self._config.streams.results_max_age_seconds,
+            "unserved": tuple(sorted(self._watch.unserved)),
+        }
+        answer = info.model_copy(update=more)
+        await self._link.send(message.reply, answer.model_dump_json().encode())
+
+    async def _read(self, name: str, message: Incoming) -> None:
+        """The device's events, one message each as it is stored, then an empty one."""
+        request = ReadRequest.model_validate_json(message.data)
+        stored = await self._jetstream.read(streams.EVENTS, read_request(request, name))
+        for event in stored:
+            await self._pass_on(message.reply, event)
+        await self._link.send(message.reply, b"")
+
+    async def _pass_on(self, reply: str, event: Incoming) -> None:
+        headers = dict(event.headers)
+        try:
+            await self._link.send(reply, event.data, headers=headers)
+        except MessageTooLargeError:
+            # With the server's stamps it is over the server's bound. Nobody takes one so large.
+            stamps = {name: headers[name] for name in (SUBJECT, SEQUENCE, STORED_AT, "Nats-Stream")}
+            stamps[OVERSIZED_HEADER] = str(len(event.data))
+            await self._link.send(reply, b"", headers=stamps)
+
+    async def _release(self, name: str, message: Incoming) -> None:
+        request = ReleaseRequest.model_validate_json(message.data)
+        await self._jetstream.api(f"STREAM.PURGE.{streams.EVENTS}", purge_request(request, name))
+        await self._link.send(message.reply, b"{}")
+
+    async def _proof(self, _name: str, message: Incoming) -> None:
+        """Our own link is up: what it demands of the server has been proven to us."""
+        proof = Proof(
+            version=self._link.server_version,
+            sync_always=self._config.nats.durability == "strict",
+        )
+        await self._link.send(message.reply, proof.model_dump_json().encode())
+
+    async def _keep_watch(self) -> None:
+        while True:
+            if self._link.state is LinkState.UP:
+                try:
+                    await self._watch.look(asyncio.get_running_loop().time())
+                except LinkError as error:
+                    log.debug("streams_unseen", extra={"detail": str(error)})
+            await asyncio.sleep(WATCH_SECONDS)
+
+
+class Watch:
+    """What an operator should hear of long before events wait: said once, and again each hour."""
+
+    def __init__(self, config: CloudConfig, jetstream: JetStream) -> None:
+        self._config, self._jetstream = config, jetstream
+        self._idle: Counter[str] = Counter()
+        self._said: dict[str, float] = {}
+        self._first: dict[str, tuple[float, int]] = {}
+        self.unserved: set[str] = set()
+        """Pipelines whose escalations nobody asks for, at two looks in a row."""
+
+    async def look(self, now: float) -> None:
+        """Look once; raises LinkError."""
+        for stream in streams.all_streams(self._config.streams):
+            await self._look_at_stream(str(stream["name"]), now)
+        for pipeline in self._config.pipelines:
+            await self._look_at_consumer(pipeline.name, now)
+
+    async def _look_at_stream(self, name: str, now: float) -> None:
+        info = await self._jetstream.find(f"STREAM.INFO.{name}")
+        if info is None:
+            self._say(f"missing/{name}", now, "stream_missing", stream=name)
+            return
+        used, bound = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
+        first = self._first.setdefault(name, (now, used))
+        if bound <= 0 or used < FILLING * bound:
+            self._said.pop(f"filling/{name}", None)
+            return
+        growth = (used - first[1]) / max(now - first[0], 1.0)
+        hours = round((bound - used) / growth / 3600, 1) if growth > 0 else None
+        self._say(
+            f"filling/{name}", now, "stream_filling", stream=name,
+            used_bytes=used, bound_bytes=bound, hours_left=hours,
+        )  # fmt: skip
+
+    async def _look_at_consumer(self, pipeline: str, now: float) -> None:
+        name = streams.consumer_name(self._config.region, pipeline)
+        info = await self._jetstream.find(f"CONSUMER.INFO.{streams.ESCALATIONS}.{name}")
+        busy = info is not None and (info["num_waiting"] or info["num_ack_pending"])
+        self._idle[pipeline] = 0 if busy else self._idle[pipeline] + 1
+        if self._idle[pipeline] < 2:
+            self.unserved.discard(pipeline)
+            self._said.pop(f"unserved/{pipeline}", None)
+            return
+        self.unserved.add(pipeline)
+        pending = 0 if info is None else int(info["num_pending"])
+        self._say(
+            f"unserved/{pipeline}", now, "pipeline_unserved", pipeline=pipeline, waiting=pending
+        )
+
+    def _say(self, key: str, now: float, event: str, **facts: object) -> None:
+        if now - self._said.get(key, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
+            self._said[key] = now
+            log.warning(event, extra=facts)
+
+
+async def run_service(config: CloudConfig, stop: asyncio.Future[None]) -> None:
+    """Apply streams and consumers, then serve until ``stop`` is done; raises LinkError."""
+    from .topology import apply_all, up_or_refused  # noqa: PLC0415  # it imports nothing of ours
+
+    link = Link(config.nats, "streams")
+    jetstream = JetStream(link)
+    await jetstream.start()
+    service = StreamService(config, link, jetstream)
+    await service.start()
+    link.start()
+    try:
+        await up_or_refused(link, None)
+        for name in await apply_all(jetstream, config):
+            log.info("topology_applied", extra={"name_applied": name})
+        log.info("stream_service_ready")
+        serving = asyncio.create_task(service.run(), name="streams")
+        await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
+        serving.cancel()
+        await asyncio.gather(serving, return_exceptions=True)
+    finally:
+        await link.close()
+        log.info("stream_service_stopped", extra=dict(service.counts))
