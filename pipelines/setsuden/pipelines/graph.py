@@ -13,6 +13,7 @@ from enum import IntEnum
 from typing import Final
 
 from . import onnx_file
+from .failure import FailureKind, TrialError
 from .onnx_file import Node, OnnxFile, UnreadableError
 
 MAX_NODES = 100_000
@@ -228,11 +229,21 @@ _TYPE_OF_INPUT: Final = {"CastLike": 1, "DequantizeLinear": 1, "OneHot": 2, "Whe
 
 
 def why_unbounded(content: bytes) -> str | None:
-    """Why a run's cost or crash may depend on its input's values; None when it cannot."""
+    """Why a run's cost or crash may depend on its input's values; None when it cannot.
+
+    Raises TrialError for a model that keeps weights in another file: which file, and where, is
+    for the model to say, so it is not opened at all.
+    """
     try:
         file = onnx_file.read(content)
     except UnreadableError as error:
         return f"its graph cannot be read: {error}"
+    if file.external is not None:
+        raise TrialError(
+            FailureKind.UNUSABLE,
+            f"the tensor {file.external[:100]!r} lies in another file",
+            remedy="export the model as one file: onnx.save(…, save_as_external_data=False)",
+        )
     return unbounded_part(file)
 
 

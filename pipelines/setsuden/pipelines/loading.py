@@ -12,10 +12,13 @@ from collections.abc import Sequence
 from importlib.util import find_spec
 
 from setsuden.schemas.errors import MissingExtraError
+from setsuden.schemas.pipeline import Limits
 
 from . import forked_trial, graph, native, session, trial
+from .bundle import Bundle
 from .failure import FailureKind, RunFailedError, TrialError
 from .forked_trial import ForkedTrial
+from .model_process import ModelProcess, order
 from .runner import ModelRunner
 from .watchdog import Watchdog
 
@@ -28,10 +31,8 @@ def load(runners: Sequence[ModelRunner], watchdog: Watchdog, patience_seconds: f
     One that is not done by then is tried on in the background, and its first run waits for that.
     Afterwards ``problem`` says which cannot be used. Raises MissingExtraError without onnxruntime.
     """
-    if runners and find_spec("onnxruntime") is None:
-        raise MissingExtraError(
-            "onnxruntime is not installed", remedy="pip install 'setsuden[edge]'"
-        )
+    if runners:
+        _need_onnxruntime()
     deadline = time.monotonic() + patience_seconds
     loadings = [_Loading(runner, watchdog) for runner in runners]
     if any(runner.why_apart is None for runner in runners):
@@ -45,6 +46,51 @@ def load(runners: Sequence[ModelRunner], watchdog: Watchdog, patience_seconds: f
     watchdog.start()
 
 
+def check(bundle: Bundle, model: str, limits: Limits) -> None:
+    """Try one model in a process of its own, as both tiers do before they use it.
+
+    Raises BundleError (TrialError for what the trial shows), MissingExtraError.
+    """
+    _need_onnxruntime()
+    content, ref = bundle.read(model)
+    process = ModelProcess(order(bundle, model, ref, limits), _NobodysAccount())
+    try:
+        bounded = graph.why_unbounded(content) is None
+        _tried(bundle, model, process, limits, bounded=bounded)
+    finally:
+        process.close()
+
+
+class _NobodysAccount:
+    """CPU time that no meter asks for."""
+
+    def follow(self, pid: int) -> None:
+        """Nothing."""
+
+    def ended(self, pid: int, cpu_seconds: float) -> None:
+        """Nothing."""
+
+
+def _tried(
+    bundle: Bundle, model: str, process: ModelProcess, limits: Limits, *, bounded: bool
+) -> trial.Report:
+    """Start the process and try the model there, under all limits; raises TrialError."""
+    try:
+        process.start()
+    except RunFailedError as error:
+        raise session.unopened(bundle.spec(model), *error.failure) from error
+    # What invented input makes of an unbounded graph says little of it: a sample is better.
+    invent = bounded or bundle.manifest.observation.sample is None
+    return trial.check(bundle, model, process.run, run_seconds=limits.run_seconds, invent=invent)
+
+
+def _need_onnxruntime() -> None:
+    if find_spec("onnxruntime") is None:
+        raise MissingExtraError(
+            "onnxruntime is not installed", remedy="pip install 'setsuden[edge]'"
+        )
+
+
 class _Loading:
     """One model between its file and its place."""
 
@@ -55,23 +101,28 @@ class _Loading:
         self._fork: ForkedTrial | None = None
         self._done = threading.Event()
         self._late = False
-        runner.why_apart = graph.why_unbounded(self._content)
+        try:
+            runner.why_apart = graph.why_unbounded(self._content)
+        except TrialError as error:
+            self._refuse(error)
         if runner.why_apart is None and watchdog.suspects(runner.pipeline, runner.ref.digest):
             runner.why_apart = "a process died while it ran"
 
     def fork(self) -> None:
         """What is bounded and may be forked is tried in a fork."""
         runner = self._runner
-        if runner.why_apart is None and forked_trial.possible():
+        if runner.why_apart is None and runner.problem is None and forked_trial.possible():
             self._fork = ForkedTrial(runner.bundle, runner.model, self._content, runner.limits)
 
     def launch(self) -> None:
         """All else is tried in a process of its own, from the runner's thread."""
-        if self._fork is None:
+        if self._fork is None and self._runner.problem is None:
             self._runner.apart.thread.post(self._try_apart)
 
     def settle(self, deadline: float) -> None:
         """Wait for the trial, and place the model as it went."""
+        if self._runner.problem is not None:
+            return
         if self._fork is None:
             self._done.wait(max(0.0, deadline - time.monotonic()))
             self._late = not self._done.is_set()
@@ -91,20 +142,11 @@ class _Loading:
         """In the runner's thread: start its process and try it there, under all limits."""
         runner = self._runner
         try:
-            runner.apart.process.start()
-            report = trial.check(
-                runner.bundle,
-                runner.model,
-                runner.apart.process.run,
-                run_seconds=runner.limits.run_seconds,
-                invent=runner.why_apart is None or runner.bundle.sample() is None,
-            )
-            self._adopt(report)
+            bounded = runner.why_apart is None
+            process, limits = runner.apart.process, runner.limits
+            self._adopt(_tried(runner.bundle, runner.model, process, limits, bounded=bounded))
         except TrialError as error:
             self._refuse(error)
-        except RunFailedError as error:
-            words = f"{runner.spec.file} cannot be loaded: {error}"
-            self._refuse(TrialError(error.failure.kind, words))
         except Exception as error:
             log.exception("trial_failed", extra={"pipeline": runner.pipeline})
             self._refuse(TrialError(FailureKind.UNUSABLE, f"its trial failed: {error!r}"))

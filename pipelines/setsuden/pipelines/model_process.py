@@ -7,12 +7,13 @@ can talk it out of it; the memory limit is the kernel's.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +108,7 @@ class ModelProcess:
         self._method = method_of(order.spec)
         self._child: subprocess.Popen[bytes] | None = None
         self._stderr: IO[bytes] | None = None
+        self._lock = threading.Lock()
         self.starts = 0
 
     @property
@@ -157,18 +159,18 @@ class ModelProcess:
 
     def kill(self) -> None:
         """End the child from any other thread; the one that uses it hears of it as a death."""
-        child = self._child
-        if child is not None:
-            with contextlib.suppress(OSError):
-                child.kill()
+        with self._lock:
+            if self._child is not None:
+                os.kill(self._child.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill the child, if there is one, and let its pipes go."""
-        child, self._child = self._child, None
+        with self._lock:  # who is forgotten here is not waited for yet: no other has its number
+            child, self._child = self._child, None
         if child is None:
             return
-        with contextlib.suppress(OSError):
-            child.kill()
+        os.kill(child.pid, signal.SIGKILL)
+        # Not Popen's own kill() and wait(): they reap it, and what it used is lost.
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         self._account.ended(child.pid, used.ru_utime + used.ru_stime)

@@ -92,7 +92,7 @@ class ModelRunner:
         """Why it runs in a process of its own; None where it need not."""
         self._order = order(bundle, model, self.ref, limits)
         self.apart = self._new_apart("model", spare=False)
-        """Where it runs when it may not run here; its thread also does slow runs of this process."""
+        """Where it runs when it may not run here; slow runs here are done by its thread."""
         self._alone: Apart | None = None
         """A second one, for runs that may end it, made when it is first asked for."""
         self._work = WorkKey(pipeline, f"{self.ref.bundle}/{self.ref.model}", self.ref.digest)

@@ -16,6 +16,7 @@ from setsuden.pipelines import logs
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
+from setsuden.services.heartbeat import heartbeat
 from setsuden.services.signals import stop_signal
 from setsuden.services.stream_service import StreamService
 
@@ -39,7 +40,10 @@ def run_worker(config: CloudConfig, base: Path, pipeline: str | None = None) -> 
 async def run(config: CloudConfig, base: Path, pipeline: PipelineSpec) -> int:
     """As :func:`run_worker`, inside a loop."""
     stop = stop_signal()
-    async with assembled(config, pipeline, base / pipeline.bundle, base) as (worker, link):
+    async with (
+        assembled(config, pipeline, base / pipeline.bundle, base) as (worker, link),
+        heartbeat(config.worker.stall_seconds, _on_silence),
+    ):
         starting = asyncio.create_task(_start(config, worker, link))
         await first_of(starting, stop)
         if not starting.done():
@@ -76,6 +80,12 @@ async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:
         for name in await topology.apply_all(worker.jetstream, config):
             log.info("topology_applied", extra={"name_applied": name})
     await worker.start()
+
+
+def _on_silence() -> None:
+    """Called outside the loop, which is stuck: no other exit would come about."""
+    log.critical("worker_silent")
+    os._exit(STALLED_EXIT)
 
 
 async def _until_stopped(worker: Worker, stop: asyncio.Future[None]) -> None:
