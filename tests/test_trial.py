@@ -89,8 +89,7 @@ def test_the_largest_integers_are_compared_exactly() -> None:
 def test_a_prepared_integer_is_the_nearest_one_or_refused(
     source: str, target: str, scale: float, offset: float, data: st.DataObject
 ) -> None:
-    limits = {"allow_nan": False, "allow_infinity": False} if source == "float32" else {}
-    elements = arrays.from_dtype(np.dtype(source), **limits)
+    elements = arrays.from_dtype(np.dtype(source), allow_nan=False, allow_infinity=False)
     observation = data.draw(arrays.arrays(source, 4, elements=elements))
     wanted = np.rint(observation.astype(np.float64) * scale + offset)
     low, high = (0, 1) if target == "bool" else (np.iinfo(target).min, np.iinfo(target).max)
@@ -336,8 +335,10 @@ def test_token_numbers_need_not_be_random_bytes(tmp_path: Path) -> None:
 # -- a recorded sample --------------------------------------------------------------------------
 
 
-def with_sample(folder: Path, content: bytes, label: str | None = None, **more: bytes) -> Path:
-    bad.bundle(folder, **more)
+def with_sample(
+    folder: Path, content: bytes, label: str | None = None, teacher: bytes | None = None
+) -> Path:
+    bad.bundle(folder, teacher=teacher)
     (folder / "sample.bin").write_bytes(content)
     wanted = f'\nsample_label = "{label}"' if label else ""
     return changed(folder, "[observation]\n", f'[observation]\nsample = "sample.bin"{wanted}\n')

@@ -129,21 +129,23 @@ def worker_process(config: Path, environment: dict[str, str] | None = None) -> P
     return Process(WORKER, str(config), log=log, environment=environment)
 
 
-ABORTING = """
-import os, onnxruntime
+MISBEHAVING = """
+import ctypes, os, onnxruntime
 _run = onnxruntime.InferenceSession.run
 def run(self, names, feed, options=None):
     if any((value == 666).any() for value in feed.values()):
         os.abort()
+    if any((value == 667).any() for value in feed.values()):
+        ctypes.CDLL(None).sleep(1000)
     return _run(self, names, feed, options)
 onnxruntime.InferenceSession.run = run
 """
 
 
 def aborting(folder: Path) -> dict[str, str]:
-    """An environment in whose processes onnxruntime aborts on the number 666."""
+    """An environment in whose processes onnxruntime aborts on 666, and on 667 hangs in one node."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(ABORTING, encoding="utf-8")
+    (folder / "sitecustomize.py").write_text(MISBEHAVING, encoding="utf-8")
     return {"PYTHONPATH": str(folder)}
 
 

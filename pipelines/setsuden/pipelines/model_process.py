@@ -7,6 +7,7 @@ can talk it out of it; the memory limit is the kernel's.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -154,14 +155,17 @@ class ModelProcess:
         head, _ = self._exchange([LENGTH.pack(len(text)), text], LOAD_SECONDS, 0)
         if "kind" in head:
             self.close()
-            raise unopened(self._order.spec, FailureKind(head["kind"]), str(head["message"]))
+            memory = head["kind"] == FailureKind.OUT_OF_MEMORY
+            kind = FailureKind.OUT_OF_MEMORY if memory else FailureKind.UNUSABLE
+            raise unopened(self._order.spec, kind, str(head["message"]))
         check_names(self._order.spec, head["inputs"], head["outputs"])
 
     def kill(self) -> None:
         """End the child from any other thread; the one that uses it hears of it as a death."""
         with self._lock:
             if self._child is not None:
-                os.kill(self._child.pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(self._child.pid, signal.SIGKILL)
 
     def close(self) -> None:
         """Kill the child, if there is one, and let its pipes go."""
@@ -169,11 +173,14 @@ class ModelProcess:
             child, self._child = self._child, None
         if child is None:
             return
-        os.kill(child.pid, signal.SIGKILL)
-        # Not Popen's own kill() and wait(): they reap it, and what it used is lost.
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        self._account.ended(child.pid, used.ru_utime + used.ru_stime)
+        used = 0.0
+        with contextlib.suppress(ProcessLookupError, ChildProcessError):  # a stranger waited for it
+            os.kill(child.pid, signal.SIGKILL)
+            # Not Popen's own kill() and wait(): they reap it, and what it used is lost.
+            _, status, usage = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+            used = usage.ru_utime + usage.ru_stime
+        self._account.ended(child.pid, used)
         for pipe in (child.stdin, child.stdout, self._stderr):
             if pipe is not None:
                 pipe.close()
@@ -276,7 +283,10 @@ def _wait(fd: int, event: int, deadline: float) -> None:
 def _lives(child: subprocess.Popen[bytes]) -> bool:
     """Without reaping it: what it used is asked for then."""
     how = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return os.waitid(os.P_PID, child.pid, how) is None
+    try:
+        return os.waitid(os.P_PID, child.pid, how) is None
+    except ChildProcessError:
+        return False
 
 
 def _fd(pipe: IO[bytes] | None) -> int:

@@ -42,23 +42,24 @@ class RunRecord:
         self._places: dict[bytes, int] = {}
         self.suspects: frozenset[bytes] = frozenset()
         """Keys of models that were running when a process died of it."""
+        self._fd: int | None = None
         try:
             self._fd = _locked(folder / "running.bin")
         except OSError as error:  # a full disk, or another process of this folder
             log.warning("run_record_unusable", extra={"detail": str(error)})
         else:
-            self._open(folder / "crash.log")
+            self._open(self._fd, folder / "crash.log")
 
-    def _open(self, crash_log: Path) -> None:
+    def _open(self, fd: int, crash_log: Path) -> None:
         self._traceback, died = _traceback(crash_log)
-        before = _records(os.pread(self._fd, _PAGE_BYTES, 0))
+        before = _records(os.pread(fd, _PAGE_BYTES, 0))
         self.suspects = frozenset(
             key for key, running, suspect in before if suspect or (running and died)
         )
         try:
             # Written, not only made longer: a hole would end the process on a full disk.
-            if os.pwrite(self._fd, bytes(_PAGE_BYTES), 0) == _PAGE_BYTES:
-                self._page = mmap.mmap(self._fd, _PAGE_BYTES)
+            if os.pwrite(fd, bytes(_PAGE_BYTES), 0) == _PAGE_BYTES:
+                self._page = mmap.mmap(fd, _PAGE_BYTES)
         except OSError as error:
             log.warning("run_record_unusable", extra={"detail": str(error)})
         for key in self.suspects:
@@ -81,6 +82,15 @@ class RunRecord:
     def suspect(self, place: int) -> None:
         """The model does not come back: the next life shall not run it in its own process."""
         self._page[place + _SUSPECT] = 1
+
+    def close(self) -> None:
+        """Let page and files go; whatever is noted after this is noted nowhere."""
+        self._page = mmap.mmap(-1, _PAGE_BYTES)
+        if self._traceback is not None:
+            faulthandler.disable()
+            self._traceback.close()
+        if self._fd is not None:
+            os.close(self._fd)
 
 
 def _locked(path: Path) -> int:
