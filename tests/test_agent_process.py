@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.support.agent import AgentProcess, config, digits
 
+from setsuden.link import JetStream
 from setsuden.services.demo.broker import LocalBroker
 
 EASY = bytes(784)  # an empty page; the threshold below makes it easy
@@ -202,7 +203,9 @@ def test_a_broker_that_cannot_prove_its_durability_is_not_used(
         assert agent.event(EASY)[0] == 200
 
 
-def test_sigterm_stops_it_cleanly(start: Start, broker: LocalBroker) -> None:
+async def test_sigterm_stops_it_cleanly(
+    start: Start, broker: LocalBroker, jetstream: JetStream
+) -> None:
     agent = start(broker=broker, link=True)
     assert agent.terminate() == 0
     assert "agent_stopped" in agent.log()

@@ -49,7 +49,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
     ) -> AgentProcess:
         folder = tmp_path / "agent"
         good = bad.bundle(tmp_path / "good", student=bad.linear())
-        evil = bad.bundle(tmp_path / "evil", student=content, **changes)
+        evil = bad.bundle(tmp_path / "evil", content, None, **changes)
         text = config(broker=broker, bundle=good, pipeline="good", pipeline_extra="")
         text += f'[[pipelines]]\nname = "evil"\nbundle = "{evil}"\n{limits}\n'
         agent = AgentProcess(folder, text, environment)

@@ -6,7 +6,10 @@ import asyncio
 import json
 import os
 import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,13 +45,16 @@ from setsuden.pipelines.tracing import (
 )
 from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.ship import Shipper
+from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import metrics as names
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.energy import Method
 from setsuden.schemas.errors import ConfigError, StreamFullError
 from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.schemas.result import Tier
 from setsuden.services.bridge import lanes
 from setsuden.services.bridge.bridge import Bridge
+from setsuden.services.bridge.lane import REQUEST_BYTES
 from setsuden.services.bridge.process import metrics_sinks_of, sinks_of
 from setsuden.services.bridge.sinks import (
     METRICS_PATH,
@@ -62,18 +68,20 @@ from setsuden.services.config import BridgeOptions, CloudConfig
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.demo.server import free_port
 
+DEVICE = subjects.Sender(Tier.EDGE, "dev-1")
+RESOURCE: dict[str, Value] = {"service.name": "edge-agent", "device.id": "dev-1"}
+NOW = time.time_ns()
 TRACE, PARENT = "ab" * 16, "cd" * 8
 GARBAGE = (b"", b"no gzip", protobuf.compress(b"\xff\xff\xff"), protobuf.compress(b"x" * 99)[:-5])
 
 
 def span(number: int = 1, name: str = "event", **attributes: str | float) -> Span:
-    return Span(
-        f"{number:032x}", f"{number:016x}", None, name, Kind.SERVER, number, number, attributes
-    )
+    at = NOW + number
+    return Span(f"{number:032x}", f"{number:016x}", None, name, Kind.SERVER, at, at, attributes)
 
 
 def segment(*spans: Span) -> bytes:
-    return protobuf.compress(protobuf.encode({"service.name": "edge-agent"}, spans))
+    return protobuf.compress(protobuf.encode(RESOURCE, spans))
 
 
 # -- an endpoint ---------------------------------------------------------------------------------
@@ -147,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         self.server.headers.append({name.lower(): value for name, value in self.headers.items()})
-        status = self.server.answer(self.path, protobuf.decompress(body))
+        status = self.server.answer(self.path, protobuf.decompress(body, 4 * REQUEST_BYTES))
         self.server.asked += 1
         if self.server.garbled:
             self.wfile.write(b"SSH-2.0-OpenSSH\r\n")
@@ -211,7 +219,7 @@ async def until_empty(jetstream: JetStream) -> None:
 
 async def send(link: Link, *messages: bytes, subject: str = "") -> None:
     for data in messages:
-        await link.store(subject or subjects.spans("dev-1"), data)
+        await link.store(subject or subjects.spans(*DEVICE), data)
 
 
 # -- from spool to endpoint ----------------------------------------------------------------------
@@ -221,7 +229,7 @@ async def send(link: Link, *messages: bytes, subject: str = "") -> None:
 async def shipping(
     link: Link, recorder: Recorder, timeline: Timeline | None = None
 ) -> AsyncIterator[Shipper]:
-    shipper = Shipper(link, recorder, "dev-1", timeline)
+    shipper = Shipper(link, recorder, DEVICE, timeline)
     task = asyncio.create_task(shipper.run())
     try:
         yield shipper
@@ -265,8 +273,10 @@ async def test_hops_of_the_broker_arrive_as_spans_and_foreign_ones_do_not(
         await link.store(
             subjects.Place("local", "tiny", "dev-1", "dev-1-00000000-1").escalation, b"x", sampled
         )
-        foreign = b'{"server": {}, "request": {}, "events": []}'
-        await send(link, foreign, subject=subjects.HOPS)
+        await link.subscribe("foreign.*", lambda _: None)
+        connection = link._connection
+        assert connection is not None
+        await connection.publish("foreign.x", b"x", reply="", headers=sampled)
         await until(lambda: bridge.counters.hops + bridge.counters.foreign == 2, pause_seconds=0.01)
         await until_empty(jetstream)
     assert [(one.name, one.parent_id) for one in collector.spans()] == [("store ESC", PARENT)]
@@ -350,9 +360,9 @@ async def test_what_a_bridge_that_died_had_in_hand_the_next_one_passes_on(
 async def test_of_a_refused_batch_only_the_poison_is_given_up(
     broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector
 ) -> None:
-    collector.poison = "poison"
+    collector.poison = "preprocess"
     messages = [segment(span(number)) for number in range(1, 11)]
-    messages[4] = segment(span(5, "poison"), span(5))
+    messages[4] = segment(span(5, "preprocess"), span(5))
     await send(link, *messages)
     async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
         await until_empty(jetstream)
@@ -499,17 +509,86 @@ async def test_lines_of_the_file_are_read_back(
     assert sorted(collector.spans()) == sorted(found)
 
 
-async def test_spans_that_are_no_json_are_given_up_and_take_no_others(
-    broker: LocalBroker, link: Link, jetstream: JetStream, tmp_path: Path
-) -> None:
-    settings = config(broker, file="spans.jsonl")
-    await send(link, segment(span(1)), segment(span(2, j=float("nan"))), segment(span(3)))
-    async with bridging(link, jetstream, settings, sinks_of(settings, tmp_path)) as bridge:
-        await until_empty(jetstream)
-    lines = (tmp_path / "spans.jsonl").read_text(encoding="utf-8").splitlines()
-    found = [one for line in lines for group in otlp.read(line) for one in group.spans]
-    assert sorted(found) == [span(1), span(3)]
-    assert bridge.counters.dropped == 1
+@pytest.mark.parametrize(
+    "before", ["", "whole\n", "torn by a full disk", "whole\nand torn by a power cut"]
+)
+def test_a_torn_last_line_is_ended_before_a_new_one(tmp_path: Path, before: str) -> None:
+    file = tmp_path / "spans.jsonl"
+    file.write_text(before)
+    assert LinesFile(file).put(protobuf.encode(RESOURCE, [span()])) is Outcome.TAKEN
+    lines = file.read_text().splitlines()
+    assert lines[:-1] == before.splitlines()
+    assert otlp.read(lines[-1])[0].spans == [span()]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to mount a small disk")
+def test_a_full_disk_takes_whole_lines_or_none(tmp_path: Path) -> None:
+    """And what it did not take is taken when there is room again."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(disk)]
+    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("this container may not mount")
+    try:
+        filler, file = disk / "filler", disk / "spans.jsonl"
+        filler.write_bytes(bytes(40_000))
+        _hold_whole_lines(file, filler.unlink)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)  # noqa: S607  # root's own
+
+
+FULL = """
+import resource, sys
+from pathlib import Path
+from tests.test_bridge import _hold_whole_lines
+soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
+_hold_whole_lines(
+    Path(sys.argv[1]), lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+)
+"""
+
+
+def test_a_file_at_its_limit_takes_whole_lines_or_none(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", FULL, str(tmp_path / "spans.jsonl")]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, check=False)
+    assert ended.returncode == 0, ended.stderr.decode()
+
+
+def _hold_whole_lines(file: Path, make_room: Callable[[], object]) -> None:
+    """Fill a file until no more goes in, make room, go on: every line is whole, none is lost."""
+    sink = LinesFile(file)
+    taken = 0
+    data = [protobuf.encode(RESOURCE, [span(number, s="x" * 900)]) for number in range(1, 41)]
+    while sink.put(data[taken]) is Outcome.TAKEN:
+        taken += 1
+    assert 0 < taken < 39
+    assert sink.problem
+    assert file.read_bytes().endswith(b"\n")
+    assert sink.put(data[taken]) is Outcome.LATER
+    make_room()
+    for one in data[taken:]:
+        assert sink.put(one) is Outcome.TAKEN
+    lines = file.read_text().splitlines()
+    numbers = [int(one.span_id, 16) for line in lines for one in otlp.read(line)[0].spans]
+    assert numbers == list(range(1, 41))
+
+
+def test_two_bridges_that_share_a_file_do_not_mix_their_lines(tmp_path: Path) -> None:
+    file = tmp_path / "spans.jsonl"
+
+    def fill(first: int) -> None:
+        sink = LinesFile(file)
+        for number in range(first, first + 50):
+            sink.put(protobuf.encode(RESOURCE, [span(number, s="x" * 20_000)]))
+
+    threads = [threading.Thread(target=fill, args=(first,)) for first in (1, 1001)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    lines = file.read_text().splitlines()
+    assert len({one.span_id for line in lines for one in otlp.read(line)[0].spans}) == 100
 
 
 def test_a_file_that_cannot_be_written_is_tried_again_later(tmp_path: Path) -> None:
@@ -526,11 +605,11 @@ def test_a_file_that_cannot_be_written_is_tried_again_later(tmp_path: Path) -> N
 def told(*joules: float, row: names.MetricRow = names.INFERENCE_ENERGY) -> bytes:
     """A message of energy metrics with these points."""
     points = tuple(Point({names.SITE: "fr-par-2"}, value) for value in joules)
-    made = metrics_protobuf.encode({"device.id": "dev-1"}, [Instrument(row, points)], 1, 2)
+    made = metrics_protobuf.encode(RESOURCE, [Instrument(row, points)], NOW - 1, NOW)
     return protobuf.compress(made)
 
 
-METRICS = subjects.metrics("dev-1")
+METRICS = subjects.metrics(*DEVICE)
 
 
 async def test_metrics_reach_their_own_endpoint_and_file(
@@ -566,7 +645,7 @@ async def test_joules_of_a_meter_arrive_whole(
     meter.close()
     settings = config(broker, endpoint=collector.url, metrics_endpoint=collector.url)
     async with bridging(link, jetstream, settings):
-        await MetricsShipper(link, meter, {"device.id": "dev-1"}, "dev-1", 60.0).finish(5.0)
+        await MetricsShipper(link, meter, RESOURCE, DEVICE, 60.0).finish(5.0)
         await until_empty(jetstream)
     sent = [point.value for _, points in instruments(meter) for point in points]
     assert collector.energies() == sorted(sent)
@@ -712,14 +791,14 @@ async def test_a_segment_sent_twice_is_the_same_bytes(
 ) -> None:
     """Refused at first: the spans are on a boot's clock, and its offset changes meanwhile."""
     seen: list[Incoming] = []
-    await link.subscribe("otel.spans.*", seen.append)
+    await link.subscribe("otel.spans.>", seen.append)
     await filled(jetstream, link)
     filler = len(seen)
     offset = Offset(5_000, 10)
     asked = asyncio.Event()
     timeline = Timeline("0123abcd", lambda: offset if asked.is_set() else None, asked)
     made = recorder(tmp_path, timeline)
-    made.add([span(10**9)])
+    made.add([span(1)])
     made.close()
     (waiting,) = made.spool._segments.values()
     assert waiting.clock == "0123abcd"
@@ -734,7 +813,7 @@ async def test_a_segment_sent_twice_is_the_same_bytes(
     assert len({message.data for message in sent}) == 1
     assert len({message.headers["Nats-Msg-Id"] for message in sent}) == 1
     (group,) = protobuf.decode(protobuf.decompress(sent[0].data))
-    assert group.spans[0].start_ns == 10**9 + 5_000
+    assert group.spans[0].start_ns == NOW + 1 + 5_000
     assert len(made.spool) == 0
 
 
@@ -759,13 +838,13 @@ async def test_the_next_life_sends_the_same_bytes(
     broker: LocalBroker, link: Link, jetstream: JetStream, tmp_path: Path
 ) -> None:
     seen: list[Incoming] = []
-    await link.subscribe("otel.spans.*", seen.append)
+    await link.subscribe("otel.spans.>", seen.append)
     await filled(jetstream, link)
     filler = len(seen)
     asked = asyncio.Event()
     asked.set()
     first_life = recorder(tmp_path, Timeline("0123abcd", lambda: None, asked))
-    first_life.add([span(10**9)])
+    first_life.add([span(1)])
     first_life.close()
     async with shipping(link, first_life, Timeline("0123abcd", lambda: None, asked)):
         await until(lambda: len(seen) > filler, pause_seconds=0.01)
@@ -782,15 +861,15 @@ async def test_spans_of_another_boot_are_sent_as_they_are_and_say_so(
     broker: LocalBroker, link: Link, jetstream: JetStream, tmp_path: Path
 ) -> None:
     seen: list[Incoming] = []
-    await link.subscribe("otel.spans.*", seen.append)
+    await link.subscribe("otel.spans.>", seen.append)
     old = recorder(tmp_path, Timeline("00000000", lambda: None, asyncio.Event()))
-    old.add([span(10**9)])
+    old.add([span(1)])
     old.close()
     timeline = Timeline("0123abcd", lambda: Offset(5_000, 1), asyncio.Event())
     async with shipping(link, recorder(tmp_path, timeline), timeline) as shipper:
         await until(lambda: shipper.shipped == 1 and bool(seen), pause_seconds=0.01)
     (found,) = protobuf.decode(protobuf.decompress(seen[0].data))[0].spans
-    assert found.start_ns == 10**9
+    assert found.start_ns == NOW + 1
     assert found.attributes == {"setsuden.clock.corrected": False}
 
 
@@ -800,10 +879,10 @@ async def test_a_damaged_or_too_large_segment_is_dropped_and_counted_and_the_res
     made = recorder(tmp_path)
     made.spool.add(b"no gzip", 3, keep=True)
     made.spool.add(segment(span(1)), 1, keep=False)
-    large = segment(*(span(number, s=os.urandom(500).hex()) for number in range(2, 4002)))
-    assert len(large) > 1 << 20
-    made.spool.add(large, 4000, keep=True)
+    large = segment(*(span(number, s=os.urandom(500).hex()) for number in range(2, 702)))
+    assert len(large) > streams.SPANS_MAX_MESSAGE_BYTES
+    made.spool.add(large, 700, keep=True)
     async with shipping(link, made) as shipper:
         await until(lambda: len(made.spool) == 0, pause_seconds=0.01)
     assert shipper.shipped == 1
-    assert made.spool.dropped == {"damaged": 3, "too_large": 4000}
+    assert made.spool.dropped == {"damaged": 3, "too_large": 700}

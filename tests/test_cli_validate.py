@@ -98,7 +98,7 @@ def test_the_environment_counts(
     [
         ('"bundles/digits"', '"bundles/digit"', "pipelines.0.bundle: there is no bundle folder"),
         ('#teacher = "teacher"', 'teacher = "techer"', "did you mean 'teacher'?"),
-        ("#password_file =", 'password_file = "nowhere"', "there is no file nowhere"),
+        ("#tls_ca_file =", 'tls_ca_file = "nowhere"', "there is no file nowhere"),
         (
             "#threshold =",
             "escalate = 0.1\nthreshold = 0.5",
@@ -185,7 +185,8 @@ def test_a_broker_that_is_not_durable_is(setsuden: Command, files: Path, tmp_pat
 
 def test_files_of_the_nats_table_are_relative_to_the_configuration(tmp_path: Path) -> None:
     (tmp_path / "agent.toml").write_text(
-        'device = "d"\n[nats]\npassword_file = "secret"\n[[pipelines]]\nname = "p"\nbundle = "b"\n'
+        'device = "d"\n[nats]\nuser = "u"\npassword_file = "secret"\n'
+        '[[pipelines]]\nname = "p"\nbundle = "b"\n'
     )
     config = load_agent(tmp_path / "agent.toml")
     assert config.nats.password_file == str(tmp_path / "secret")

@@ -41,7 +41,7 @@ async def proxy(broker: LocalBroker) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def client(proxy: Proxy, jetstream: JetStream) -> AsyncIterator[AsyncClient]:
     """A client behind the proxy."""
-    async with AsyncClient(proxy.url, device=DEVICE) as ready:
+    async with AsyncClient(proxy.url, device=DEVICE, submit_timeout_seconds=30) as ready:
         yield ready
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import tomllib
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,19 @@ def test_a_password_in_an_address_is_never_told() -> None:
     found = words(AGENT.replace("nats://one:4222", "http://anna:secret@one:4222"))
     assert len(found) == 1
     assert "secret" not in found[0]
-    assert masked("tls://anna:secret@host:1") == "tls://***@host:1"
+    for login in ("anna:secret", "anna:se/cret", "anna:se@cret", "anna:'se\"cret", "secret"):
+        assert masked(f"tls://{login}@host:1") == "tls://***@host:1"
+
+
+@pytest.mark.parametrize(
+    "login", ["anna:secret", "anna:se/cret", "anna:se%2Fcr%40et", "a:secret@x"]
+)
+def test_a_password_is_told_neither_by_an_error_nor_by_its_cause(login: str) -> None:
+    text = AGENT.replace("nats://one:4222", f"nats://{login}@one:99999")
+    with pytest.raises(ConfigError) as caught:
+        validate(AgentConfig, document(text))
+    told = "".join(traceback.format_exception(caught.value))
+    assert not [part for part in (login, "secret", "se/cret", "se%2Fcr") if part in told]
 
 
 # -- layers -----------------------------------------------------------------------------------
@@ -182,7 +195,8 @@ def test_a_list_may_be_written_plainly(raw: str, urls: tuple[str, ...]) -> None:
 
 
 def test_text_that_looks_like_a_number_stays_text_where_text_is_wanted() -> None:
-    config = effective(SETSUDEN_NATS__USER="42", SETSUDEN_DEVICE="7", SETSUDEN_HTTP__PORT="0")
+    login = {"SETSUDEN_NATS__USER": "42", "SETSUDEN_NATS__PASSWORD_FILE": "p"}
+    config = effective(**login, SETSUDEN_DEVICE="7", SETSUDEN_HTTP__PORT="0")
     assert (config.nats.user, config.device, config.http.port) == ("42", "7", 0)
 
 
@@ -198,7 +212,8 @@ def test_an_entry_that_is_not_there_is_refused() -> None:
 
 
 def test_a_table_is_merged_and_each_part_remembers_where_it_came_from() -> None:
-    laid = with_flag(document(), 'nats={ user = "anna", urls = ["tls://x:1"] }', AgentConfig)
+    table = 'nats={ user = "anna", password_file = "p", urls = ["tls://x:1"] }'
+    laid = with_flag(document(), table, AgentConfig)
     assert validate(AgentConfig, laid).nats.user == "anna"
     assert origin_of(laid, ("nats", "urls")) == "--set nats"
     assert origin_of(laid, ("nats", "durability")) == "default"

@@ -16,6 +16,7 @@ from setsuden.pipelines.energy.sensors.boards import boards
 from setsuden.schemas.energy import Method
 from setsuden.schemas.windows import Component, MeterRow, WindowRow
 from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.demo.server import free_port
 from setsuden.services.meters.broker import BrokerCounts
 from setsuden.services.meters.platform import _replica
 
@@ -72,6 +73,16 @@ async def test_a_brokers_messages_are_counted_on_over_its_death(
     assert counts().messages == after
     broker.start()
     assert counts().messages >= after
+
+
+async def test_a_proxy_of_the_environment_is_not_asked_for_a_brokers_messages(
+    broker: LocalBroker, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setenv("no_proxy", "")
+    await link.send("nobody.hears", b"x")
+    assert await link._connection.flush(5)  # type: ignore[union-attr]  # it is up
+    assert BrokerCounts(broker.monitor_url)().messages > 0
 
 
 def test_a_relay_serves_those_who_may_not_read_the_sensor(tmp_path: Path) -> None:

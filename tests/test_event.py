@@ -14,7 +14,7 @@ from setsuden.schemas import escalation
 from setsuden.schemas.errors import InvalidEventError
 from setsuden.schemas.event import Event
 from setsuden.schemas.subjects import Place
-from setsuden.schemas.trace_context import parse_traceparent, traceparent
+from setsuden.schemas.trace_context import MAX_CHARACTERS, parse_traceparent, traceparent
 
 TOKENS = st.text(string.ascii_letters + string.digits + "_-", min_size=1, max_size=64)
 TEXTS = st.text(
@@ -23,6 +23,8 @@ TEXTS = st.text(
 MOMENTS = st.integers(0, 7_258_118_399_999).map(
     lambda milliseconds: datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
 )
+PRINTABLE = st.text(st.characters(min_codepoint=0x21, max_codepoint=0x7E), min_size=1, max_size=256)
+IDS = f"{'a' * 32}-{'b' * 16}"
 HEX32 = st.text("0123456789abcdef", min_size=32, max_size=32)
 EVENTS = st.builds(
     Event,
@@ -40,9 +42,9 @@ EVENTS = st.builds(
     idempotency_key=st.none() | TEXTS,
     reply=st.none() | TEXTS,
     trace_id=st.none() | HEX32,
-    traceparent=st.none() | TEXTS,
-    tracestate=st.none() | TEXTS,
-    baggage=st.none() | TEXTS,
+    traceparent=st.none() | PRINTABLE,
+    tracestate=st.none() | PRINTABLE,
+    baggage=st.none() | PRINTABLE,
     data=st.binary(max_size=50),
 )
 
@@ -137,15 +139,61 @@ def test_the_observation_is_not_in_the_events_repr() -> None:
     assert "secret" not in repr(Event(id="1", source="s", pipeline="p", device="d", data=b"secret"))
 
 
-@given(HEX32, st.text("0123456789abcdef", min_size=16, max_size=16))
-def test_a_traceparent_is_read_back_unless_it_is_zero(trace_id: str, span_id: str) -> None:
+@given(HEX32, st.text("0123456789abcdef", min_size=16, max_size=16), st.booleans())
+def test_a_traceparent_is_read_back_unless_it_is_zero(
+    trace_id: str, span_id: str, sampled: bool
+) -> None:
     usable = int(trace_id, 16) and int(span_id, 16)
-    expected = (trace_id, span_id) if usable else None
-    assert parse_traceparent(traceparent(trace_id, span_id)) == expected
+    expected = (trace_id, span_id, sampled) if usable else None
+    assert parse_traceparent(traceparent(trace_id, span_id, sampled=sampled)) == expected
 
 
 @pytest.mark.parametrize(
-    "header", [None, "", "00-zz", f"01-{'a' * 32}-{'b' * 16}-01", f"00-{'a' * 32}-{'b' * 16}-01\n"]
+    "header",
+    [
+        None,
+        "",
+        "00-zz",
+        f"ff-{IDS}-01",
+        f"00-{IDS}-01\n",
+        f"00-{IDS}-01-",
+        f"00-{IDS}-01-more",
+        f"01-{IDS}-01more",
+        f"00-{IDS.upper()}-01",
+        f"00-{IDS}-1",
+        f" 00-{IDS}-01",
+    ],
 )
 def test_a_malformed_traceparent_is_none(header: str | None) -> None:
     assert parse_traceparent(header) is None
+
+
+@pytest.mark.parametrize("later", [f"01-{IDS}-01", f"cc-{IDS}-01-what-comes", f"01-{IDS}-01-"])
+def test_a_later_version_is_read_as_far_as_it_agrees(later: str) -> None:
+    assert parse_traceparent(later) == ("a" * 32, "b" * 16, True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "sampled"), [("00", False), ("01", True), ("02", False), ("03", True), ("ff", True)]
+)
+def test_only_the_first_flag_says_whether_the_caller_sampled(flags: str, sampled: bool) -> None:
+    assert parse_traceparent(f"00-{IDS}-{flags}") == ("a" * 32, "b" * 16, sampled)
+
+
+@pytest.mark.parametrize("name", sorted(MAX_CHARACTERS))
+@pytest.mark.parametrize("value", ["{}1", "ключ", "a\r\nNats-Msg-Id: b", "\x7f"])
+def test_a_header_of_a_trace_that_cannot_be_passed_on_is_dropped_and_the_event_is_not(
+    name: str, value: str
+) -> None:
+    longest = "a" * MAX_CHARACTERS[name]
+    assert getattr(read({name: longest}), name) == longest
+    assert getattr(read({name: value.format(longest)}), name) is None
+
+
+@pytest.mark.parametrize(("context", "kept"), [(f"00-{IDS}-01", "a=1"), ("00-zz", None)])
+def test_tracestate_goes_on_with_the_trace_it_belongs_to_and_baggage_always(
+    context: str, kept: str | None
+) -> None:
+    event = read({"traceparent": context, "tracestate": "a=1", "baggage": "tenant=7"})
+    headers = escalation.headers(event, None, traceparent("c" * 32, "d" * 16))
+    assert (headers.get("tracestate"), headers["baggage"]) == (kept, "tenant=7")

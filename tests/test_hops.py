@@ -16,6 +16,7 @@ from tests.support.cloud import eventually, until
 from tests.support.leaf import LeafSite
 
 from setsuden.link import Incoming, JetStream, Link, LinkOptions
+from setsuden.pipelines.tracing import Link as SpanLink
 from setsuden.pipelines.tracing import ResourceSpans, protobuf
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import AlreadyStoredError, TraceDataError
@@ -29,6 +30,7 @@ SAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
 UNSAMPLED = {"traceparent": f"00-{TRACE}-{PARENT}-00"}
 PLACE = subjects.Place("local", "tiny", "dev-1", "dev-1-00000000-1")
 ESC = PLACE.escalation
+OTHER = PLACE._replace(event_id="dev-1-00000000-2").escalation
 RES = PLACE.result
 CREATE = {escalation.EXPECTED_SUBJECT_SEQUENCE: "0"}
 
@@ -149,7 +151,7 @@ async def test_the_same_event_is_always_the_same_bytes_and_another_message_never
     site: Hub,
 ) -> None:
     await site.near.store(ESC, b"x", SAMPLED)
-    await site.near.store(ESC, b"x", SAMPLED)
+    await site.near.store(OTHER, b"x", SAMPLED)
     events = await site.heard(4)
     first, again = spans_of(events), spans_of(events)
     assert first == again
@@ -159,7 +161,7 @@ async def test_the_same_event_is_always_the_same_bytes_and_another_message_never
 
 async def test_an_unsampled_message_is_not_told_of(site: Hub) -> None:
     await site.near.store(ESC, b"x", UNSAMPLED)
-    await site.near.store(ESC, b"x")
+    await site.near.store(OTHER, b"x")
     assert await site.all_heard() == []
 
 
@@ -179,8 +181,8 @@ async def test_what_the_spans_say_stands_in_the_table(site: Hub) -> None:
     ("subject", "name", "template"),
     [
         (subjects.event("tiny", "dev-1"), "store EVT", "evt.<pipeline>.<device>"),
-        (ESC, "store ESC", "esc.<region>.<pipeline>.<device>"),
-        (RES, "store RES", "res.<device>.<event_id>"),
+        (ESC, "store ESC", "esc.<region>.<pipeline>.<device>.<event_id>"),
+        (RES, "store RES", "res.<region>.<pipeline>.<device>.<event_id>"),
         (subjects.dead("tiny", "dev-1"), "store DEAD", "dead.<pipeline>.<device>"),
     ],
 )
@@ -206,14 +208,18 @@ async def test_messages_of_other_subjects_are_none_of_ours(hub: Hub) -> None:
     assert told[False] is not None
 
 
-async def test_a_lost_compare_and_set_is_shown_as_already_stored(hub: Hub) -> None:
+async def test_a_lost_compare_and_set_is_a_trace_of_its_own_that_says_so(hub: Hub) -> None:
+    """Whoever waited for the first result has it, and waits no longer."""
     await hub.near.store(RES, b"first", SAMPLED | CREATE)
     with pytest.raises(AlreadyStoredError):
         await hub.near.store(RES, b"second", SAMPLED | CREATE)
     first, second = [one.spans[0] for one in spans_of(await hub.heard(2))]
     assert "error.type" not in first.attributes
+    assert (first.trace_id, first.parent_id, first.links) == (TRACE, PARENT, ())
     assert (second.name, second.attributes["error.type"]) == ("store RES", "already_stored")
     assert second.start_ns > first.start_ns
+    assert second.trace_id != TRACE
+    assert (second.parent_id, second.links) == (None, (SpanLink(TRACE, PARENT),))
 
 
 async def test_a_repeated_message_is_a_span_of_its_own(hub: Hub) -> None:
@@ -240,11 +246,12 @@ async def test_a_full_stream_is_shown_as_not_stored(hub: Hub) -> None:
 
 # -- garbage -------------------------------------------------------------------------------------
 
+FROM = {"kind": 0, "acc": "APP"}
 EVENT: dict[str, Any] = {
-    "server": {"name": "hub", "host": "h", "id": "N1", "ver": "2.15.1"},
+    "server": {"name": "hub", "host": "h", "id": "N" + "A" * 55, "ver": "2.15.1"},
     "request": {"header": {"traceparent": [SAMPLED["traceparent"]]}},
     "events": [
-        {"type": "in", "ts": "2026-11-24T15:08:59.18647257Z", "subj": ESC},
+        {"type": "in", "ts": "2026-11-24T15:08:59.18647257Z", "subj": ESC, **FROM},
         {"type": "js", "ts": "2026-11-24T15:08:59.186647318Z", "stream": "ESC"},
     ],
 }
@@ -297,6 +304,8 @@ def test_garbage_is_refused_with_our_error(data: bytes) -> None:
             ("events", 0),
             ("events", 0, "ts"),
             ("events", 0, "subj"),
+            ("events", 0, "acc"),
+            ("events", 0, "kind"),
             ("events", 1, "ts"),
             ("events", 1, "stream"),
             ("events", 1, "error"),
@@ -317,7 +326,8 @@ def test_an_event_with_one_wrong_member_gives_encodable_spans_or_our_error(
     except TraceDataError:
         return
     if found is not None:
-        assert protobuf.count(protobuf.encode(found.resource, found.spans)) == 1
+        (group,) = protobuf.decode(protobuf.encode(found.resource, found.spans))
+        assert len(group.spans) == 1
 
 
 @pytest.mark.parametrize("missing", ["server", "request", "events"])
@@ -335,3 +345,55 @@ def test_a_stamp_that_is_none_is_refused(stamp: object) -> None:
     event["events"][0]["ts"] = stamp
     with pytest.raises(TraceDataError):
         hops.spans_of(json.dumps(event).encode())
+
+
+def changed(*path: str | int, to: object) -> bytes:
+    """The event with one member changed."""
+    event = json.loads(json.dumps(EVENT))
+    place = event
+    for step in path[:-1]:
+        place = place[step]
+    place[path[-1]] = to
+    return json.dumps(event).encode()
+
+
+STEP = EVENT["events"][0]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        changed("server", "id", to="N1"),
+        changed("server", "id", to="n" + "a" * 55),
+        changed("server", "name", to="x" * 257),
+        changed("server", "ver", to=2),
+        changed("events", 0, "acc", to=None),
+        changed("events", 0, "kind", to=None),
+        changed("events", 0, "kind", to=99),
+        changed("events", 1, "stream", to="RES"),
+        changed("events", 1, "stream", to="x" * 300),
+        changed("events", to=[STEP] * 65),
+        changed("events", to=[]),
+        changed("request", "header", "x", to=["y" * hops.MAX_BYTES]),
+    ],
+)
+def test_an_event_that_no_server_writes_is_refused(data: bytes) -> None:
+    with pytest.raises(TraceDataError):
+        hops.spans_of(data)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        changed("request", "header", "traceparent", to=[UNSAMPLED["traceparent"]]),
+        changed("request", "header", "traceparent", to=[SAMPLED["traceparent"]] * 2),
+        changed("request", "header", to=None),
+        changed("events", 0, "subj", to="esc.a.b.c"),
+        changed("events", 0, "subj", to="esc.a.b.c.d.e"),
+        changed("events", 0, "subj", to="esc.a.b.c.*"),
+        changed("events", 0, "subj", to="res.a.b.dev-1.a b"),
+        changed("events", 0, "subj", to="otel.hops"),
+    ],
+)
+def test_an_event_of_a_message_that_is_not_traced_or_not_ours_gives_no_span(data: bytes) -> None:
+    assert hops.spans_of(data) is None

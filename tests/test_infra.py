@@ -2,64 +2,64 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from tests.support import cloud, ml
+from tests.support import ml
 from tests.support.agent import DEVICE, AgentProcess, config
+from tests.support.roles import RolesBroker
 
 from setsuden.client import AsyncClient
-from setsuden.link import JetStream, Link, LinkOptions
-from setsuden.schemas.errors import LinkError
+from setsuden.pipelines.config import load_toml, validate
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
-from setsuden.schemas.streams import StreamBounds, all_streams
+from setsuden.schemas.roles import Application, Device, Principal, Site, Worker
+from setsuden.services.accounts import configuration
 from setsuden.services.config import CloudConfig
-from setsuden.services.demo.broker import LocalBroker
+from setsuden.services.stream_service import serve
 from setsuden.services.worker.assembly import assembled
 
 INFRA = Path(__file__).parent.parent / "infra"
 ANALYZE = shutil.which("systemd-analyze")
 
 
-def accounts() -> str:
-    """The example's own block, for the device under test."""
-    lines = (INFRA / "nats-server.conf").read_text(encoding="utf-8").splitlines()
-    start = lines.index("accounts {")
-    block = "\n".join(lines[start : lines.index("}", start) + 1])
-    block = block.replace("$DEVICE_PASSWORD", '"secret"').replace("$CLOUD_PASSWORD", '"secret"')
-    return block.replace("DEVICE", DEVICE)
+SITE = Site(
+    devices=(Device(name=DEVICE, pipelines=("mine",), applications=("shop",)),),
+    applications=(Application(name="shop", devices=(DEVICE,), pipelines=("mine",)),),
+    workers=(Worker(name="w1", pipelines=("mine",)),),
+    bridges=(Principal(name="b1"),),
+)
 
 
-def options(broker: LocalBroker, user: str, password: Path) -> LinkOptions:
-    return broker.options.model_copy(update={"user": user, "password_file": str(password)})
+def test_the_example_accounts_are_what_the_command_makes_of_the_example_site() -> None:
+    site = validate(Site, load_toml(INFRA / "broker.toml"))
+    assert configuration(site) == (INFRA / "nats-accounts.conf").read_text(encoding="utf-8")
 
 
-async def test_a_device_needs_no_more_permissions_than_the_example_gives(tmp_path: Path) -> None:
-    password = tmp_path / "password"
-    password.write_text("secret")
+async def test_nobody_needs_more_leave_than_their_role_gives(tmp_path: Path) -> None:
+    """Agent, worker, bridge, application and stream service, each with its own login."""
     folder = ml.write_bundle(tmp_path / "mine", student=True)
-    with LocalBroker(tmp_path / "nats", accounts=accounts()) as broker:
-        admin = options(broker, "cloud", password)
-        link = Link(admin, "admin")
-        jetstream = JetStream(link)
-        await jetstream.start()
-        link.start()
-        await link.wait_up(10)
-        for stream in all_streams(StreamBounds()):
-            await jetstream.apply_stream(stream)
-        nats = f'user = "{DEVICE}"\npassword_file = "{password}"'
-        text = config(broker=broker, bundle=folder, pipeline="mine", nats=nats)
-        agent = AgentProcess(tmp_path / "agent", text)
+    with RolesBroker(tmp_path / "nats", SITE) as broker:
         spec = PipelineSpec(name="mine", bundle=str(folder))
-        cloud_config = CloudConfig(nats=admin, pipelines=(spec,), state="cloud")
+        operator = CloudConfig(nats=broker.login("operator"), pipelines=(spec,), state="operator")
+        stop: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        serving = asyncio.create_task(serve(operator, stop))
+        login = broker.login(DEVICE)
+        nats = f'user = "{DEVICE}"\npassword_file = "{login.password_file}"'
+        text = config(broker=broker, bundle=folder, pipeline="mine", nats=nats)
+        # Nobody but the operator reaches the server's monitoring port.
+        text = text.replace(f'monitor_url = "{broker.monitor_url}"', "")
+        agent = AgentProcess(tmp_path / "agent", text)
+        login = broker.login("w1", monitor_url=None)
+        cloud_config = CloudConfig(nats=login, pipelines=(spec,), state="cloud")
         try:
-            agent.start()
+            await asyncio.to_thread(agent.start)
             async with (
                 assembled(cloud_config, spec, folder, tmp_path) as (worker, _),
-                AsyncClient(options=admin, device=DEVICE) as client,
+                AsyncClient(options=broker.login("shop"), device=DEVICE, name="shop") as client,
             ):
                 await worker.start()
                 handles = [
@@ -68,26 +68,14 @@ async def test_a_device_needs_no_more_permissions_than_the_example_gives(tmp_pat
                 finals = [await handle.result(timeout=30) for handle in handles]
                 await worker.stop()
             assert {final.tier for final in finals} == {Tier.CLOUD}
-            assert len(await cloud.records(jetstream)) == 10
-            assert "permission_denied" not in agent.log()
+            await asyncio.to_thread(agent.terminate)
+            await asyncio.to_thread(agent.start)
+            assert "permission" not in agent.log()
+            assert "events_not_read" not in agent.log()
         finally:
             agent.kill()
-            await link.close()
-
-
-async def test_a_device_may_not_speak_for_another(tmp_path: Path) -> None:
-    password = tmp_path / "password"
-    password.write_text("secret")
-    with LocalBroker(tmp_path / "nats", accounts=accounts()) as broker:
-        quick = options(broker, DEVICE, password).model_copy(
-            update={"publish_timeout_seconds": 1.0}
-        )
-        link = Link(quick, DEVICE)
-        link.start()
-        await link.wait_up(10)
-        with pytest.raises(LinkError):
-            await link.store("res.other.other-00000000-1", b"{}")
-        await link.close()
+            stop.set_result(None)
+            await serving
 
 
 @pytest.mark.skipif(ANALYZE is None, reason="needs systemd-analyze")

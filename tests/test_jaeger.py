@@ -263,7 +263,7 @@ def test_services_and_their_operations_are_listed(jaeger: LocalJaeger, query: Ja
     assert query.services() == []
     trace_id = new_trace_id()
     spans = [span(trace_id, name) for name in ("infer", "event", "infer")]
-    post(jaeger, resource("worker", span(trace_id, "settle ESC")), resource("edge-agent", *spans))
+    post(jaeger, resource("worker", span(trace_id, "process ESC")), resource("edge-agent", *spans))
     assert query.services() == ["edge-agent", "worker"]
     assert query.operations("edge-agent") == ["event", "infer"]
     assert query.operations("nobody") == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from setsuden.link import Delivery, Incoming, JetStream, Link, LinkOptions, LinkState, Stored
+from setsuden.link.connection import Connection
+from setsuden.link.durability import Proof, check_sync
 from setsuden.schemas import streams
 from setsuden.schemas.errors import (
     AlreadyStoredError,
@@ -127,6 +130,114 @@ async def test_a_monitor_address_that_is_none_is_refused(broker: LocalBroker, pa
         assert link.state is LinkState.REFUSED
 
 
+# -- proof by somebody else ---------------------------------------------------------------------
+
+
+QUESTION = "cloud.dev-1.proof"
+
+
+async def asked(connection: Connection) -> None:
+    answer = await connection.ask(QUESTION, b"", 2)
+    check_sync(json.loads(answer.data))
+
+
+@asynccontextmanager
+async def proven(broker: LocalBroker, proof: Proof, **more: object) -> AsyncIterator[Link]:
+    """A link that cannot read the monitoring port and has this proof instead."""
+    changes = {"monitor_url": None, "connect_timeout_seconds": 1.0} | more
+    link = Link(broker.options.model_copy(update=changes), "dev-1", proof)
+    link.start()
+    yield link
+    await link.close()
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_a_device_without_the_monitoring_port_is_told_by_who_can_read_it(
+    broker: LocalBroker, link: Link, sync: bool
+) -> None:
+    told = json.dumps({"jetstream": {"config": {"sync_always": sync}}}).encode()
+    replies: asyncio.Queue[str] = asyncio.Queue()
+    await link.subscribe(QUESTION, lambda message: replies.put_nowait(message.reply))
+    assert link._connection is not None
+    assert await link._connection.flush(5)
+    async with proven(broker, asked) as device:
+        reply = await asyncio.wait_for(replies.get(), 5)
+        assert reply.startswith(device.inbox)
+        await link.send(reply, told)
+        if sync:
+            await device.wait_up(5)
+        else:
+            with pytest.raises(NotDurableError, match="acknowledges before its disk"):
+                await device.wait_up(5, refused_ends=True)
+            assert device.state is LinkState.REFUSED
+
+
+async def test_a_proof_is_asked_for_at_each_connection(broker: LocalBroker) -> None:
+    times: asyncio.Queue[Connection] = asyncio.Queue()
+
+    async def proof(connection: Connection) -> None:
+        times.put_nowait(connection)
+
+    async with proven(broker, proof) as device:
+        await device.wait_up(5)
+        assert device._connection is not None
+        device._connection.lost.set()
+        await device.wait_up(5)
+    assert times.qsize() == 2
+
+
+async def never(connection: Connection) -> None:
+    await asyncio.Event().wait()
+
+
+async def silent(connection: Connection) -> None:
+    await connection.ask("$JS.API.nothing.answers.here", b"", 5)
+
+
+async def broken(connection: Connection) -> None:
+    raise KeyError("secret")
+
+
+async def forbidden(connection: Connection) -> None:
+    await connection.ask("evt.Closed.d", b"", 30)
+
+
+@pytest.mark.parametrize(
+    ("proof", "kind", "told"),
+    [
+        (never, UnavailableError, "nobody proved in time"),
+        (asked, UnavailableError, f"nobody answers {QUESTION}"),
+        (silent, UnavailableError, r"nobody (proved|answers)"),
+        (broken, NotDurableError, "failed: KeyError"),
+    ],
+)
+async def test_a_proof_that_is_not_given_is_none(
+    broker: LocalBroker, proof: Proof, kind: type[LinkError], told: str
+) -> None:
+    async with proven(broker, proof) as device:
+        with pytest.raises(kind, match=told) as caught:
+            await device.wait_up(1.5, refused_ends=True)
+        assert "secret" not in str(caught.value)
+
+
+async def test_a_proof_that_may_not_be_asked_for_is_told_at_once(guarded: LocalBroker) -> None:
+    with guarded:
+        login = as_user(guarded, "right").model_dump()
+        async with proven(guarded, forbidden, **login | {"monitor_url": None}) as device:
+            with pytest.raises(ForbiddenError, match=r"evt\.closed\.d"):
+                await device.wait_up(5, refused_ends=True)
+
+
+@pytest.mark.parametrize("change", [{"durability": "relaxed"}, {"monitor_url": "monitor"}])
+async def test_no_proof_is_asked_for_where_none_is_needed(
+    broker: LocalBroker, change: dict[str, str]
+) -> None:
+    if "monitor_url" in change:
+        change = {"monitor_url": broker.monitor_url}
+    async with proven(broker, broken, **change) as device:
+        await device.wait_up(5)
+
+
 async def test_a_server_that_is_no_nats_server_is_unavailable(broker: LocalBroker) -> None:
     options = LinkOptions(
         urls=(f"nats://127.0.0.1:{broker.monitor_port}",),
@@ -150,7 +261,7 @@ async def test_a_password_file_that_is_missing_is_told(guarded: LocalBroker) -> 
     options = as_user(guarded, "right").model_copy(update={"password_file": "/nowhere/password"})
     with guarded:
         async with linked(options) as link:
-            with pytest.raises(UnavailableError, match="/nowhere/password"):
+            with pytest.raises(ForbiddenError, match="/nowhere/password"):
                 await link.wait_up(1)
 
 
@@ -222,16 +333,16 @@ async def test_the_same_message_id_is_stored_once(link: Link, jetstream: JetStre
 
 
 async def test_the_second_final_result_is_refused(link: Link, jetstream: JetStream) -> None:
-    await link.store("res.d.d-00000000-1", b"first", FIRST)
+    await link.store("res.r.p.d.d-00000000-1", b"first", FIRST)
     with pytest.raises(AlreadyStoredError):
-        await link.store("res.d.d-00000000-1", b"second", FIRST)
-    stored = await jetstream.last("RES", "res.d.d-00000000-1")
+        await link.store("res.r.p.d.d-00000000-1", b"second", FIRST)
+    stored = await jetstream.last("RES", "res.r.p.d.d-00000000-1")
     assert stored is not None
     assert stored.data == b"first"
 
 
 async def test_of_many_writers_of_one_result_one_wins(link: Link, jetstream: JetStream) -> None:
-    stores = [link.store("res.d.d-00000000-2", bytes([n]), FIRST) for n in range(50)]
+    stores = [link.store("res.r.p.d.d-00000000-2", bytes([n]), FIRST) for n in range(50)]
     outcomes = await asyncio.gather(*stores, return_exceptions=True)
     assert sum(isinstance(outcome, Stored) for outcome in outcomes) == 1
     assert all(isinstance(outcome, Stored | LinkError) for outcome in outcomes)
@@ -293,7 +404,7 @@ async def test_a_batch_read_ends_where_the_stream_does(link: Link, jetstream: Je
 
 
 async def test_what_is_not_stored_is_none(link: Link, jetstream: JetStream) -> None:
-    assert await jetstream.last("RES", "res.d.none") is None
+    assert await jetstream.last("RES", "res.r.p.d.none") is None
     assert await jetstream.find("STREAM.INFO.NONE") is None
 
 
@@ -302,13 +413,13 @@ async def test_an_api_error_carries_the_servers_words(link: Link, jetstream: Jet
         await jetstream.api("STREAM.INFO.NONE")
 
 
-async def test_the_stream_rings_the_devices_bell(link: Link, jetstream: JetStream) -> None:
+async def test_the_stream_notifies_the_device(link: Link, jetstream: JetStream) -> None:
     heard: asyncio.Queue[Incoming] = asyncio.Queue()
-    await link.subscribe("bell.d.*", heard.put_nowait)
+    await link.subscribe("notify.d.*", heard.put_nowait)
     await link.store("evt.p.d", b"body", {"ce-id": "7"})
-    bell = await asyncio.wait_for(heard.get(), 10)
-    assert (bell.subject, bell.headers["ce-id"]) == ("bell.d.p", "7")
-    assert int(bell.headers["Nats-Sequence"]) == 1
+    notice = await asyncio.wait_for(heard.get(), 10)
+    assert (notice.subject, notice.headers["ce-id"]) == ("notify.d.p", "7")
+    assert int(notice.headers["Nats-Sequence"]) == 1
 
 
 # -- streams as data ----------------------------------------------------------------------------

@@ -111,7 +111,7 @@ async def test_stores_whose_acks_are_lost_with_the_link_are_told_at_once(
     through: Link, proxy: Proxy, jetstream: JetStream, link: Link
 ) -> None:
     stored: asyncio.Queue[Incoming] = asyncio.Queue()
-    await link.subscribe("bell.d.*", stored.put_nowait)
+    await link.subscribe("notify.d.*", stored.put_nowait)
     assert await link.store("evt.p.other", b"")  # the subscription stands
     proxy.mute()
     stores = [asyncio.create_task(through.store("evt.p.d", b"")) for _ in range(50)]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import platform
 import threading
 import time
 from collections.abc import Callable
@@ -13,6 +15,7 @@ import pytest
 
 from setsuden.pipelines.tracing import Kind, Offset, Recorder, Span, Timeline, TraceOptions
 from setsuden.pipelines.tracing import protobuf as encoding
+from setsuden.pipelines.tracing.recorder import SEGMENT_PACKED_BYTES, architecture, resource
 from setsuden.pipelines.tracing.spool import CLOCK_DONE, Segment
 
 BOOT = "0123abcd"
@@ -120,6 +123,53 @@ def test_a_segments_worth_is_sealed_without_waiting(tmp_path: Path) -> None:
     assert told.wait(20)
     assert running.recorded == 512
     running.close()
+
+
+@pytest.mark.parametrize("random", [False, True])
+def test_a_segment_is_no_larger_than_the_bridge_takes(tmp_path: Path, random: bool) -> None:
+    """In bytes as they travel, where they are random, and unpacked, where they are not."""
+    running = recorder(tmp_path, segment_seconds=3600)
+    for number in range(1, 513):
+        text = os.urandom(1000).hex() if random else "x" * 4000
+        running.add([span(number, text=text)])
+    running.close()
+    segments = sealed(running)
+    assert len(segments) > 2
+    assert sorted(int(one.span_id, 16) for _, spans in segments for one in spans) == [
+        *range(1, 513)
+    ]
+    assert all(segment.size_bytes <= SEGMENT_PACKED_BYTES for segment, _ in segments)
+    assert (running.recorded, running.lost) == (512, 0)
+
+
+def test_a_span_that_is_too_large_alone_is_sealed_alone(tmp_path: Path) -> None:
+    running = recorder(tmp_path, segment_seconds=3600)
+    running.add([span(1), span(2, text=os.urandom(300_000).hex()), span(3)])
+    running.close()
+    large = [spans for segment, spans in sealed(running) if segment.size_bytes > 100_000]
+    assert [len(spans) for spans in large] == [1]
+
+
+@pytest.mark.parametrize(
+    ("machine", "name"),
+    [
+        ("aarch64", "arm64"),
+        ("arm64", "arm64"),
+        ("armv7l", "arm32"),
+        ("x86_64", "amd64"),
+        ("AMD64", "amd64"),
+        ("i686", "x86"),
+        ("ppc64le", "ppc64"),
+        ("s390x", "s390x"),
+        ("riscv64", "riscv64"),
+    ],
+)
+def test_an_architecture_has_opentelemetrys_name(machine: str, name: str) -> None:
+    assert architecture(machine) == name
+
+
+def test_a_resource_names_this_machines_architecture_so() -> None:
+    assert resource("worker", TraceOptions())["host.arch"] == architecture(platform.machine())
 
 
 def test_kept_and_plain_spans_lie_in_segments_of_their_own(tmp_path: Path) -> None:

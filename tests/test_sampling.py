@@ -11,7 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from setsuden.edge_agent.sampling import WINDOW, Kept, Quantiles, Sampler, known_joules
+from setsuden.edge_agent.sampling import (
+    CALLER_EVENTS_PER_SECOND,
+    WINDOW,
+    Kept,
+    Quantiles,
+    Sampler,
+    known_joules,
+)
 from setsuden.schemas.decision import Action, Decision, Reason
 from setsuden.schemas.energy import EnergyReading, Source
 from setsuden.schemas.result import Energy, Result, Status, Timing
@@ -84,7 +91,7 @@ def test_failed_escalated_slow_and_costly_events_are_kept_and_stand_for_themselv
         "costly": energy_class == "high",
     }
     expected = next((name for name, holds in reasons.items() if holds), None)
-    kept = Sampler(share, 250).keep(result, energy_class)
+    kept = Sampler(share, 250).keep(result, energy_class, None, 0.0)
     if expected is not None:
         assert kept == Kept(expected, 1.0)
     else:
@@ -93,8 +100,70 @@ def test_failed_escalated_slow_and_costly_events_are_kept_and_stand_for_themselv
 
 def test_without_a_share_no_easy_event_is_kept_and_with_all_of_it_every_one() -> None:
     ids = ["0" * 31 + "1", "f" * 32, "8" * 32]
-    assert [Sampler(0.0, 250).keep(event(one), None) for one in ids] == [None] * 3
-    assert [Sampler(1.0, 250).keep(event(one), None) for one in ids] == [Kept("share", 1.0)] * 3
+    assert [Sampler(0.0, 250).keep(event(one), None, None, 0.0) for one in ids] == [None] * 3
+    assert [Sampler(1.0, 250).keep(event(one), None, None, 0.0) for one in ids] == [
+        Kept("share", 1.0)
+    ] * 3
+
+
+# -- what the caller says ------------------------------------------------------------------------
+
+
+@given(
+    trace_id=TRACE_IDS,
+    status=st.sampled_from([Status.FINAL, Status.DEAD, Status.EXPIRED]),
+    decision=st.sampled_from([ANSWERED, ESCALATED, None]),
+    energy_class=st.sampled_from(["low", "normal", "high", None]),
+    share=st.floats(0, 1),
+)
+def test_no_event_of_an_unsampled_trace_is_kept(
+    trace_id: str,
+    status: Status,
+    decision: Decision | None,
+    energy_class: str | None,
+    share: float,
+) -> None:
+    """Its spans would hang under one that nobody exports."""
+    result = event(trace_id, status=status, decision=decision, total_ms=1e6)
+    assert Sampler(share, 250).keep(result, energy_class, False, 0.0) is None
+
+
+@given(TRACE_IDS, st.floats(0, 1))
+def test_an_easy_event_of_a_sampled_trace_is_kept_and_stands_for_itself(
+    trace_id: str, share: float
+) -> None:
+    assert Sampler(share, 250).keep(event(trace_id), "normal", True, 0.0) == Kept("caller", 1.0)
+
+
+def test_a_sampled_trace_of_a_hard_event_is_kept_for_the_better_reason() -> None:
+    sampler = Sampler(0.0, 250)
+    for _ in range(1000):
+        kept = sampler.keep(event(decision=ESCALATED), None, True, 0.0)
+        assert kept == Kept("escalated", 1.0)
+    assert sampler.declined == 0
+
+
+@given(st.lists(st.floats(0, 3), min_size=1, max_size=30), st.integers(1, 50))
+def test_a_caller_that_samples_everything_is_bounded_and_the_rest_is_counted(
+    pauses: list[float], burst: int
+) -> None:
+    sampler, now, asked, kept = Sampler(0.0, 250), 100.0, 0, 0
+    for pause in pauses:
+        now += pause
+        for _ in range(burst):
+            asked += 1
+            kept += sampler.keep(event(), None, True, now) is not None
+    most = CALLER_EVENTS_PER_SECOND * (1 + now - 100.0)
+    assert kept <= most + 1e-6
+    assert kept + sampler.declined == asked
+    if asked <= CALLER_EVENTS_PER_SECOND:
+        assert kept == asked
+
+
+def test_the_bound_is_so_many_a_second_for_as_long_as_it_takes() -> None:
+    sampler = Sampler(0.0, 250)
+    kept = [sampler.keep(event(), None, True, 1.0 + n / 1000) is not None for n in range(10_000)]
+    assert sum(kept) == pytest.approx(11 * CALLER_EVENTS_PER_SECOND, abs=2)
 
 
 # -- counting back -------------------------------------------------------------------------------
@@ -105,7 +174,8 @@ def test_without_a_share_no_easy_event_is_kept_and_with_all_of_it_every_one() ->
 def test_adjusted_counts_sum_to_the_number_of_events(share: float, seed: int) -> None:
     count, source, sampler = 4_000, random.Random(seed), Sampler(share, 250)
     kept = [
-        sampler.keep(event(f"{source.getrandbits(128) or 1:032x}"), "normal") for _ in range(count)
+        sampler.keep(event(f"{source.getrandbits(128) or 1:032x}"), "normal", None, 0.0)
+        for _ in range(count)
     ]
     total = sum(one.adjusted_count for one in kept if one is not None)
     # Binomial; 5 sigma and a count, so that no seed of hypothesis is unlucky.
@@ -119,7 +189,7 @@ def test_adjusted_counts_are_within_four_standard_errors_for_a_large_population(
     total = 0.0
     for _ in range(count):
         trace_id = f"{source.getrandbits(128):032x}"
-        kept = sampler.keep(base.model_copy(update={"trace_id": trace_id}), "normal")
+        kept = sampler.keep(base.model_copy(update={"trace_id": trace_id}), "normal", None, 0.0)
         total += kept.adjusted_count if kept is not None else 0.0
     assert abs(total - count) <= 4 * math.sqrt(count * (1 - share) / share)
 
@@ -127,7 +197,9 @@ def test_adjusted_counts_are_within_four_standard_errors_for_a_large_population(
 @given(TRACE_IDS)
 def test_a_larger_share_keeps_whatever_a_smaller_one_did(trace_id: str) -> None:
     result = event(trace_id)
-    kept = [Sampler(share / 20, 250).keep(result, None) is not None for share in range(21)]
+    kept = [
+        Sampler(share / 20, 250).keep(result, None, None, 0.0) is not None for share in range(21)
+    ]
     assert kept == sorted(kept)
 
 

@@ -11,23 +11,27 @@ from tests.support import cloud, ml, processes
 from setsuden.link import JetStream, Link
 from setsuden.pipelines import bundle
 from setsuden.schemas.pipeline import PipelineSpec
-from setsuden.schemas.subjects import escalations_of
+from setsuden.schemas.stream_service import Lag, LagRequest
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.serve import app
-from setsuden.services.serve.autoscale import Lag, desired, read_lag
+from setsuden.services.serve.autoscale import desired, lag_of
 from setsuden.services.serve.package import pack, unpack
+
+
+def _lag(pending: int, in_hand: int, oldest_seconds: float) -> Lag:
+    return Lag(pending=pending, in_hand=in_hand, oldest_seconds=oldest_seconds)
 
 
 @pytest.mark.parametrize(
     ("lag", "replicas", "wanted"),
     [
-        (Lag(0, 0, 0.0), 3, 0),
-        (Lag(1, 0, 0.0), 0, 1),
-        (Lag(90, 10, 0.0), 1, 1),
-        (Lag(191, 10, 0.0), 1, 3),
-        (Lag(5, 0, 11.0), 2, 3),
-        (Lag(0, 5, 11.0), 2, 1),
+        (_lag(0, 0, 0.0), 3, 0),
+        (_lag(1, 0, 0.0), 0, 1),
+        (_lag(90, 10, 0.0), 1, 1),
+        (_lag(191, 10, 0.0), 1, 3),
+        (_lag(5, 0, 11.0), 2, 3),
+        (_lag(0, 5, 11.0), 2, 1),
     ],
 )
 def test_replicas_follow_the_lag_and_an_old_event_adds_one(
@@ -39,13 +43,13 @@ def test_replicas_follow_the_lag_and_an_old_event_adds_one(
 async def test_the_lag_is_read_from_the_consumer(
     tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
-    subject = escalations_of("local", cloud.PIPELINE)
-    assert await read_lag(broker.options, cloud.CONSUMER, subject) == Lag(0, 0, 0.0)
+    request = LagRequest(region="local", pipeline=cloud.PIPELINE)
+    assert await lag_of(broker.options, request) == _lag(0, 0, 0.0)
     async with cloud.bench(tmp_path, broker) as bench:
         worker = await bench.start()
         await cloud.until(lambda: worker.ready)
     await cloud.escalate(link, range(7))
-    lag = await read_lag(broker.options, cloud.CONSUMER, subject)
+    lag = await lag_of(broker.options, request)
     assert (lag.pending, lag.in_hand) == (7, 0)
     assert 0 < lag.oldest_seconds < 60
 

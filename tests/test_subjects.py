@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import InvalidEventError
+from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds, all_streams
 
 TOKENS = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
@@ -45,6 +46,32 @@ def test_no_wildcard_separator_or_line_end_is_a_token(bad: str) -> None:
         subjects.token(bad, "x")
     with pytest.raises(InvalidEventError):
         subjects.parse_event(f"evt.{bad}.d")
+
+
+@given(st.sampled_from(Tier), TOKENS)
+def test_a_device_and_a_worker_of_one_name_are_told_apart(tier: Tier, name: str) -> None:
+    sender = subjects.Sender(tier, name)
+    for subject in (subjects.spans(*sender), subjects.metrics(*sender)):
+        assert subjects.sender_of(subject) == sender
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "otel.spans.dev-1",
+        "otel.spans.edge",
+        "otel.spans.edge.",
+        "otel.spans.edge.a.b",
+        "otel.spans.edge.a\n",
+        "otel.spans.device.a",
+        "otel.logs.edge.a",
+        "otel.hops",
+        "xotel.spans.edge.a",
+    ],
+)
+def test_no_other_subject_has_a_sender(subject: str) -> None:
+    with pytest.raises(InvalidEventError):
+        subjects.sender_of(subject)
 
 
 @given(TOKENS, TOKENS, TOKENS, TOKENS)

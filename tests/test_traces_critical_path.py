@@ -93,11 +93,11 @@ def test_a_child_outside_its_parent_is_dropped_and_one_across_its_end_is_cut() -
     assert path(span(1, None, 10, 50), span(2, 1, 0, 80)) == [("2", 10, 50)]
 
 
-def test_the_path_of_an_escalated_event_crosses_the_broker_and_holds_the_teachers_run() -> None:
+def test_the_path_of_an_escalated_event_holds_the_teachers_run_and_the_way_back() -> None:
     found = critical_path(trace_of(make.escalated()))
     walked = [(section.found.service, section.found.span.name) for section in found]
     assert (table.SERVICE_WORKER, table.INFER) in walked
-    assert (table.SERVICE_NATS, table.hop(True, "ESC")) in walked
+    assert (table.SERVICE_NATS, table.hop(True, "RES")) in walked
     assert (table.SERVICE_EDGE, table.INFER) in walked
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,14 +14,15 @@ from typing import Any
 
 import pytest
 from tests.support import ml, site
-from tests.support.agent import digits
+from tests.support.agent import DEVICE, digits
 from tests.support.cloud import eventually
 from tests.support.leaf import LeafSite
 from tests.support.spans import spooled
 
-from setsuden.link import JetStream, Link
+from setsuden.client import AsyncClient
+from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
-from setsuden.pipelines.tracing import Span, otlp, protobuf
+from setsuden.pipelines.tracing import Kind, Span, otlp, protobuf, traceparent
 from setsuden.schemas.result import Result, Tier
 from setsuden.schemas.streams import SPANS
 from setsuden.services.bridge.bridge import Bridge
@@ -29,7 +32,7 @@ from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.demo.jaeger import LocalJaeger
 from setsuden.services.traces import read, tree
 from setsuden.services.traces.critical_path import critical_path
-from setsuden.services.traces.found import FoundSpan
+from setsuden.services.traces.found import WARNINGS, FoundSpan
 from setsuden.services.traces.jaeger import JaegerQuery, trace_ids
 from setsuden.services.traces.lint import lint
 from setsuden.services.traces.tree import Trace
@@ -61,7 +64,8 @@ class Watched:
 
     async def settle(self) -> None:
         """Return when Jaeger has every span; agent and worker have ended then."""
-        await asyncio.to_thread(self.up.agent.terminate)
+        if self.up.agent.process is not None and self.up.agent.process.poll() is None:
+            await asyncio.to_thread(self.up.agent.terminate)
         if self.up.worker is not None:
             await self.up.worker.aclose()
         await self.emptied()
@@ -74,6 +78,7 @@ class Watched:
             return bool(info["state"]["messages"] == 0)
 
         await eventually(empty, 60)
+        assert (self.bridge.counters.refused, self.bridge.counters.dropped) == ({}, 0)
 
     def trace(self, trace_id: str, *, raw: bool = False) -> Trace:
         """One trace as Jaeger gives it."""
@@ -81,6 +86,29 @@ class Watched:
         assert found is not None, trace_id
         groups = otlp.read(json.dumps(found))
         return tree.trace_of(FoundSpan(g.resource, span) for g in groups for span in g.spans)
+
+    async def all_traces(self) -> list[str]:
+        """Ids of every trace that was passed on; ends agent and worker."""
+        await self.settle()
+        return sorted(tree.traces_of(read.load([str(self.file)])))
+
+    def warned(self, trace_ids: Iterable[str]) -> list[str]:
+        """What Jaeger has to say of these traces, by its stable API and by its older one."""
+        said = []
+        for trace_id in trace_ids:
+            trace = self.trace(trace_id)
+            said += [f"v3 {one.span.name}: {one.text(WARNINGS)}" for one in warnings([trace])]
+            url = f"{self.jaeger.query_url}/api/traces/{trace_id}"
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                (old,) = json.load(answer)["data"]
+            assert len(old["spans"]) == len(trace.spans)
+            said += [
+                f"v1 {one['operationName']}: {word}"
+                for one in old["spans"]
+                for word in one["warnings"] or []
+            ]
+            said += [f"v1 trace: {word}" for word in old["warnings"] or []]
+        return said
 
     def around(self) -> dict[str, Any]:
         now = datetime.now(UTC)
@@ -141,11 +169,14 @@ async def test_every_event_is_one_whole_trace_in_jaeger(hard: Watched) -> None:
     assert wanted
     traces = {final.trace_id: hard.trace(final.trace_id) for final in finals}
     assert [finding.words() for finding in lint(traces)] == []
-    assert warnings(traces.values()) == []
+    assert hard.warned(await hard.all_traces()) == []
     for trace_id in wanted:
         trace = traces[trace_id]
         assert [root.span.name for root in trace.roots] == ["event"]
         assert {found.service for found in trace.spans} == {"edge-agent", "nats", "worker"}
+        (escalate,) = trace.named("escalate")
+        for name in ("store ESC", "process ESC", "store RES"):
+            assert [trace.parent(found) for found in trace.named(name)] == [escalate]
         (root,) = trace.roots
         assert root.span.attributes["setsuden.energy.complete"] is True
         assert isinstance(root.span.attributes["setsuden.energy.trace_joules"], float)
@@ -158,7 +189,7 @@ async def test_every_event_is_one_whole_trace_in_jaeger(hard: Watched) -> None:
         (one.parent, one.child)
         for one in hard.query.dependencies(datetime.now(UTC) + HOUR, 2 * HOUR)
     }
-    assert {("edge-agent", "worker"), ("edge-agent", "nats"), ("worker", "nats")} <= edges
+    assert {("edge-agent", "worker"), ("edge-agent", "nats")} <= edges
     in_file = tree.traces_of(read.load([str(hard.file)]))
     shown = await asyncio.to_thread(hard.query.transform, hard.file.read_bytes())
     assert {one["traceID"]: len(one["spans"]) for one in shown} == {
@@ -291,8 +322,11 @@ async def test_a_wrong_device_clock_is_measured_said_and_corrected(
         error = root.number("setsuden.clock.offset_error_ms") or 0.0
         assert abs(offset + skew_ns / 1e6) <= error + 1.0  # the two readings of the host differ
         assert root.flag("setsuden.clock.corrected") is True
+        assert up.warned(await up.all_traces()) == []
         wrong = uncorrected(up, finals[0].trace_id, -round(offset * 1e6))
         assert warnings([wrong]) != []
+        said = up.warned([wrong.trace_id])
+        assert {one.split()[0] for one in said} == {"v1", "v3"}
 
 
 def uncorrected(up: Watched, trace_id: str, by_ns: int) -> Trace:
@@ -325,11 +359,7 @@ async def test_late_work_leaves_the_events_trace_short_and_links_to_it(
         assert final.status == "expired"
         await site._add_worker(up.up, digits(), AsyncExitStack())
 
-        async def settled() -> bool:
-            info = await up.up.jetstream.api("STREAM.INFO.ESC")
-            return bool(info["state"]["messages"] == 0)
-
-        await eventually(settled, 30)
+        await up.up.all_settled()
         await up.settle()
         trace = up.trace(final.trace_id)
         (escalate,) = trace.named("escalate")
@@ -342,20 +372,113 @@ async def test_late_work_leaves_the_events_trace_short_and_links_to_it(
             if found.span.name == "process ESC" and found.flag("setsuden.escalation.late")
         ]
         assert [link.trace_id for found in late for link in found.span.links] == [final.trace_id]
-        assert up.trace(late[0].span.trace_id).roots[0].span.name == "process ESC"
+        apart = up.trace(late[0].span.trace_id)
+        names = [row.found.span.name for row in apart.walk()]
+        assert names == ["process ESC", "infer", "store RES"]
+        assert up.warned(await up.all_traces()) == []
+
+
+async def test_work_that_the_deadline_overtook_is_apart(
+    tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger
+) -> None:
+    """Taken in time and answered too late: the device's wait has ended meanwhile."""
+    folder = ml.write_bundle(tmp_path / "mine", student=True, repeats=20_000)
+    gate = "gate = { threshold = 1.0 }\ndeadline_seconds = 0.06"
+    options: dict[str, Any] = {"bundle_folder": folder, "pipeline": "mine", "gate": gate}
+    async with watched(tmp_path, broker, jaeger, **options) as up:
+        (final,) = await up.up.submit_all([ml.observation(1)], half=None)
+        assert final.status == "expired"
+        await up.up.all_settled()
+        assert up.warned(await up.all_traces()) == []
+        trace = up.trace(final.trace_id)
+        assert trace.named("process ESC") == []
+        (work,) = [f for f in read.load([str(up.file)]) if f.span.name == "process ESC"]
+        assert work.span.links[0].span_id == trace.named("escalate")[0].span.span_id
+
+
+async def test_jaeger_warns_of_no_dead_event(
+    tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger
+) -> None:
+    folder = ml.write_bundle(tmp_path / "mine", poisoned=True)
+    async with watched(tmp_path, broker, jaeger, bundle_folder=folder, pipeline="mine") as up:
+        bodies = [ml.observation(1, first=ml.POISON), *map(ml.observation, range(5))]
+        finals = await up.run(bodies)
+        assert finals[0].status == "dead"
+        assert up.warned(await up.all_traces()) == []
+        trace = up.trace(finals[0].trace_id)
+        assert len(trace.named("process ESC")) > 1
+        assert len(trace.named("store DEAD")) == 1
+        assert [finding.words() for finding in lint({trace.trace_id: trace})] == []
+
+
+async def test_jaeger_warns_of_no_event_that_was_delivered_again(
+    tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger
+) -> None:
+    """Given back while the results stream was full, and a copy that came after the answer."""
+    gate = "gate = { threshold = 1.0 }"
+    async with watched(tmp_path, broker, jaeger, gate=gate) as up:
+        escalations: list[Incoming] = []
+        await up.up.link.subscribe("esc.>", escalations.append)
+
+        async def redelivered(least: int) -> bool:
+            found = await up.up.jetstream.find("CONSUMER.INFO.ESC.teacher-local-digits")
+            return found is not None and found["num_redelivered"] >= least
+
+        await eventually(lambda: redelivered(0), 30)  # the worker has made streams and consumer
+        info = await up.up.jetstream.api("STREAM.INFO.RES")
+        await up.up.jetstream.api("STREAM.UPDATE.RES", info["config"] | {"max_bytes": 1})
+        submitting = asyncio.create_task(up.up.submit_all(site.images(1), half=None))
+        await eventually(lambda: redelivered(1), 30)
+        await up.up.jetstream.api("STREAM.UPDATE.RES", info["config"])
+        (final,) = await submitting
+        (first,) = escalations
+        # As redelivered after a lost acknowledgement: the broker tells of no second arrival.
+        copy = {**first.headers, "Nats-Msg-Id": "a copy", "Nats-Trace-Dest": "trace disabled"}
+        await up.up.link.store(first.subject, first.data, copy)
+        await up.up.all_settled()
+        assert up.warned(await up.all_traces()) == []
+        trace = up.trace(final.trace_id)
+        attempts = [f.number("messaging.nats.delivery_count") for f in trace.named("process ESC")]
+        assert attempts == list(range(1, len(attempts) + 1))
+        assert len(attempts) > 1
+        works = [f for f in read.load([str(up.file)]) if f.span.name == "process ESC"]
+        again = [f for f in works if f.text("setsuden.result.store_error") == "already_stored"]
+        assert [f.span.links[0].trace_id for f in again] == [final.trace_id]
+
+
+async def test_jaeger_warns_of_no_event_in_a_callers_trace(
+    tmp_path: Path, broker: LocalBroker, jaeger: LocalJaeger
+) -> None:
+    """The caller's own span lasts until it has the answer."""
+    async with watched(tmp_path, broker, jaeger, gate="gate = { threshold = 1.0 }") as up:
+        trace_id, start = "ab" * 16, time.time_ns()
+        header = traceparent(trace_id, "cd" * 8)
+        async with AsyncClient(options=broker.options, device=DEVICE) as client:
+            handle = await client.submit("digits", site.images(1)[0], traceparent=header)
+            await handle.result(timeout=60)
+        called = Span(
+            trace_id, "cd" * 8, None, "call", Kind.CLIENT, start, time.time_ns() + 1_000_000, {}
+        )
+        app = {"service.name": "app", "host.id": "another"}
+        Endpoint(jaeger.otlp_url, {}, 5.0).put(protobuf.encode(app, [called]))
+        assert up.warned([trace_id, *await up.all_traces()]) == []
+        trace = up.trace(trace_id)
+        below = {found.span.name for found in trace.children["cd" * 8]}
+        assert below == {"event", "store EVT"}
 
 
 async def test_an_easy_event_shows_that_nobody_was_asked(hard: Watched) -> None:
     finals = await hard.run(site.images(30))
     easy = next(final for final in finals if final.tier is Tier.EDGE)
     trace = hard.trace(easy.trace_id)
-    assert {found.span.name for found in trace.spans} == {
-        "event",
-        "preprocess",
-        "infer",
-        "send RES",
-        "store RES",
-    }
+    assert {found.span.name for found in trace.spans} == {"event", "preprocess", "infer"}
+    sent = next(
+        found
+        for found in read.load([str(hard.file)])
+        if found.span.name == "send RES" and found.span.links[0].trace_id == easy.trace_id
+    )
+    apart = hard.trace(sent.span.trace_id)
+    assert [row.found.span.name for row in apart.walk()] == ["send RES", "store RES"]
 
 
 async def test_every_server_on_the_way_is_a_hop_inside_the_wait(
@@ -381,5 +504,5 @@ async def test_every_server_on_the_way_is_a_hop_inside_the_wait(
                 escalate.span.end_ns,
             ]
             assert moments == sorted(moments)
-            (sent,) = trace.named("send RES", "worker")
-            assert trace.parent(trace.named("store RES")[0]) == sent
+            assert trace.parent(trace.named("store RES")[0]) == escalate
+            assert up.warned(await up.all_traces()) == []

@@ -46,16 +46,16 @@ def hostless() -> Spans:
 def naive() -> Spans:
     """The hop that everybody writes first: PRODUCER to CONSUMER while the event waits."""
     sent = make.named(table.SEND_ESCALATION)
-    spans = scene_with(sent, kind=Kind.PRODUCER)
+    spans = scene_with(sent, kind=Kind.PRODUCER, end_ns=make.at(139))
     return make.changed(spans, make.named(table.PROCESS), parent_id=make.span_id(make.ESCALATED, 5))
 
 
 def twice() -> Spans:
-    fits = make.named(table.SETTLE)
-    other = [found for found in scene_with(fits, end_ns=make.at(133.5)) if fits(found)]
+    other = [found for found in scene_with(RETURN, end_ns=make.at(123.5)) if RETURN(found)]
     return [*make.scene(), *other]
 
 
+RETURN = make.named(table.hop(True, "RES"))
 BREAKS: dict[str, Callable[[], Spans]] = {
     "orphan": lambda: without(table.ESCALATE),
     "roots": lambda: scene_with(make.named(table.PROCESS), parent_id=None, links=()),
@@ -63,14 +63,14 @@ BREAKS: dict[str, Callable[[], Spans]] = {
     "host-id": hostless,
     "equal-microsecond": lambda: scene_with(make.named(table.ESCALATE), start_ns=make.at(15)),
     "link-only": lambda: scene_with(make.named(table.PROCESS), parent_id=None),
-    "name": lambda: scene_with(make.named(table.SETTLE), name="settle ESC.meter-7"),
+    "name": lambda: scene_with(RETURN, name="store RES.meter-7"),
     "attribute": lambda: scene_with(EVENT, attributes={"setsuden.energy.watts": 3.0}),
     "energy-sum": lambda: scene_with(EVENT, attributes={"setsuden.energy.trace_joules": 0.2531}),
     "energy-sign": lambda: scene_with(
         WORKER_INFER, attributes={"setsuden.energy.joules_low": -1.0}
     ),
-    "time": lambda: scene_with(make.named(table.SETTLE), end_ns=make.at(120)),
-    "escalate-covers": lambda: scene_with(make.named(table.PROCESS), start_ns=make.at(14)),
+    "time": lambda: scene_with(RETURN, end_ns=make.at(121)),
+    "inside-parent": lambda: scene_with(make.named(table.PROCESS), start_ns=make.at(14)),
     "batch-shares": lambda: scene_with(WORKER_INFER, attributes={"setsuden.batch.share": 0.6}),
     "duplicate": twice,
     "warnings": lambda: scene_with(EVENT, attributes={"@jaeger@warnings": "clock skew"}),
@@ -98,10 +98,10 @@ def test_what_breaks_one_rule_breaks_no_other(rule: str) -> None:
 
 
 def test_a_finding_names_trace_span_rule_and_what_is_wrong() -> None:
-    (found,) = findings(BREAKS["escalate-covers"]())
+    (found,) = findings(BREAKS["inside-parent"]())
     assert found.trace_id == make.ESCALATED
     assert found.span_name == table.PROCESS
-    assert "1.001 ms before its `escalate`" in found.words()
+    assert "starts 1.001 ms before its 'escalate'" in found.words()
     assert found.remedy
 
 
@@ -166,12 +166,38 @@ def test_joules_that_are_no_double_are_found() -> None:
         assert broken(spans) == {"energy-sign"}
 
 
-def test_work_after_the_wait_is_right_only_when_it_says_late() -> None:
-    process = make.named(table.PROCESS)
-    spans = scene_with(process, start_ns=make.at(141), end_ns=make.at(200))
-    assert "escalate-covers" in broken(spans)
-    late = make.changed(spans, process, attributes={"setsuden.escalation.late": True})
-    assert "escalate-covers" not in broken(late)
+@pytest.mark.parametrize(
+    ("start", "end", "words"),
+    [
+        (50, 140.5, "ends 0.5 ms after its 'escalate'"),
+        (141, 200, "starts 1 ms after its 'escalate' ended"),
+        (14, 200, "starts 1.001 ms before its 'escalate'"),
+    ],
+)
+def test_a_span_outside_its_parent_is_found_also_when_it_says_late(
+    start: float, end: float, words: str
+) -> None:
+    spans = make.changed(
+        make.scene(),
+        make.named(table.PROCESS),
+        start_ns=make.at(start),
+        end_ns=make.at(end),
+        attributes={"setsuden.escalation.late": True},
+    )
+    details = [one.detail for one in findings(spans) if one.span_name == table.PROCESS]
+    assert details == [words]
+
+
+def test_a_span_as_long_as_its_parent_is_inside_it() -> None:
+    spans = scene_with(make.named(table.PROCESS), start_ns=make.at(15.001), end_ns=make.at(140))
+    assert broken(spans) == set()
+
+
+def test_a_batch_of_which_a_part_is_sampled_is_not_summed() -> None:
+    pair = [make.escalated(), make.escalated(make.SECOND)]
+    root = make.named(table.BATCH, trace_id=make.BATCH)
+    one = (Link(make.ESCALATED, make.span_id(make.ESCALATED, 8)),)
+    assert broken([*pair[0], *make.changed(make.batch(pair), root, links=one)]) == set()
 
 
 def test_a_batch_whose_members_are_elsewhere_is_not_summed() -> None:

@@ -97,29 +97,60 @@ def test_copies_that_differ_are_both_kept(tmp_path: Path) -> None:
 # -- what is wrong is told with its place -----------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "not json",
-        "[1]",
-        json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [SHORT_IDS]}]}]}),
-        '{"resourceSpans":' + "[" * 200_000,
-    ],
-)
-def test_a_broken_line_is_named(tmp_path: Path, text: str) -> None:
+BROKEN = [
+    "not json",
+    "[1]",
+    json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": [SHORT_IDS]}]}]}),
+    '{"resourceSpans":' + "[" * 200_000,
+    otlp.line(make.EDGE, [found.span for found in make.easy()])[:-20],
+    otlp.line(make.EDGE, [make.easy()[0].span])[:-20] + otlp.line(make.EDGE, [make.easy()[0].span]),
+]
+"""The last two: torn by a full disk, and grown together after one."""
+
+
+@pytest.mark.parametrize("place", [0, 1, 3])
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_damaged_line_is_passed_over_counted_and_named(
+    tmp_path: Path, text: str, place: int
+) -> None:
     path = make.write(tmp_path / "t.jsonl", make.easy())
-    with path.open("a", encoding="utf-8") as file:
-        file.write(text + "\n")
-    with pytest.raises(TraceDataError) as caught:
-        read.load([str(path)])
-    assert f"t.jsonl:{len(make.easy()) + 1}: " in caught.value.message
+    lines = path.read_text().splitlines()
+    lines.insert(place, text.rstrip())
+    path.write_text("\n".join(lines))  # and no end of the last line
+    damage = read.Damage()
+    assert plain(read.load([str(path)], damage=damage)) == plain(make.easy())
+    assert damage.count == 1
+    assert f"t.jsonl:{place + 1}: " in str(damage)
 
 
-def test_a_cut_segment_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", BROKEN)
+def test_a_file_without_one_whole_line_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "t.jsonl").write_text(f"{text.rstrip()}\n{text.rstrip()}\n")
+    with pytest.raises(TraceDataError, match=r"t\.jsonl:1: "):
+        read.load([str(tmp_path / "t.jsonl")])
+
+
+def test_a_cut_segment_is_passed_over_among_others_and_refused_alone(tmp_path: Path) -> None:
     path = segment(tmp_path / "1.pb.gz", make.easy())
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(TraceDataError, match=r"1\.pb\.gz: "):
         read.load([str(path)])
+    segment(tmp_path / "2.pb.gz", make.escalated()[:3])
+    damage = read.Damage()
+    assert plain(read.load([str(tmp_path)], damage=damage)) == plain(make.escalated()[:3])
+    assert "1.pb.gz: " in str(damage)
+
+
+def test_a_segment_that_was_sent_while_the_spool_is_read_is_no_damage(tmp_path: Path) -> None:
+    for number in (1, 2, 3):
+        segment(tmp_path / f"{number}.pb.gz", make.easy(f"{number:032x}"))
+    damage = read.Damage()
+    found = []
+    for one in read.spans(str(tmp_path), damage=damage):
+        found.append(one.span.trace_id)
+        (tmp_path / "2.pb.gz").unlink(missing_ok=True)
+    assert set(found) == {f"{number:032x}" for number in (1, 3)}
+    assert damage.count == 0
 
 
 def test_a_missing_file_and_an_empty_folder_say_what_to_name(tmp_path: Path) -> None:
@@ -129,10 +160,16 @@ def test_a_missing_file_and_an_empty_folder_say_what_to_name(tmp_path: Path) -> 
         assert "spool folder" in caught.value.remedy
 
 
-def test_a_line_past_its_bound_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read, "MAX_LINE_BYTES", 100)
-    with pytest.raises(TraceDataError, match="over 100 bytes"):
-        read.load([str(make.write(tmp_path / "t.jsonl", make.easy()))])
+def test_a_line_past_its_bound_is_passed_over_to_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(read, "MAX_LINE_BYTES", 4000)
+    path = make.write(tmp_path / "t.jsonl", make.easy())
+    path.write_text("x" * 40_000 + "\n" + path.read_text() + "y" * 9_000)
+    damage = read.Damage()
+    assert plain(read.load([str(path)], damage=damage)) == plain(make.easy())
+    assert damage.count == 2
+    assert "over 4000 bytes" in str(damage)
 
 
 def test_more_spans_than_fit_are_an_error_and_not_a_shorter_answer(
@@ -173,12 +210,10 @@ def test_a_tree_is_walked_depth_first_with_children_by_start() -> None:
         (1, "infer"),
         (1, "escalate"),
         (2, "send ESC"),
-        (3, "store ESC"),
+        (2, "store ESC"),
         (2, "process ESC"),
         (3, "infer"),
-        (3, "send RES"),
-        (4, "store RES"),
-        (3, "settle ESC"),
+        (2, "store RES"),
     ]
 
 

@@ -122,7 +122,7 @@ def test_the_official_types_read_back_every_span(
 def test_what_was_encoded_is_decoded(resource: dict[str, Any], sent: list[Span]) -> None:
     data = protobuf.encode(resource, sent)
     assert protobuf.decode(data) == [ResourceSpans(resource, sent)]
-    assert protobuf.count(data) == len(sent)
+    assert protobuf.parse(data).SerializeToString(deterministic=True) == data
 
 
 @given(ATTRIBUTES, SOME)
@@ -279,6 +279,13 @@ def test_what_is_no_gzip_is_refused(data: bytes) -> None:
         protobuf.decompress(data)
 
 
+@given(st.binary(max_size=100), st.binary(min_size=1, max_size=100))
+def test_what_stands_behind_the_gzip_is_refused(data: bytes, behind: bytes) -> None:
+    for more in (behind, protobuf.compress(behind)):
+        with pytest.raises(TraceDataError, match="behind"):
+            protobuf.decompress(protobuf.compress(data) + more)
+
+
 def test_more_than_the_bound_is_refused_before_it_is_unpacked() -> None:
     whole = protobuf.compress(bytes(protobuf.MAX_SEGMENT_BYTES - 1))
     assert len(protobuf.decompress(whole)) == protobuf.MAX_SEGMENT_BYTES - 1
@@ -295,7 +302,7 @@ def test_more_than_the_bound_is_refused_before_it_is_unpacked() -> None:
 @settings(max_examples=500)
 @given(st.binary(max_size=300))
 def test_garbage_is_decoded_or_refused_with_our_error(data: bytes) -> None:
-    for reads in (protobuf.decode, protobuf.count, lambda found: protobuf.corrected(found, None)):
+    for reads in (protobuf.decode, protobuf.parse, lambda found: protobuf.corrected(found, None)):
         try:
             reads(data)
         except TraceDataError:
@@ -317,7 +324,7 @@ def test_damaged_spans_are_decoded_or_refused_with_our_error(
 
 
 def test_bytes_that_are_no_spans_are_refused() -> None:
-    for reads in (protobuf.decode, protobuf.count):
+    for reads in (protobuf.decode, protobuf.parse):
         with pytest.raises(TraceDataError):
             reads(b"\xff\xff\xff\xff")
 

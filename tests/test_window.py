@@ -117,12 +117,12 @@ def test_a_store_may_be_opened_while_all_are_failed() -> None:
     ],
 )
 def test_an_acknowledgement_that_refuses_is_typed(body: bytes, expected: type[LinkError]) -> None:
-    assert isinstance(parse_ack(body, None), expected)
+    assert isinstance(parse_ack(body, ""), expected)
 
 
 def test_an_acknowledgement_tells_the_place() -> None:
-    assert parse_ack(b'{"stream":"EVT","seq":7}', None) == Stored("EVT", 7, duplicate=False)
-    assert parse_ack(b'{"stream":"EVT","seq":7,"duplicate":true}', None) == Stored(
+    assert parse_ack(b'{"stream":"EVT","seq":7}', "") == Stored("EVT", 7, duplicate=False)
+    assert parse_ack(b'{"stream":"EVT","seq":7,"duplicate":true}', "") == Stored(
         "EVT", 7, duplicate=True
     )
 
@@ -135,4 +135,4 @@ def test_no_responders_means_no_stream() -> None:
 
 @given(st.binary(max_size=200))
 def test_no_acknowledgement_raises(body: bytes) -> None:
-    assert isinstance(parse_ack(body, None), Stored | LinkError)
+    assert isinstance(parse_ack(body, ""), Stored | LinkError)

@@ -88,7 +88,8 @@ async def test_one_bad_event_does_not_spoil_its_batch_and_ends_as_a_dead_letter(
     (letter,) = await cloud.stored(jetstream, "DEAD", "dead.*.*")
     told = json.loads(letter.data)
     assert told["event_id"] == cloud.event_id(1)
-    assert told["attempts"] == 3
+    assert told["failed_runs"] == 3
+    assert told["deliveries"] == 1
     assert told["trace_id"] == cloud.trace_id(1)
     assert told["model"]["digest"] == dead.model.digest if dead.model else False
     assert ml.observation(1, first=ml.POISON) not in letter.data
@@ -111,8 +112,9 @@ async def test_an_event_of_another_device_is_buried_without_a_result(
     bench: cloud.Bench, jetstream: JetStream, link: Link
 ) -> None:
     await bench.start()
-    headers = {"setsuden-event-id": "other-0000abcd-1", "ce-id": "1", "ce-source": "x"}
-    await link.store("esc.local.tiny.dev-1", ml.observation(1), headers)
+    headers = {"ce-id": "1", "ce-source": "x"}
+    subject = "esc.local.tiny.dev-1.other-0000abcd-1"
+    await link.store(subject, ml.observation(1), headers)
     await cloud.until_settled(jetstream)
     (letter,) = await cloud.stored(jetstream, "DEAD", "dead.*.*")
     assert json.loads(letter.data)["event_id"] is None
@@ -159,20 +161,23 @@ async def test_a_final_record_that_is_there_is_acknowledged_and_left_alone(
     assert worker.counters.stored == 0
 
 
-async def test_a_full_results_stream_leaves_the_event_unacknowledged(
+async def test_results_wait_in_the_worker_while_their_stream_is_full(
     bench: cloud.Bench, jetstream: JetStream, link: Link
 ) -> None:
+    """The teacher has answered: it does not run again, and the event is not to blame."""
     worker = await bench.start()
     await cloud.until(lambda: worker.ready)
     info = await jetstream.api("STREAM.INFO.RES")
     await jetstream.api("STREAM.UPDATE.RES", info["config"] | {"max_bytes": 1})
     await cloud.escalate(link, [0])
-    await cloud.until(lambda: worker.counters.nak >= 2)
+    await cloud.until(lambda: worker.counters.refused >= 2)
+    assert worker.counters.batches == 1
     assert (await jetstream.api("STREAM.INFO.ESC"))["state"]["messages"] == 1
     await jetstream.api("STREAM.UPDATE.RES", info["config"])
     (result,) = await cloud.results(jetstream, 1)
     assert result.status is Status.FINAL
     await cloud.until_settled(jetstream)
+    assert (worker.counters.nak, worker.counters.batches) == (0, 1)
 
 
 async def test_a_deleted_consumer_is_made_again(
@@ -234,19 +239,17 @@ async def test_the_spans_hang_under_the_escalation_and_carry_the_joules(
     bench.workers.clear()
     traces = tree.traces_of(bench.spans())
     spans = {found.span.name: found.span for found in traces.pop(cloud.trace_id(3)).spans}
-    assert set(spans) == {"process ESC", "infer", "send RES", "settle ESC"}
+    assert set(spans) == {"process ESC", "infer"}
     process = spans["process ESC"]
     assert process.parent_id == cloud.PARENT_SPAN
-    for child in ("infer", "send RES", "settle ESC"):
-        assert spans[child].parent_id == process.span_id
+    assert float(process.attributes["setsuden.result.store_ms"]) > 0
     assert result.energy.cloud is not None
     infer = spans["infer"]
     assert result.energy.cloud.quality is Quality.PROVISIONAL
     assert infer.attributes["setsuden.energy.quality"] == Quality.OK
     assert infer.attributes["setsuden.energy.joules"] == pytest.approx(request_joules(bench.folder))
-    assert infer.end_ns < spans["send RES"].start_ns
-    assert spans["send RES"].end_ns < spans["settle ESC"].start_ns
-    assert infer.end_ns < process.end_ns <= spans["send RES"].start_ns
+    assert infer.parent_id == process.span_id
+    assert process.start_ns < infer.start_ns < infer.end_ns < process.end_ns
     (batch,) = traces.values()
     root = batch.roots[0].span
     assert (root.name, batch.trace_id) == (

@@ -111,7 +111,7 @@ def test_a_written_result_is_what_the_schema_reads() -> None:
     labels_of_energy = Labels("cloud-1", Source.TABLE_MODEL, Boundary.WALL_AC, 3.0, 1.0, 1.0)
     reading = Rate(2.0, 1.0, labels_of_energy).reading(run, 2)
     work = _work()
-    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32, run)
+    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32, run, reading, 2)
     row = np.array([0.2, 0.7000004, 0.0999996])
     (choice,) = _choices(row[None])
     writer = _writer(labels)

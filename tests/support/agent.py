@@ -50,6 +50,7 @@ def config(
     extra: str = "",
     pipeline_extra: str = "",
     traces: str = "",
+    easy_share: float = 1.0,
 ) -> str:
     """An ``agent.toml``; without a broker nothing listens where it looks for one."""
     url = "nats://127.0.0.1:9"
@@ -62,7 +63,7 @@ device = "{DEVICE}"
 [http]
 port = 0
 [traces]
-easy_share = 1.0
+easy_share = {easy_share}
 {traces}
 [escalation]
 lookup_seconds = 1.0

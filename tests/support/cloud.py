@@ -36,7 +36,7 @@ CONSUMER = streams.consumer_name("local", PIPELINE)
 
 def config_of(broker: LocalBroker, folder: Path, **worker: object) -> CloudConfig:
     """A cloud with one pipeline whose bundle lies in ``folder``."""
-    options = {"retry_delay_seconds": 0.05, **worker}
+    options = {**worker}
     return CloudConfig(
         nats=broker.options,
         state="state",

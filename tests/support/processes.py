@@ -31,7 +31,6 @@ monitor_url = "{monitor_url}"
 
 [worker]
 ack_wait_seconds = 2.0
-retry_delay_seconds = 0.05
 max_batch = 8
 
 [serve]

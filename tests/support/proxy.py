@@ -17,8 +17,9 @@ class Proxy:
     connections with RST.
     """
 
-    def __init__(self, target_port: int) -> None:
+    def __init__(self, target_port: int, host: str = "127.0.0.1") -> None:
         self.port = 0
+        self._host = host
         self.delay_seconds = 0.0
         self.accepted = 0
         self.connected = asyncio.Event()
@@ -33,7 +34,8 @@ class Proxy:
     @property
     def url(self) -> str:
         """Where clients connect."""
-        return f"nats://127.0.0.1:{self.port}"
+        place = f"[{self._host}]" if ":" in self._host else self._host
+        return f"nats://{place}:{self.port}"
 
     def blackhole(self) -> None:
         """Forward nothing more; what is sent meanwhile arrives after :meth:`heal`."""
@@ -58,7 +60,7 @@ class Proxy:
             writer.transport.abort()
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, self._host, 0)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

@@ -17,6 +17,7 @@ from tests.support.spans import shipped, spooled
 
 from setsuden.client import AsyncClient
 from setsuden.link import JetStream, Link
+from setsuden.pipelines.energy import EnergyOptions
 from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Result, Status
@@ -28,6 +29,8 @@ from setsuden.services.worker.assembly import assembled
 
 FINAL_SECONDS = 150.0
 MAX_OPEN = 256
+ENERGY = '\n[energy]\nsensor = "table"\n'
+"""Some virtual machines offer a power counter that never moves: their joules are all 0."""
 
 
 @dataclass
@@ -72,6 +75,10 @@ class Site:
         """Every record of the results stream."""
         return await cloud.records(self.jetstream)
 
+    async def all_settled(self) -> None:
+        """Return once no escalation waits any more."""
+        await cloud.until_settled(self.jetstream)
+
     async def spans(self) -> list[FoundSpan]:
         """Every span of agent, worker and broker; ends agent and worker."""
         await asyncio.to_thread(self.agent.terminate)
@@ -98,6 +105,7 @@ async def site(
     gate: str = "",
     extra: str = "",
     traces: str = "",
+    easy_share: float = 1.0,
     environment: dict[str, str] | None = None,
     worker: bool = True,
 ) -> AsyncIterator[Site]:
@@ -116,8 +124,9 @@ async def site(
             bundle=bundle_folder,
             pipeline=pipeline,
             pipeline_extra=gate,
-            extra=extra,
+            extra=extra + ENERGY,
             traces=traces,
+            easy_share=easy_share,
         )
         agent = AgentProcess(folder / "agent", text, environment)
         ends.callback(agent.kill)
@@ -130,7 +139,8 @@ async def site(
 
 async def _add_worker(up: Site, bundle_folder: Path, ends: AsyncExitStack) -> None:
     spec = PipelineSpec(name=up.pipeline, bundle=str(bundle_folder))
-    options = CloudConfig(nats=up.broker.options, pipelines=(spec,), state="cloud")
+    energy = EnergyOptions(sensor="table")
+    options = CloudConfig(nats=up.broker.options, pipelines=(spec,), state="cloud", energy=energy)
     made = assembled(options, spec, bundle_folder, up.folder)
     up.worker = await ends.enter_async_context(AsyncExitStack())
     worker, _ = await up.worker.enter_async_context(made)

@@ -185,7 +185,7 @@ def escalated(trace_id: str = ESCALATED, share: float = 0.5) -> list[FoundSpan]:
         events=(gate_event(15, 0.41),),
     )
     wait = made.add(EDGE, table.ESCALATE, 15.001, 140, parent=root, kind=Kind.CLIENT)
-    sent = made.add(
+    made.add(
         EDGE,
         table.SEND_ESCALATION,
         15.1,
@@ -195,7 +195,7 @@ def escalated(trace_id: str = ESCALATED, share: float = 0.5) -> list[FoundSpan]:
         attributes={"peer.service": "nats"},
         links=(Link(trace_id, wait),),
     )
-    made.add(NATS, table.hop(True, "ESC"), 17, 19, parent=sent)
+    made.add(NATS, table.hop(True, "ESC"), 17, 19, parent=wait)
     _work(made, wait, share)
     return made.found
 
@@ -205,7 +205,7 @@ def _work(made: TraceBuilder, wait: str, share: float) -> None:
         WORKER,
         table.PROCESS,
         50,
-        134,
+        120.1,
         parent=wait,
         kind=Kind.CONSUMER,
         attributes={"messaging.nats.queue_ms": 31.0, "messaging.nats.delivery_count": 1},
@@ -227,9 +227,7 @@ def _work(made: TraceBuilder, wait: str, share: float) -> None:
         events=(SpanEvent(table.BATCH_JOINED, at(60), {}),),
         links=(Link(BATCH, span_id(BATCH, 1)),),
     )
-    stored = made.add(WORKER, table.SEND_RESULT, 120.1, 126, parent=process, kind=Kind.CLIENT)
-    made.add(NATS, table.hop(True, "RES"), 122, 124, parent=stored)
-    made.add(WORKER, table.SETTLE, 126.1, 133, parent=process, kind=Kind.CLIENT)
+    made.add(NATS, table.hop(True, "RES"), 122, 124, parent=wait)
 
 
 def batch(members: Iterable[list[FoundSpan]]) -> list[FoundSpan]:

@@ -12,12 +12,11 @@ from random import Random, SystemRandom
 from typing import NamedTuple
 
 from setsuden.pipelines.energy import MeteredRun
-from setsuden.pipelines.tracing import SpanClock, new_trace_id, parse_traceparent
+from setsuden.pipelines.tracing import SpanClock, TraceContext, new_trace_id, parse_traceparent
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Problem, Result
 
-from . import traces
 from .arrival import Arrival as Arrival  # noqa: PLC0414  # doors take it from here
 from .arrival import Placed, Runs
 from .config import AgentConfig
@@ -236,22 +235,24 @@ class Engine:
     def _verdict(self, submission: Submission, run: StudentRun, place: int) -> Verdict:
         event = submission.event
         judged = run.judged[place]
+        context = parse_traceparent(event.traceparent)
         self.metrics.decisions[event.pipeline, judged.decision.reason] += 1
         at = self.clock.at
         trail = Trail(
-            traces.parent_of(event.traceparent),
+            None if context is None else context.span_id,
             at(submission.received.mono_ns),
             at(run.start_ns),
             at(run.end_ns),
             len(run.judged),
             at(run.prepare_ns) if run.prepare_ns < run.start_ns else 0,
+            None if context is None else context.sampled,
         )
         return Verdict(
             judged,
             self.students[event.pipeline].model,
             run.energy,
             trail,
-            _trace_id(event),
+            _trace_id(event, context),
             self._deadline(submission) if judged.decision.escalates else None,
         )
 
@@ -435,10 +436,9 @@ def _event_of(result: Result) -> Event:
     )
 
 
-def _trace_id(event: Event) -> str:
-    context = parse_traceparent(event.traceparent)
+def _trace_id(event: Event, context: TraceContext | None) -> str:
     if context is not None:
-        return context[0]
+        return context.trace_id
     if event.trace_id is not None and int(event.trace_id, 16):
         return event.trace_id
     return new_trace_id(_RANDOM)

@@ -59,6 +59,8 @@ class Metrics:
     escalations_sent: int = 0
     escalations_failed: int = 0
     lookups: int = 0
+    traces_declined: int = 0
+    """Easy events that were not traced though their caller had sampled them: too many a second."""
     student_cpu_seconds: float = 0.0
     """CPU time of the students' runs, before any window has closed."""
     latency: dict[str, Histogram] = field(default_factory=dict)
@@ -202,6 +204,7 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "link_connections": ("Connections opened", gauges.link_connections),
         "spans_recorded": ("Spans sealed", gauges.spans_recorded),
         "spans_lost": ("Spans nobody keeps", gauges.spans_lost),
+        "traces_declined": ("Callers' sampled events past the bound", metrics.traces_declined),
     }
     for name, (text, value) in counters.items():
         yield CounterMetricFamily(f"setsuden_{name}", text, value=value)

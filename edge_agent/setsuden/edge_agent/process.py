@@ -28,8 +28,9 @@ from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.pipelines.watchdog import Watchdog
-from setsuden.schemas import spans
+from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
 
@@ -165,9 +166,10 @@ async def build(
     source = EventSource(jetstream, config.device)
     clock = CloudClock(spans_clock, link, source, config.traces.clock_seconds)
     recorder = Recorder(config.traces, state, spans.SERVICE_EDGE, extra, clock.timeline)
-    shipper = Shipper(link, recorder, config.device, clock.timeline)
+    sender = subjects.Sender(Tier.EDGE, config.device)
+    shipper = Shipper(link, recorder, sender, clock.timeline)
     metrics_shipper = MetricsShipper(
-        link, meter, recorder.resource, config.device, config.traces.metrics_seconds
+        link, meter, recorder.resource, sender, config.traces.metrics_seconds
     )
     try:
         policy = _policy(config, spans_clock.boot)

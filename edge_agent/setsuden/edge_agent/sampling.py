@@ -17,6 +17,9 @@ WINDOW = 2048
 _RENEWED_EVERY = 256
 _FIRST_RENEWALS = frozenset({32, 64, 128})
 _LOW_SHARE, _HIGH_SHARE = 0.10, 0.99
+CALLER_EVENTS_PER_SECOND = 100.0
+"""Easy events traced because their caller had sampled them. A caller that samples everything must
+not fill the spool, in which the spans of hard and failed events wait too."""
 
 
 class Kept(NamedTuple):
@@ -24,6 +27,23 @@ class Kept(NamedTuple):
 
     reason: str
     adjusted_count: float
+
+
+class Allowance:
+    """So many a second, and no more than one second's worth at once."""
+
+    def __init__(self, per_second: float) -> None:
+        self._rate = self._left = per_second
+        self._at = 0.0
+
+    def take(self, now: float) -> bool:
+        """True while there is one left; ``now`` in seconds of the monotonic clock."""
+        self._left = min(self._rate, self._left + (now - self._at) * self._rate)
+        self._at = now
+        if self._left < 1:
+            return False
+        self._left -= 1
+        return True
 
 
 class Quantiles:
@@ -61,17 +81,33 @@ class Sampler:
     def __init__(self, easy_share: float, slow_ms: float) -> None:
         self._share, self._slow_ms = easy_share, slow_ms
         self._quantiles: defaultdict[str, Quantiles] = defaultdict(Quantiles)
+        self._caller = Allowance(CALLER_EVENTS_PER_SECOND)
+        self.declined = 0
+        """Easy events whose caller had sampled them, past CALLER_EVENTS_PER_SECOND."""
 
     def energy_class(self, result: Result) -> str | None:
         """The event's class among its pipeline's; None when its joules are unknown."""
         joules = known_joules(result)
         return None if joules is None else self._quantiles[result.pipeline].classify(joules)
 
-    def keep(self, result: Result, energy_class: str | None) -> Kept | None:
-        """Failed, escalated, slow and costly events always, of the rest a share by trace id."""
+    def keep(
+        self, result: Result, energy_class: str | None, sampled: bool | None, now: float
+    ) -> Kept | None:
+        """Whether the event is traced: as its caller's ``sampled`` flag says, if there is a caller.
+
+        Without one (None) failed, escalated, slow and costly events always are, and of the rest a
+        share by trace id. ``now`` is in seconds of the monotonic clock.
+        """
+        if sampled is False:
+            return None  # our spans would hang under one that nobody exports
         reason = certain_reason(result, energy_class, self._slow_ms)
         if reason is not None:
             return Kept(reason, 1.0)
+        if sampled:
+            if self._caller.take(now):
+                return Kept("caller", 1.0)
+            self.declined += 1
+            return None
         if int(result.trace_id[:8], 16) < self._share * 2**32:
             return Kept("share", 1 / self._share)
         return None

@@ -13,7 +13,7 @@ from setsuden.pipelines.tracing import (
     Span,
     SpanEvent,
     derived_span_id,
-    parse_traceparent,
+    derived_trace_id,
     traceparent,
 )
 from setsuden.pipelines.tracing.span import Value, energy_attributes
@@ -65,20 +65,21 @@ def escalate_id(trace_id: str, event_id: str) -> str:
     return derived_span_id(trace_id, f"escalate/{event_id}")
 
 
-def send_result_id(result: Result) -> str:
-    """The span id of the device's own publishing of a final result."""
-    return derived_span_id(result.trace_id, f"send-res/{result.event_id}")
-
-
-def escalation_context(result: Result) -> str:
+def escalation_context(result: Result, *, sampled: bool) -> str:
     """The traceparent an escalation carries."""
-    return traceparent(result.trace_id, escalate_id(result.trace_id, result.event_id))
+    identity = escalate_id(result.trace_id, result.event_id)
+    return traceparent(result.trace_id, identity, sampled=sampled)
 
 
-def parent_of(header: str | None) -> str | None:
-    """The application's own span, when it sent one."""
-    context = parse_traceparent(header)
-    return context[1] if context is not None else None
+def result_context(result: Result) -> str:
+    """The traceparent that a traced event's own final result carries."""
+    return traceparent(*_send_result_ids(result))
+
+
+def _send_result_ids(result: Result) -> tuple[str, str]:
+    """Trace and span: the event's trace has ended when its result is sent to others."""
+    trace_id = derived_trace_id(f"send-res/{result.trace_id}/{result.event_id}")
+    return trace_id, derived_span_id(trace_id, "send-res")
 
 
 def event_spans(ended: Ended, at: At) -> list[Span]:
@@ -88,35 +89,39 @@ def event_spans(ended: Ended, at: At) -> list[Span]:
     prepared = _preprocess(ended, root)
     after = ended.trail.accepted_ns if prepared is None else prepared.end_ns
     infer = _infer(ended, root, after + _STEP_NS)
-    found = [_root(ended, root, max(ended.end_ns, infer.end_ns + _STEP_NS)), infer]
+    # No child may outlive its parent, whatever the clocks said: Jaeger warns of each one that does.
+    end = max(ended.end_ns, infer.end_ns + 3 * _STEP_NS)
+    found = [_root(ended, root, end), infer]
     if prepared is not None:
         found.append(prepared)
     if pending is not None:
-        found += _escalation(result, pending, root, infer.end_ns + _STEP_NS, ended.end_ns, at)
+        found += _escalation(result, pending, root, infer.end_ns + _STEP_NS, end - _STEP_NS, at)
     return found
 
 
 def sent_result(
     result: Result, start_ns: int, end_ns: int, *, sequence: int | None, error: str | None
 ) -> Span:
-    """The device's own final result on its way into the results stream."""
+    """The device's own final result on its way into the results stream: a trace of its own."""
+    trace_id, identity = _send_result_ids(result)
     attributes = _TO_BROKER | {
-        "messaging.destination.template": "res.<device>.<event_id>",
+        "messaging.destination.template": "res.<region>.<pipeline>.<device>.<event_id>",
         "messaging.message.id": result.event_id,
     }
     acked = _acked(RESULTS, sequence, end_ns)
     if error is not None:
         attributes["error.type"] = error
     return Span(
-        result.trace_id,
-        send_result_id(result),
-        root_id(result),
+        trace_id,
+        identity,
+        None,
         spans.SEND_RESULT,
         Kind.PRODUCER,
         start_ns,
         max(end_ns, start_ns + _STEP_NS),
         attributes,
         events=acked,
+        links=(Link(result.trace_id, root_id(result)),),
         error=error,
     )
 
@@ -266,7 +271,6 @@ def _escalation(  # noqa: PLR0917  # all that the wait for the cloud is made of
 ) -> list[Span]:
     identity = escalate_id(result.trace_id, result.event_id)
     failed = result.status is not Status.FINAL
-    end_ns = max(end_ns - _STEP_NS, start_ns + _STEP_NS)
     attributes: dict[str, Value] = {
         "setsuden.pipeline": result.pipeline,
         "setsuden.escalation.attempts": pending.tries,
@@ -286,32 +290,33 @@ def _escalation(  # noqa: PLR0917  # all that the wait for the cloud is made of
         events=(SpanEvent(spans.DEADLINE_EXCEEDED, end_ns, {}),) if expired else (),
         error=_error_of(result) if failed else None,
     )
-    sends = [_send(result, sent, identity, at) for sent in pending.sends]
+    sends = [_send(result, sent, escalate, at) for sent in pending.sends]
     return [escalate, *(send for send in sends if send is not None)]
 
 
-def _send(result: Result, sent: Sent, parent: str, at: At) -> Span | None:
+def _send(result: Result, sent: Sent, escalate: Span, at: At) -> Span | None:
     if sent.end_mono_ns is None:
         return None
     attributes = _TO_BROKER | {
-        "messaging.destination.template": "esc.<region>.<pipeline>.<device>",
+        "messaging.destination.template": "esc.<region>.<pipeline>.<device>.<event_id>",
         "messaging.message.id": sent.message_id,
     }
     if sent.error is not None:
         attributes["error.type"] = sent.error
-    start = at(sent.start_mono_ns)
-    end = max(at(sent.end_mono_ns), start + _STEP_NS)
+    began = at(sent.start_mono_ns)
+    start = max(escalate.start_ns, min(began, escalate.end_ns - _STEP_NS))
+    end = min(max(at(sent.end_mono_ns), start + _STEP_NS), escalate.end_ns)
     return Span(
         result.trace_id,
-        derived_span_id(result.trace_id, f"send/{result.event_id}/{start}"),
-        parent,
+        derived_span_id(result.trace_id, f"send/{result.event_id}/{began}"),
+        escalate.span_id,
         spans.SEND_ESCALATION,
         Kind.CLIENT,
         start,
         end,
         attributes,
         events=_acked(ESCALATIONS, sent.sequence, end),
-        links=(Link(result.trace_id, parent),),  # the context the message carries
+        links=(Link(result.trace_id, escalate.span_id),),  # the context the message carries
         error=sent.error,
     )
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import time
 from collections import defaultdict
 from functools import partial
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
 from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
-from setsuden.pipelines.tracing import Recorder, traceparent
+from setsuden.pipelines.tracing import Recorder
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
 from setsuden.schemas.result import Result, Status, Tier
@@ -19,7 +20,7 @@ from setsuden.schemas.streams import RESULTS
 from setsuden.schemas.subjects import Place
 
 from . import record_checks, traces
-from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, state
+from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, Trail, state
 from .engine import Engine, Tell, now
 from .outbox import RowDamagedError
 from .sampling import Sampler
@@ -62,8 +63,10 @@ class Uplink:
 
     async def start(self) -> None:
         """Listen for results and for the link's state; before the link starts."""
-        for subject in subjects.pushes_of(self._device):
-            await self._link.subscribe(subject, self._on_push)
+        region = self._engine.config.region
+        for pipeline in self._engine.students:
+            for subject in subjects.pushes_of(region, pipeline, self._device):
+                await self._link.subscribe(subject, self._on_push)
         self._link.listen(self._on_link)
 
     def wait_for(self, event_id: str) -> Waiter:
@@ -128,8 +131,11 @@ class Uplink:
             return
         result, clock = send.result, self._engine.clock
         energy_class = self._sampler.energy_class(result)
-        kept = self._sampler.keep(result, energy_class)
-        if kept is None or send.trail is None:
+        if send.trail is None:
+            return
+        kept = self._sampler.keep(result, energy_class, send.trail.sampled, time.monotonic())
+        self._metrics.traces_declined = self._sampler.declined
+        if kept is None:
             return
         ended = traces.Ended(
             result,
@@ -146,6 +152,10 @@ class Uplink:
         if send.publishes:
             self._traced[send.event_id] = 0
 
+    def _follows(self, trail: Trail) -> bool:
+        """True unless the caller's trace is not sampled, or we make no spans at all."""
+        return self._recorder.enabled and trail.sampled is not False
+
     async def _escalate(self, send: Escalate) -> None:
         pending = send.pending
         try:
@@ -159,7 +169,7 @@ class Uplink:
         headers = escalation.headers(
             event,
             send.ttl_ms,
-            traces.escalation_context(pending.provisional),
+            traces.escalation_context(pending.provisional, sampled=self._follows(pending.trail)),
             copy=pending.restored or pending.tries > 1,
         )
         headers[escalation.MSG_ID_HEADER] = send.message_id
@@ -196,7 +206,7 @@ class Uplink:
         if send.result.event_id in self._traced:
             result = send.result
             self._traced[result.event_id] = self._engine.clock.now_ns()
-            headers["traceparent"] = traceparent(result.trace_id, traces.send_result_id(result))
+            headers["traceparent"] = traces.result_context(result)
         place = send.result.place
         subject = place.late if send.second else place.result
         body = send.stated.text.encode()

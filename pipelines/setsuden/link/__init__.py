@@ -16,8 +16,18 @@ if TYPE_CHECKING:
     from .link import Link, LinkState
     from .messages import Incoming, Stored
     from .options import LinkOptions
+    from .untrusted import redacted
 
-__all__ = ["Delivery", "Incoming", "JetStream", "Link", "LinkOptions", "LinkState", "Stored"]
+__all__ = [
+    "Delivery",
+    "Incoming",
+    "JetStream",
+    "Link",
+    "LinkOptions",
+    "LinkState",
+    "Stored",
+    "redacted",
+]
 
 _PLACES = {
     "Delivery": ".jetstream",
@@ -27,6 +37,7 @@ _PLACES = {
     "LinkOptions": ".options",
     "LinkState": ".link",
     "Stored": ".messages",
+    "redacted": ".untrusted",
 }
 
 # An application that configures no logging hears nothing from us: errors are raised to it.

@@ -1,4 +1,4 @@
-"""One NATS connection from its opening to its loss. The only module that imports ``nats``.
+"""One NATS connection from its opening to its loss.
 
 nats-py's own reconnecting is off: it can hang for ever on a half-open link, drop its error
 callback and leak what was in flight. A lost connection is thrown away and the link opens a new
@@ -13,164 +13,125 @@ import logging
 import math
 import re
 import socket
-import ssl
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import nats.aio.client
-import nats.aio.msg
-import nats.errors
+from setsuden.schemas.errors import (
+    ForbiddenError,
+    LinkError,
+    MessageTooLargeError,
+    UnavailableError,
+)
 
-from setsuden.schemas.errors import ForbiddenError, MessageTooLargeError, UnavailableError
-
+from . import headers as header_blocks
+from .address import Address
+from .credentials import Login, login_of, tls_context
+from .faults import Faults
 from .messages import Handler, Incoming
+from .opening import opening_error
 from .options import LinkOptions
+from .protocol import Client, NatsError
+from .untrusted import printable
 from .wire import Wire, of_socket
 
-log = logging.getLogger(__name__)
-_NO_HEADERS: Mapping[str, str] = {}
-_PING = b"PING\r\n"
-_HEADERS_START = b"NATS/1.0\r\n"
 _HEADERS_ROOM = 16_384
 """Messages that come this near to max_payload have their headers counted."""
 _MAX_DENIED = 64
-_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"\s]+)')
-
-
-class _Client(nats.aio.client.Client):
-    """nats-py with its one funnel of connection errors opened to us."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lost = asyncio.Event()
-
-    async def _process_op_err(self, e: Exception) -> None:  # noqa: ARG002  # the library calls it
-        # The library would now close or reconnect, and may wait for ever on the old transport.
-        self.lost.set()
-
-    async def _select_next_server(self) -> None:
-        # The library would try for ever, two seconds apart, and keep the reason to itself.
-        server = self._server_pool[0]
-        await self._connect_to_server(server)
-        self._current_server = server
-
-    async def _send_ping(self, future: asyncio.Future[bool] | None = None) -> None:
-        # The library's PING overtakes what is queued, so its PONG would prove nothing about it.
-        self._pongs.append(future or asyncio.get_running_loop().create_future())
-        await self._send_command(_PING)
-        await self._flush_pending()
-
-    async def _process_pong(self) -> None:
-        # A ping given up leaves its future here, and setting that ends the library's reader.
-        if self._pongs and self._pongs[0].done():
-            del self._pongs[0]
-        else:
-            await super()._process_pong()
-
-    async def _send_publish(
-        self,
-        subject: str,
-        reply: str,
-        payload: bytes,
-        payload_size: int,
-        headers: dict[str, str] | None,
-    ) -> None:
-        # The library takes each header apart: 25 µs for a message of ours, 4 here.
-        head = _head(headers) if headers else None
-        if head is None:
-            await super()._send_publish(subject, reply, payload, payload_size, headers)
-            return
-        size = len(head) + payload_size
-        command = f"HPUB {subject} {reply} {len(head)} {size}\r\n".encode()
-        await self._send_command(b"".join((command, head, payload, b"\r\n")))
-        if self._flush_queue is not None and self._flush_queue.empty():
-            await self._flush_pending()
-
-    @staticmethod
-    def _parse_header_lines(raw: bytes) -> dict[str, str]:
-        # The library looks at each character of each name: 20 µs for a message of ours, 4 here.
-        found: dict[str, str] = {}
-        for line in raw.decode("utf-8", "replace").split("\r\n"):
-            name, colon, value = line.partition(":")
-            if colon:
-                found[name] = value.strip()
-        return found
-
-
-def _lines(headers: dict[str, str]) -> str:
-    return "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-
-
-def _head(headers: dict[str, str]) -> bytes | None:
-    """The header block, or None when a value holds a line end, which must not reach the wire."""
-    text = _lines(headers)
-    if text.count("\r") != len(headers) or text.count("\n") != len(headers):
-        return None
-    return b"%s%s\r\n" % (_HEADERS_START, text.encode())
+_DENIED = re.compile(r'permissions violation for (publish|subscription) to "([^"\s]{1,4096})')
 
 
 class Connection:
     """A live connection; ``lost`` is set when it no longer is."""
 
-    def __init__(self, client: _Client, options: LinkOptions) -> None:
-        self._client = client
+    def __init__(self, options: LinkOptions, faults: Faults | None = None) -> None:
         self._options = options
-        self.lost = client.lost
+        self._faults = faults or Faults()
+        self._client = Client(self._faults, self._on_denied_text)
+        self.lost = self._client.lost
+        self.inbox = "_INBOX"
+        """Where answers to :meth:`ask` come."""
         self.denied: dict[str, ForbiddenError] = {}
         """What the broker refused to let us do, by subject in lower case."""
         self.on_denied: Callable[[str, ForbiddenError], None] | None = None
         self._wire = Wire()
+        self._asking: dict[str, asyncio.Future[Incoming]] = {}
+        self._asked = 0
 
     @classmethod
-    async def open(cls, options: LinkOptions, url: str, name: str) -> Connection:
+    async def open(
+        cls, options: LinkOptions, url: str, name: str, faults: Faults | None = None
+    ) -> Connection:
         """Connect within the timeout; raises UnavailableError or ForbiddenError."""
-        client = _Client()
-        connection = cls(client, options)
+        address = Address.of(url)
+        connection = cls(options, faults)
+        login: Login | None = None
         try:
             async with asyncio.timeout(options.connect_timeout_seconds):
-                await client.connect(
-                    url,
-                    name=name,
-                    allow_reconnect=False,
-                    connect_timeout=max(1, round(options.connect_timeout_seconds)),
-                    flush_timeout=options.publish_timeout_seconds,
-                    ping_interval=86_400,
-                    error_cb=connection._on_error,
-                    closed_cb=connection._on_closed,
-                    **_credentials(options),
-                )
+                login = await asyncio.to_thread(login_of, options, address)
+                await connection._connect(address, name, login)
+        except LinkError:
+            await connection.discard()
+            raise
         except Exception as error:  # a server that is none makes the library raise anything
             await connection.discard()
-            raise _opening_error(url, error) from error
+            raise opening_error(address, options, login, error) from error
         except BaseException:  # cancelled: the library's tasks must not outlive us
             await connection.discard()
             raise
         connection._tune_socket()
         return connection
 
+    async def _connect(self, address: Address, name: str, login: Login) -> None:
+        client, options = self._client, self._options
+        client.place = address.place
+        client.must_encrypt = address.encrypted or options.encrypted
+        client.has_certificate = options.tls_cert_file is not None
+        if client.must_encrypt:
+            client.options["tls"] = await asyncio.to_thread(tls_context, options)
+        if login.show_jwt is None:
+            client._public_nkey = login.public_key  # nats-py reads it from a file only
+        await client.connect(
+            f"nats://{address.place}",
+            name=name,
+            user=login.user,
+            password=login.password,
+            token=login.token,
+            signature_cb=login.sign,
+            user_jwt_cb=login.show_jwt,
+            tls_handshake_first=options.tls_first,
+            allow_reconnect=False,
+            connect_timeout=max(1, math.ceil(options.connect_timeout_seconds)),
+            flush_timeout=options.publish_timeout_seconds,
+            ping_interval=86_400,
+            error_cb=self._on_error,
+        )
+        if not client.is_connected:  # the library takes any line for the server's consent
+            raise NatsError("it closed the connection, or answered with something else than PONG")
+
     async def _on_error(self, error: Exception) -> None:
-        match = _DENIED.search(str(error).lower())
+        if self._client.is_connected:  # else it is raised to whoever opens the connection
+            detail = printable(str(error)) or type(error).__name__
+            self._faults.log(logging.WARNING, "broker_error", detail=detail)
+
+    def _on_denied_text(self, text: str) -> None:
+        match = _DENIED.search(text)
         if match is None:
-            log.warning("broker_error", extra={"detail": str(error) or type(error).__name__})
+            self._faults.log(logging.WARNING, "broker_error", detail=printable(text))
             return
         operation, subject = match.groups()
         denied = ForbiddenError(
-            f"the broker does not allow this {operation}: {subject}",
+            f"the broker does not allow this {operation}: {printable(subject)}",
             remedy="grant it in the server's authorization block, or use other credentials",
         )
-        log.error("broker_permission_denied", extra={"detail": str(denied)})
-        self._deny(subject, denied)
-
-    def _deny(self, subject: str, error: ForbiddenError) -> None:
-        self.denied[subject] = error
+        self._faults.log(logging.ERROR, "broker_permission_denied", detail=str(denied))
+        self.denied[subject] = denied
         if len(self.denied) > _MAX_DENIED:
             del self.denied[next(iter(self.denied))]
+        asking = self._asking.get(subject)
+        if asking is not None and not asking.done():
+            asking.set_exception(denied)
         if self.on_denied is not None:
-            self.on_denied(subject, error)
-
-    async def _on_closed(self) -> None:
-        self.lost.set()
+            self.on_denied(subject, denied)
 
     def _tune_socket(self) -> None:
         """A dead peer fails the socket in seconds even while data is queued."""
@@ -181,17 +142,13 @@ class Connection:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
 
     def _socket(self) -> Any:
-        writer = self._writer()
+        writer = self._client.writer
         return writer.get_extra_info("socket") if writer is not None else None
 
     def wire(self) -> Wire:
         """What the kernel counted of this connection; of a closed one the last that was seen."""
         self._wire = of_socket(self._socket()) or self._wire
         return self._wire
-
-    def _writer(self) -> asyncio.StreamWriter | None:
-        # nats-py has no public way to its socket.
-        return getattr(self._client._transport, "_io_writer", None)
 
     @property
     def server_version(self) -> str:
@@ -208,39 +165,72 @@ class Connection:
         """Bytes handed to the connection and not yet to the socket."""
         return self._client.pending_data_size
 
+    @property
+    def last_words(self) -> str:
+        """What the server said as it ended the connection, if anything."""
+        return self._client.last_words
+
     async def publish(
         self, subject: str, data: bytes, *, reply: str = "", headers: dict[str, str] | None = None
     ) -> None:
-        """Hand one message to the socket; raises UnavailableError."""
+        """Hand one message to the socket; raises UnavailableError, or ForbiddenError for good."""
         if self.lost.is_set():
             raise UnavailableError("the link is down")
-        self._check_size(data, headers)
         try:
+            self._check_size(data, headers)
             await self._client.publish(subject, data, reply=reply, headers=headers)
-        except (nats.errors.Error, OSError) as error:
+        except UnicodeEncodeError as error:  # half a surrogate pair, which JSON can smuggle in
+            raise ForbiddenError("a subject or header of this message is no text") from error
+        except (NatsError, OSError) as error:
             raise UnavailableError(f"the link broke: {error}") from error
 
     def _check_size(self, data: bytes, headers: dict[str, str] | None) -> None:
         """The server counts the headers too, and drops the whole connection over one message."""
         size = len(data)
         if headers and size + _HEADERS_ROOM > self.max_payload:
-            size += len(_HEADERS_START) + len(_lines(headers).encode()) + 2
+            lines = header_blocks.lines(headers).encode()
+            size += len(header_blocks.FIRST_LINE) + len(lines) + 2
         if size > self.max_payload:
             raise MessageTooLargeError(
                 f"{size} bytes are over the broker's max_payload of {self.max_payload}",
                 remedy="raise max_payload on the server or lower limits.max_body_bytes",
             )
 
-    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> None:
+    async def subscribe(self, subject: str, handler: Handler, queue: str = "") -> int:
         """Call ``handler`` with every message of ``subject``; raises UnavailableError."""
-
-        async def deliver(msg: nats.aio.msg.Msg) -> None:
-            handler(Incoming(msg.subject, msg.reply, msg.headers or _NO_HEADERS, msg.data))
-
+        if self.lost.is_set():
+            raise UnavailableError("the link is down")
         try:
-            await self._client.subscribe(subject, queue=queue, cb=deliver)
-        except (nats.errors.Error, OSError) as error:
+            return await self._client.listen(subject, handler, queue)
+        except (NatsError, OSError) as error:
             raise UnavailableError(f"the link broke: {error}") from error
+
+    async def ask(self, subject: str, data: bytes, timeout_seconds: float) -> Incoming:
+        """One request, one answer; raises UnavailableError, or ForbiddenError when not allowed."""
+        self._asked += 1
+        reply = f"{self.inbox}.ask.{self._asked}"
+        answer: asyncio.Future[Incoming] = asyncio.get_running_loop().create_future()
+        number = await self.subscribe(
+            reply, lambda message: None if answer.done() else answer.set_result(message)
+        )
+        self._asking[subject.lower()] = answer
+        lost = asyncio.ensure_future(self.lost.wait())
+        try:
+            await self.publish(subject, data, reply=reply)
+            await asyncio.wait(
+                (answer, lost), timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED
+            )
+            if not answer.done():
+                raise UnavailableError(f"no answer on {subject}")
+            if answer.result().status == "503":
+                raise UnavailableError(f"nobody answers {subject}")
+            return answer.result()
+        finally:
+            lost.cancel()
+            answer.cancel()
+            del self._asking[subject.lower()]
+            if not self.lost.is_set():
+                await self._client.unlisten(number)
 
     async def flush(self, timeout_seconds: float) -> bool:
         """True when the server answered everything sent so far in time; False at once if lost."""
@@ -260,32 +250,5 @@ class Connection:
 
     async def discard(self) -> None:
         """Throw the connection away; never waits for the peer."""
-        self.lost.set()
-        writer = self._writer()
-        if writer is not None:
-            writer.transport.abort()
-        with contextlib.suppress(Exception):  # whatever a dying client says is of no use
-            async with asyncio.timeout(1.0):
-                await self._client.close()
-        await asyncio.sleep(0)  # the tasks it cancelled end now
-
-
-def _credentials(options: LinkOptions) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    if options.credentials_file is not None:
-        found["user_credentials"] = options.credentials_file
-    if options.user is not None:
-        found["user"] = options.user
-    if options.password_file is not None:
-        found["password"] = Path(options.password_file).read_text(encoding="utf-8").strip()
-    if options.tls_ca_file is not None:
-        found["tls"] = ssl.create_default_context(cafile=options.tls_ca_file)
-    return found
-
-
-def _opening_error(url: str, error: BaseException) -> UnavailableError | ForbiddenError:
-    text = str(error) or type(error).__name__
-    place = url.rsplit("@", 1)[-1]  # never a password in a message
-    if "authorization" in text.lower() or "authentication" in text.lower():
-        return ForbiddenError(f"{place} refused the credentials", remedy="check the [nats] table")
-    return UnavailableError(f"cannot reach {place}: {text}", remedy="is nats-server running there?")
+        await self._client.drop()
+        await asyncio.sleep(0)  # the loop lets go of the socket now

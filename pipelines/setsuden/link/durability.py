@@ -6,56 +6,113 @@ A JetStream ack is not on disk by default: a power cut a second after start lost
 
 from __future__ import annotations
 
-import http.client
-import json
+import asyncio
+import os
+import re
+import ssl
+from collections.abc import Awaitable, Callable
 from urllib.parse import SplitResult, urlsplit
 
-from setsuden.schemas.errors import NotDurableError
+from setsuden.schemas import subjects
+from setsuden.schemas.errors import ForbiddenError, LinkError, NotDurableError, UnavailableError
+from setsuden.schemas.stream_service import PROOF
+from setsuden.schemas.stream_service import Proof as ServiceProof
 
+from .connection import Connection
+from .credentials import tls_context
+from .options import LinkOptions
+from .untrusted import json_object, printable, redacted
+
+MAX_PROOF_BYTES = 4096
+Proof = Callable[[Connection], Awaitable[None]]
+"""Asks somebody who can read the server's monitoring; raises NotDurableError or another LinkError.
+
+It stands in for ``monitor_url`` where that is not set: a device may not reach that port.
+"""
 SERVER_FLOOR = (2, 15)
-MAX_VARZ_BYTES = 4 << 20
+MAX_VARZ_BYTES = 1 << 20
+_MAX_HEAD_BYTES = 1 << 14
+_STATUS = re.compile(rb"HTTP/1\.[01] ([0-9]{3})[ \r]")
 REMEDY = "set `jetstream { sync_interval: always }` in the server's configuration"
 
 
-def read_varz(monitor_url: str, timeout_seconds: float) -> dict[str, object]:
-    """The server's ``/varz``; raises NotDurableError when it cannot be read. Blocks."""
-    url = monitor_url.rstrip("/") + "/varz"
+async def read_varz(options: LinkOptions) -> dict[str, object]:
+    """The ``/varz`` of ``monitor_url`` within the connect timeout; raises NotDurableError.
+
+    No redirect is followed and no proxy used: whoever answers is who was configured.
+    """
+    url = f"{str(options.monitor_url).rstrip('/')}/varz"
     try:
-        varz = json.loads(_get(urlsplit(url), timeout_seconds))
-    except (OSError, ValueError, http.client.HTTPException) as error:
+        async with asyncio.timeout(options.connect_timeout_seconds):
+            body = await _get(urlsplit(url), options)
+        return json_object(body, MAX_VARZ_BYTES)
+    except (OSError, ValueError, ForbiddenError) as error:
         raise NotDurableError(
-            f"cannot read {url}: {error}", remedy="check nats.monitor_url and the http port"
+            f"cannot read {redacted(url)}: {_reason(error)}",
+            remedy="check nats.monitor_url and the http port",
         ) from error
-    if not isinstance(varz, dict):
-        raise NotDurableError(f"{url} is no server status", remedy="check nats.monitor_url")
-    return varz
 
 
-def _get(url: SplitResult, timeout_seconds: float) -> bytes:
-    """The body behind a URL; raises OSError or HTTPException.
+def _reason(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "no answer in time"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return error.verify_message
+    if isinstance(error, OSError) and error.errno and error.errno > 0:
+        return os.strerror(error.errno)
+    return printable(str(error))
 
-    Not urllib: its opener loads every certificate authority first, 45 ms of a start, also for
-    plain HTTP.
+
+async def _get(url: SplitResult, options: LinkOptions) -> bytes:
+    """The body behind a URL; raises OSError or ValueError.
+
+    Not http.client: its time limit counts between two bytes, so a server could hold a thread,
+    and with it the end of the process, for ever.
     """
     secure = url.scheme == "https"
-    kind = http.client.HTTPSConnection if secure else http.client.HTTPConnection
-    connection = kind(url.hostname or "", url.port, timeout=timeout_seconds)
+    context = await asyncio.to_thread(tls_context, options) if secure else None
+    host, port = url.hostname or "", url.port or (443 if secure else 80)
+    reader, writer = await asyncio.open_connection(host, port, ssl=context, limit=_MAX_HEAD_BYTES)
     try:
-        connection.request("GET", url.path)
-        answer = connection.getresponse()
-        if answer.status != http.client.OK:
-            raise OSError(f"status {answer.status}")
-        return answer.read(MAX_VARZ_BYTES)
+        place = f"[{host}]" if ":" in host else host
+        request = f"GET {url.path} HTTP/1.0\r\nHost: {place}:{port}\r\nConnection: close\r\n\r\n"
+        writer.write(request.encode())
+        await _check_head(reader)
+        return await _body(reader)
     finally:
-        connection.close()
+        writer.transport.abort()
+
+
+async def _check_head(reader: asyncio.StreamReader) -> None:
+    """Read on to the body; raises ValueError for anything but a 200."""
+    status = _STATUS.match(await reader.readline())
+    if status is None:
+        raise ValueError("what answers there is no HTTP server")
+    if status[1] != b"200":
+        raise ValueError(f"status {status[1].decode()}")
+    room = _MAX_HEAD_BYTES
+    while (line := await reader.readline()).strip():
+        room -= len(line)
+        if room < 0:
+            raise ValueError(f"its headers are over {_MAX_HEAD_BYTES} bytes")
+
+
+async def _body(reader: asyncio.StreamReader) -> bytes:
+    body = bytearray()
+    while part := await reader.read(1 << 16):
+        body += part
+        if len(body) > MAX_VARZ_BYTES:
+            raise ValueError(f"over {MAX_VARZ_BYTES} bytes")
+    return bytes(body)
 
 
 def check_version(version: str) -> None:
     """Raises NotDurableError below the floor: older ones lost acked writes (nats-server 8475)."""
-    numbers = tuple(int(part) for part in version.split("-", 1)[0].split(".")[:2] if part.isdigit())
+    match = re.match(r"(\d{1,6})\.(\d{1,6})(?:\.|-|$)", version, re.ASCII)
+    numbers = (int(match[1]), int(match[2])) if match else (0, 0)
     if numbers < SERVER_FLOOR:
         raise NotDurableError(
-            f"nats-server {version} is older than 2.15",
+            f"nats-server {printable(version, 32)} is older than 2.15",
             remedy="upgrade the server, or set nats.durability = 'relaxed'",
         )
 
@@ -71,12 +128,39 @@ def check_sync(varz: dict[str, object]) -> None:
         )
 
 
-def check_strict(version: str, monitor_url: str | None, timeout_seconds: float) -> None:
-    """All that ``durability = "strict"`` demands of a server. Blocks."""
-    check_version(version)
-    if monitor_url is None:
-        raise NotDurableError(
-            "strict durability needs proof from the server",
-            remedy="set nats.monitor_url (http://host:8222), or nats.durability = 'relaxed'",
-        )
-    check_sync(read_varz(monitor_url, timeout_seconds))
+def told_by_stream_service(name: str, timeout_seconds: float) -> Proof:
+    """The proof that a peer without the monitoring port has: the cloud side, which has read it."""
+
+    async def proof(connection: Connection) -> None:
+        subject = subjects.service(name, PROOF)
+        try:
+            answer = await connection.ask(subject, b"", timeout_seconds)
+        except UnavailableError as error:
+            raise NotDurableError(
+                f"nobody proves that the broker is durable ({error.message})",
+                remedy="start `setsuden cloud streams --serve` on the cloud side, set "
+                "nats.monitor_url (http://host:8222), or nats.durability = 'relaxed'",
+            ) from error
+        told = ServiceProof.model_validate_json(answer.data[:MAX_PROOF_BYTES])
+        check_version(told.version)
+        if not told.sync_always:
+            raise NotDurableError("the broker acknowledges before its disk has it", remedy=REMEDY)
+
+    return proof
+
+
+async def check_strict(connection: Connection, options: LinkOptions, proof: Proof) -> None:
+    """All that ``durability = "strict"`` demands of a server; raises LinkError."""
+    check_version(connection.server_version)
+    if options.monitor_url is not None:
+        check_sync(await read_varz(options))
+        return
+    try:
+        async with asyncio.timeout(options.connect_timeout_seconds):
+            await proof(connection)
+    except LinkError:
+        raise
+    except TimeoutError as error:
+        raise UnavailableError("nobody proved in time that the broker is durable") from error
+    except Exception as error:  # what a proof raises must not be taken for one
+        raise NotDurableError(f"the proof of durability failed: {type(error).__name__}") from error

@@ -11,13 +11,20 @@ from typing import Any, NamedTuple
 
 from setsuden.schemas.errors import ForbiddenError, LinkError, UnavailableError
 
-from .link import Link
+from .answers import ENDED, Answers
+from .link import Link, LinkState
 from .messages import Incoming
+from .untrusted import json_object, number, printable
 
 SUBJECT, SEQUENCE, STORED_AT = "Nats-Subject", "Nats-Sequence", "Nats-Time-Stamp"
 """Headers that the server writes behind a stored message's own, so that its word stands."""
+_STAMP = frozenset({SUBJECT, SEQUENCE})
+"""In every stored message that the server hands out, and in no answer of its own: a message
+without these is the server's word, whatever its publisher wrote."""
 _NOT_FOUND = frozenset({10014, 10037, 10059})
 _UNCHANGEABLE = frozenset({"retention", "storage"})
+_TRY_AGAIN = frozenset({408, 429, 500, 503})
+"""Codes of JetStream's answers that pass: no leader yet (10008), too many requests (10167)."""
 
 
 class Delivery(NamedTuple):
@@ -36,7 +43,7 @@ class Delivery(NamedTuple):
         if len(parts) not in {9, 11, 12} or parts[:2] != ["$JS", "ACK"]:
             raise ValueError(f"{reply!r} is no acknowledgement subject")
         tail = parts[4:] if len(parts) == 9 else parts[6:]
-        attempt, sequence, _, stored, pending = (int(part) for part in tail[:5])
+        attempt, sequence, _, stored, pending = [number(part) for part in tail[:5]]
         return cls(attempt, sequence, stored, pending)
 
 
@@ -45,11 +52,13 @@ class JetStream:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._replies: dict[str, asyncio.Queue[Incoming]] = {}
+        self._replies: dict[str, Answers] = {}
         self._next = 0
 
     async def start(self) -> None:
         """Listen for answers; call once, before the link starts or while it is up."""
+        self._link.listen(self._on_link)
+        self._link.listen_denied(self._on_denied)
         await self._link.subscribe(f"{self._link.inbox}.api.*", self._on_reply)
 
     def _on_reply(self, message: Incoming) -> None:
@@ -57,22 +66,32 @@ class JetStream:
         if queue is not None:
             queue.put_nowait(message)
 
+    def _on_link(self, state: LinkState) -> None:
+        if state is not LinkState.UP:
+            for token, answers in self._replies.items():
+                answers.end(token, "the link to the broker is down")
+
+    def _on_denied(self, subject: str, error: ForbiddenError) -> None:
+        for token, answers in self._replies.items():
+            if answers.subject.lower() == subject:
+                answers.end(token, error.message)
+
     def _new_token(self) -> str:
         self._next += 1
         return format(self._next, "x")
 
     @asynccontextmanager
-    async def _conversation(self) -> AsyncIterator[tuple[str, asyncio.Queue[Incoming]]]:
+    async def _conversation(self, subject: str = "") -> AsyncIterator[tuple[str, Answers]]:
         token = self._new_token()
-        queue = self._replies[token] = asyncio.Queue()
+        queue = self._replies[token] = Answers(subject)
         try:
             yield f"{self._link.inbox}.api.{token}", queue
         finally:
             del self._replies[token]
 
     async def ask(self, subject: str, data: bytes, timeout_seconds: float = 5.0) -> Incoming:
-        """One request, one answer; raises UnavailableError."""
-        async with self._conversation() as (reply, queue):
+        """One request, one answer; raises UnavailableError, at once when the link is lost."""
+        async with self._conversation(subject) as (reply, queue):
             await self._link.send(subject, data, reply=reply)
             try:
                 async with asyncio.timeout(timeout_seconds):
@@ -80,35 +99,46 @@ class JetStream:
             except TimeoutError as error:
                 denied = self._link.denial(subject)
                 raise denied or UnavailableError(f"no answer on {subject}") from error
-        if answer.headers.get("Status") == "503":
+        if answer.status == ENDED:
+            raise self._link.denial(subject) or UnavailableError(answer.description)
+        if answer.status == "503":
             raise UnavailableError(f"nobody answers {subject}", remedy="is JetStream enabled?")
         return answer
 
     async def api(self, name: str, body: dict[str, object] | None = None) -> dict[str, Any]:
         """One ``$JS.API`` call; raises LinkError with the server's words."""
-        answer = await self.ask(f"$JS.API.{name}", json.dumps(body).encode() if body else b"")
-        reply: dict[str, Any] = json.loads(answer.data)
-        error = reply.get("error")
-        if error:
-            problem = ForbiddenError if error.get("code") == 403 else LinkError
-            raise problem(f"{name}: {error.get('description')} ({error.get('err_code')})")
+        reply, error = await self._call(name, body)
+        if error is not None:
+            raise error
         return reply
 
     async def find(self, name: str) -> dict[str, Any] | None:
         """As :meth:`api`, with ``None`` for what does not exist."""
-        answer = await self.ask(f"$JS.API.{name}", b"")
-        reply: dict[str, Any] = json.loads(answer.data)
-        error = reply.get("error")
-        if error and error.get("err_code") in _NOT_FOUND:
+        reply, error = await self._call(name, None)
+        if error is None:
+            return reply
+        if _code(reply["error"], "err_code") in _NOT_FOUND:
             return None
-        if error:
-            raise LinkError(f"{name}: {error.get('description')} ({error.get('err_code')})")
-        return reply
+        raise error
+
+    async def _call(
+        self, name: str, body: dict[str, object] | None
+    ) -> tuple[dict[str, Any], LinkError | None]:
+        answer = await self.ask(f"$JS.API.{name}", json.dumps(body).encode() if body else b"")
+        try:
+            reply = json_object(answer.data)
+        except ValueError as error:
+            raise UnavailableError(f"{name}: the answer cannot be read ({error})") from error
+        details = reply.get("error")
+        return reply, _api_error(name, details) if details else None
 
     async def server_time_ns(self, stream: str) -> int:
         """The broker's clock, nanoseconds since 1970, as it answers for a stream we may see."""
         found = await self.api(f"STREAM.INFO.{stream}")
-        return round(datetime.fromisoformat(found["ts"]).timestamp() * 1e6) * 1000
+        try:
+            return round(datetime.fromisoformat(found["ts"]).timestamp() * 1e6) * 1000
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
+            raise UnavailableError(f"the description of {stream} has no time") from error
 
     async def apply_stream(self, wanted: dict[str, object]) -> bool:
         """Make the stream as declared; True when something changed.
@@ -120,7 +150,7 @@ class JetStream:
         if found is None:
             await self.api(f"STREAM.CREATE.{name}", wanted)
             return True
-        config = found["config"]
+        config = _config_of(found)
         changed = {key for key, value in wanted.items() if config.get(key) != value}
         for key in changed & _UNCHANGEABLE:
             raise LinkError(
@@ -135,7 +165,7 @@ class JetStream:
         """Make the durable consumer as declared; True when something changed."""
         name = wanted["durable_name"]
         found = await self.find(f"CONSUMER.INFO.{stream}.{name}")
-        config = found["config"] if found else {}
+        config = _config_of(found) if found else {}
         if found and all(config.get(key) == value for key, value in wanted.items()):
             return False
         body: dict[str, object] = {"stream_name": stream, "config": config | wanted}
@@ -155,27 +185,24 @@ class JetStream:
         broker can permit by subject. Raises LinkError when one of them is not answered.
         """
         asked: dict[str, str] = {}
-        answers: asyncio.Queue[Incoming] = asyncio.Queue()
+        answers = Answers(f"$JS.API.DIRECT.GET.{stream}")
         newest: dict[str, Incoming] = {}
         try:
             for subject in subjects:
                 token = self._new_token()
                 asked[token], self._replies[token] = subject, answers
-                reply = f"{self._link.inbox}.api.{token}"
-                await self._link.send(f"$JS.API.DIRECT.GET.{stream}.{subject}", b"", reply=reply)
+                answers.subject = f"$JS.API.DIRECT.GET.{stream}.{subject}"
+                await self._link.send(answers.subject, b"", reply=f"{self._link.inbox}.api.{token}")
             async with asyncio.timeout(timeout_seconds):
                 for _ in asked:
                     answer = await answers.get()
-                    subject = asked[answer.subject.rsplit(".", 1)[-1]]
-                    if answer.headers.get(SUBJECT) == subject and SEQUENCE in answer.headers:
+                    subject = asked.get(answer.subject.rsplit(".", 1)[-1], "")
+                    if answer.headers.keys() >= _STAMP and answer.headers[SUBJECT] == subject:
                         newest[subject] = answer
-                    elif answer.headers.get("Status") != "404":
-                        raise UnavailableError(
-                            f"stream {stream} cannot be read",
-                            remedy="run `setsuden cloud streams`, or grant the device its subjects",
-                        )
+                    elif answer.status != "404":
+                        raise _unread(stream, answer)
         except TimeoutError as error:
-            denied = self._link.denial(f"$JS.API.DIRECT.GET.{stream}.{subject}")
+            denied = self._link.denial(answers.subject)
             raise denied or UnavailableError(f"no answer from stream {stream}") from error
         finally:
             for token in asked:
@@ -191,28 +218,56 @@ class JetStream:
         """
         body = json.dumps(request).encode()
         stored, end = await self.collect(f"$JS.API.DIRECT.GET.{stream}", body, timeout_seconds)
-        status = end.headers.get("Status")
-        if status not in {"204", "404"}:
-            raise UnavailableError(f"stream {stream} cannot be read now (status {status})")
+        if end.status not in {"204", "404"}:
+            raise _unread(stream, end)
         return stored
 
     async def collect(
         self, subject: str, body: bytes, timeout_seconds: float = 5.0
     ) -> tuple[list[Incoming], Incoming]:
-        """Stored messages sent in answer to one request, and the answer that ends them.
-
-        Whatever its publisher wrote into its headers, a stored message is one that the server
-        stamped with its sequence; the first answer without that stamp is the end.
-        """
+        """Stored messages sent in answer to one request, and the answer that ends them."""
         stored: list[Incoming] = []
-        async with self._conversation() as (reply, queue):
+        async with self._conversation(subject) as (reply, queue):
             await self._link.send(subject, body, reply=reply)
             try:
                 async with asyncio.timeout(timeout_seconds):
-                    while SEQUENCE in (message := await queue.get()).headers:
+                    while (message := await queue.get()).headers.keys() >= _STAMP:
                         stored.append(message)
             except TimeoutError as error:
-                raise self._link.denial(subject) or UnavailableError(
-                    f"no answer on {subject}"
-                ) from error
+                denied = self._link.denial(subject)
+                raise denied or UnavailableError(f"no answer on {subject}") from error
+        if message.status == ENDED:
+            denied = self._link.denial(subject)
+            raise denied or UnavailableError(f"no answer on {subject}: {message.description}")
         return stored, message
+
+
+def _unread(stream: str, answer: Incoming) -> UnavailableError:
+    why = answer.description or f"status {answer.status}"
+    return UnavailableError(
+        f"stream {stream} cannot be read now ({printable(why)})",
+        remedy="run `setsuden cloud streams`, or grant its subjects"
+        if answer.status == "503"
+        else "",
+    )
+
+
+def _api_error(name: str, details: object) -> LinkError:
+    description = details.get("description") if isinstance(details, dict) else None
+    text = f"{name}: {printable(str(description))} ({_code(details, 'err_code')})"
+    code = _code(details, "code")
+    if code == 403:
+        return ForbiddenError(text)
+    return UnavailableError(text) if code in _TRY_AGAIN else LinkError(text)
+
+
+def _code(details: object, name: str) -> int:
+    value = details.get(name) if isinstance(details, dict) else None
+    return value if type(value) is int else 0
+
+
+def _config_of(described: dict[str, Any]) -> dict[str, Any]:
+    config = described.get("config")
+    if not isinstance(config, dict):
+        raise UnavailableError("the description of a stream or consumer has no configuration")
+    return config

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
+import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from enum import StrEnum
 
 from setsuden.schemas.errors import (
@@ -19,16 +20,19 @@ from setsuden.schemas.errors import (
 )
 
 from .connection import Connection
-from .durability import check_strict
+from .durability import Proof, check_strict, told_by_stream_service
+from .faults import Faults
 from .messages import Done, Handler, Incoming, Outcome, Stored
 from .options import LinkOptions
-from .tasks import end
+from .tasks import Backoff, end, jittered
 from .window import Window, parse_ack
 from .wire import Wire
 
 log = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.05
 _REFUSED_PAUSE_SECONDS = 5.0
+_STABLE_SECONDS = 5.0
+"""A connection that lasted so long ends the growth of pauses: shorter ones may be the rule."""
 _SWEEP_SECONDS = 0.5
 
 
@@ -41,25 +45,34 @@ class LinkState(StrEnum):
 
 
 class Link:
-    """One process's way to the broker. ``start`` never waits for the network."""
+    """One process's way to the broker. ``start`` never waits for the network.
 
-    def __init__(self, options: LinkOptions, name: str) -> None:
+    ``proof`` proves strict durability where ``options.monitor_url`` is not set; without it the
+    stream service is asked, in the name of the user who logs in.
+    """
+
+    def __init__(self, options: LinkOptions, name: str, proof: Proof | None = None) -> None:
         self.options = options
         self.name = name
         self.state = LinkState.DOWN
         self.problem: LinkError | None = None
         self.connections = 0
-        self.inbox = f"_INBOX.{name}.{random.getrandbits(64):016x}"  # a name, no secret
-        self._window = Window(options.publish_timeout_seconds)
+        self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"  # nobody can guess where answers go
+        self._faults = Faults()
+        seconds = options.connect_timeout_seconds
+        self._proof = proof or told_by_stream_service(options.user or name, seconds)
+        self._window = Window(options.publish_timeout_seconds, self._faults)
         self._subscriptions: dict[str, tuple[Handler, str]] = {
             f"{self.inbox}.ack.*": (self._on_ack, "")
         }
         self._listeners: list[Callable[[LinkState], None]] = []
+        self._denial_listeners: list[Callable[[str, ForbiddenError], None]] = []
         self.admission: Callable[[], Awaitable[None]] | None = None
         """Asked over each new connection before the link is up; raises LinkError to refuse it."""
         self._connection: Connection | None = None
         self._past = Wire()
         """Of connections that are gone."""
+        self._turn = 0
         self._changed = asyncio.Condition()
         self._task: asyncio.Task[None] | None = None
 
@@ -76,13 +89,24 @@ class Link:
         if self._connection is not None:
             await self._lose(self._connection)
 
-    async def wait_up(self, timeout_seconds: float) -> None:
-        """Return once the link is up; raises the reason why not in time."""
+    async def wait_up(self, timeout_seconds: float, *, refused_ends: bool = False) -> None:
+        """Return once the link is up; raises the reason why not in time.
+
+        ``refused_ends``: raise at once what a broker refuses (credentials, certificates,
+        durability), which another attempt mends only when somebody changes something.
+        """
+        ends = (lambda: self._works() or self._refused()) if refused_ends else self._works
         try:
             async with asyncio.timeout(timeout_seconds), self._changed:
-                await self._changed.wait_for(self._works)
+                await self._changed.wait_for(ends)
         except TimeoutError as error:
-            raise self.problem or UnavailableError("the link did not come up in time") from error
+            problem = self.problem or UnavailableError("the link did not come up in time")
+            raise _copy(problem) from error
+        if not self._works():
+            raise _copy(self.problem or UnavailableError("the link was refused"))
+
+    def _refused(self) -> bool:
+        return self.state is LinkState.REFUSED
 
     def _works(self) -> bool:
         # Between the loss and the supervisor's word on it, waiting must not turn into spinning.
@@ -95,37 +119,64 @@ class Link:
         """Call ``callback`` at every change of state."""
         self._listeners.append(callback)
 
+    def listen_denied(self, callback: Callable[[str, ForbiddenError], None]) -> None:
+        """Call ``callback`` with each subject, in lower case, that the broker refuses us."""
+        self._denial_listeners.append(callback)
+
     async def _supervise(self) -> None:
-        pause, turn = _FIRST_PAUSE_SECONDS, 0
+        pauses = Backoff(_FIRST_PAUSE_SECONDS, self.options.reconnect_max_seconds)
         while True:
-            url = self.options.urls[turn % len(self.options.urls)]
-            turn += 1
+            refused = False
             try:
-                connection = await self._open(url)
+                if await self._live_once() > _STABLE_SECONDS:
+                    pauses.reset()
             except LinkError as error:
-                refused = isinstance(error, NotDurableError | ForbiddenError)
+                refused = _is_refusal(error)
                 await self._become(LinkState.REFUSED if refused else LinkState.DOWN, error)
-                longest = _REFUSED_PAUSE_SECONDS if refused else pause
-                await asyncio.sleep(longest * random.uniform(0.5, 1.0))  # noqa: S311  # jitter
-                pause = min(pause * 2, self.options.reconnect_max_seconds)
-                continue
-            pause = _FIRST_PAUSE_SECONDS
-            await self._become(LinkState.UP, None)
-            await self._watch(connection)
-            await self._lose(connection)
+            except Exception as error:  # the process has no other way to the broker than this task
+                await self._stumble(error)
+            await asyncio.sleep(jittered(_REFUSED_PAUSE_SECONDS) if refused else pauses.next())
+
+    async def _live_once(self) -> float:
+        """One connection from opening to loss; how many seconds it lasted. Raises LinkError."""
+        connection = await self._open_any()
+        opened = asyncio.get_running_loop().time()
+        await self._become(LinkState.UP, None)
+        await self._watch(connection)
+        await self._lose(connection)
+        return asyncio.get_running_loop().time() - opened
+
+    async def _stumble(self, error: Exception) -> None:
+        self._faults.raised("link", error)
+        if self._connection is not None:
+            await self._lose(self._connection)
+        problem = UnavailableError(f"the link failed ({type(error).__name__})")
+        await self._become(LinkState.DOWN, problem)
+
+    async def _open_any(self) -> Connection:
+        """The first address that lets us in; a refusal is raised when all of them refuse."""
+        problems: list[LinkError] = []
+        for _ in self.options.urls:
+            url = self.options.urls[self._turn % len(self.options.urls)]
+            self._turn += 1
+            try:
+                return await self._open(url)
+            except LinkError as error:
+                problems.append(error)
+        others = [problem for problem in problems if not _is_refusal(problem)]
+        if len(problems) == 1 or not others:
+            raise problems[0]
+        reasons = "; ".join(problem.message for problem in problems)
+        raise UnavailableError(reasons, remedy=others[0].remedy)
 
     async def _open(self, url: str) -> Connection:
-        connection = await Connection.open(self.options, url, self.name)
+        connection = await Connection.open(self.options, url, self.name, self._faults)
+        connection.inbox = self.inbox
         try:
             if self.options.durability == "strict":
-                await asyncio.to_thread(
-                    check_strict,
-                    connection.server_version,
-                    self.options.monitor_url,
-                    self.options.connect_timeout_seconds,
-                )
+                await check_strict(connection, self.options, self._proof)
             await self._subscribe_all(connection)
-            connection.on_denied = self._window.refuse
+            connection.on_denied = self._on_denied
             self._connection = connection
             await self._admit()
         except BaseException:  # cancelled, too: the connection must not outlive us
@@ -144,6 +195,14 @@ class Link:
                 await self.admission()
         except TimeoutError as error:
             raise UnavailableError("the broker does not answer") from error
+
+    def _on_denied(self, subject: str, error: ForbiddenError) -> None:
+        self._window.refuse(subject, error)
+        for callback in self._denial_listeners:
+            try:
+                callback(subject, error)
+            except Exception as fault:
+                self._faults.raised("listener", fault)
 
     async def _subscribe_all(self, connection: Connection) -> None:
         """Return when the server has them all, those that came meanwhile included."""
@@ -177,7 +236,8 @@ class Link:
     async def _lose(self, connection: Connection) -> None:
         self._connection = None
         self._past = self._past.plus(connection.wire())
-        error = UnavailableError("the link to the broker is down")
+        reason = f" ({connection.last_words})" if connection.last_words else ""
+        error = UnavailableError(f"the link to the broker is down{reason}")
         self._window.fail_all(error)
         await self._become(LinkState.DOWN, error)
         await connection.discard()
@@ -190,7 +250,10 @@ class Link:
         level = logging.INFO if state is LinkState.UP else logging.WARNING
         log.log(level, "link_%s", state.value, extra={"detail": str(problem or "")})
         for callback in self._listeners:
-            callback(state)
+            try:
+                callback(state)
+            except Exception as error:
+                self._faults.raised("listener", error)
         async with self._changed:
             self._changed.notify_all()
 
@@ -205,6 +268,16 @@ class Link:
             self._connection.lost.set()
 
     # -- work -------------------------------------------------------------------------------
+
+    @property
+    def handler_errors(self) -> int:
+        """Exceptions of handlers, listeners and ``done`` callbacks: each is a fault of ours."""
+        return self._faults.handler_errors
+
+    @property
+    def unreadable_messages(self) -> int:
+        """Messages dropped because nobody could read their headers."""
+        return self._faults.unreadable
 
     def wire(self) -> Wire:
         """Bytes and packets of all connections so far; from any thread."""
@@ -228,7 +301,8 @@ class Link:
         """
         self._subscriptions[subject] = handler, queue
         if self._connection is not None:
-            await self._connection.subscribe(subject, handler, queue)
+            with suppress(UnavailableError):  # lost meanwhile: the next connection has it
+                await self._connection.subscribe(subject, handler, queue)
 
     async def send(
         self,
@@ -262,7 +336,7 @@ class Link:
         await self.post(subject, data, headers, lambda outcome: _resolve(future, outcome))
         outcome = await future
         if isinstance(outcome, LinkError):
-            raise outcome
+            raise _copy(outcome)
         return outcome
 
     async def _publish(
@@ -270,7 +344,7 @@ class Link:
     ) -> None:
         connection = self._connection
         if connection is None:
-            raise self.problem or UnavailableError("the link to the broker is down")
+            raise _copy(self.problem or UnavailableError("the link to the broker is down"))
         full = connection.pending_bytes > self.options.max_pending_bytes
         if full and not await connection.flush(self.options.publish_timeout_seconds):
             raise UnavailableError("the broker takes no more bytes now")
@@ -278,7 +352,17 @@ class Link:
 
     def _on_ack(self, message: Incoming) -> None:
         token = message.subject.rsplit(".", 1)[-1]
-        self._window.settle(token, parse_ack(message.data, message.headers.get("Status")))
+        self._window.settle(token, parse_ack(message.data, message.status))
+
+
+def _is_refusal(error: LinkError) -> bool:
+    """True for what the broker will not let us do, however often it is tried."""
+    return isinstance(error, NotDurableError | ForbiddenError)
+
+
+def _copy(error: LinkError) -> LinkError:
+    """The same for one caller: each ``raise`` of one instance makes its traceback longer."""
+    return type(error)(error.message, remedy=error.remedy)
 
 
 def _resolve(future: asyncio.Future[Outcome], outcome: Outcome) -> None:

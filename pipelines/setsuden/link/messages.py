@@ -14,7 +14,12 @@ class Incoming(NamedTuple):
     subject: str
     reply: str
     headers: Mapping[str, str]
+    """As its publisher wrote them, and behind those what the server added."""
     data: bytes
+    status: str = ""
+    """The server's own answer in three digits ("404"), which no header can imitate."""
+    description: str = ""
+    """The server's words beside its status."""
 
 
 class Stored(NamedTuple):
@@ -29,4 +34,4 @@ Outcome = Stored | LinkError
 """What became of a store: kept, or why not."""
 Done = Callable[[Outcome], None]
 Handler = Callable[[Incoming], None]
-"""Called in the event loop; must not block and must not raise."""
+"""Called in the event loop; must not block. What it raises is counted and logged."""

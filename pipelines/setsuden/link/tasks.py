@@ -1,8 +1,9 @@
-"""Ending a task for certain."""
+"""Ending a task for certain, and pauses between attempts."""
 
 from __future__ import annotations
 
 import asyncio
+import random
 
 _AGAIN_SECONDS = 0.1
 
@@ -18,3 +19,26 @@ async def end(task: asyncio.Task[None]) -> None:
         await asyncio.wait((task,), timeout=_AGAIN_SECONDS)
     if not task.cancelled():
         task.exception()
+
+
+def jittered(seconds: float) -> float:
+    """Half to all of it, at random: many processes must not come back in step."""
+    return seconds * random.uniform(0.5, 1.0)  # noqa: S311  # no secret
+
+
+class Backoff:
+    """Pauses that double from the first to the longest."""
+
+    def __init__(self, first_seconds: float, longest_seconds: float) -> None:
+        self._first, self._longest = first_seconds, longest_seconds
+        self._pause = first_seconds
+
+    def next(self) -> float:
+        """Seconds to wait now."""
+        pause = self._pause
+        self._pause = min(2 * pause, self._longest)
+        return jittered(pause)
+
+    def reset(self) -> None:
+        """It worked: the next pause is the first again."""
+        self._pause = self._first

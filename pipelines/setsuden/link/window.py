@@ -6,25 +6,32 @@ ever and leaks their slots.
 
 from __future__ import annotations
 
-import json
 import re
 from collections import OrderedDict
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from setsuden.schemas.errors import (
     AlreadyStoredError,
     LinkError,
+    MessageTooLargeError,
     StreamFullError,
     UnavailableError,
 )
 
+from .faults import Faults
 from .messages import Done, Outcome, Stored
+from .untrusted import json_object, printable
 
 WRONG_LAST_SEQUENCE = 10071
-_FULL = frozenset({10023, 10047, 10077, 10122})
-"""Resources exceeded, storage exceeded, maximum bytes, maximum messages per subject."""
+_FULL = frozenset({10002, 10023, 10028, 10047})
+"""The account's limit, the server's resources, its memory, its storage (server/errors.json)."""
+_NOT_STORED = 10077
+"""The store refused it, and only the description says why: full, too large, closed."""
+_TOO_LARGE = frozenset({10054, 10097})
+"""Over the stream's max_msg_size; headers over 64 KiB."""
 MAX_ACK_BYTES = 16_384
-_PLAIN = re.compile(rb'\{"stream":"([A-Za-z0-9_-]+)", ?"seq":([0-9]{1,18})\}')
+_NAME = re.compile(r"[A-Za-z0-9_-]{1,255}")
+_PLAIN = re.compile(rb'\{"stream":"([A-Za-z0-9_-]{1,255})", ?"seq":([1-9][0-9]{0,17})\}')
 """Nearly every acknowledgement; a third of the time that JSON takes."""
 
 
@@ -37,8 +44,9 @@ class _Waiting(NamedTuple):
 class Window:
     """Tokens of unanswered stores, oldest first."""
 
-    def __init__(self, timeout_seconds: float) -> None:
+    def __init__(self, timeout_seconds: float, faults: Faults | None = None) -> None:
         self._timeout = timeout_seconds
+        self._faults = faults or Faults()
         self._waiting: OrderedDict[str, _Waiting] = OrderedDict()
         self._next = 0
 
@@ -56,8 +64,12 @@ class Window:
     def settle(self, token: str, outcome: Outcome) -> None:
         """Tell one store its outcome; an unknown or settled token is nothing."""
         waiting = self._waiting.pop(token, None)
-        if waiting is not None:
+        if waiting is None:
+            return
+        try:
             waiting.done(outcome)
+        except Exception as error:
+            self._faults.raised("done", error)
 
     def expire(self, now: float) -> None:
         """Fail every store whose acknowledgement is overdue."""
@@ -79,35 +91,49 @@ class Window:
             self.settle(token, error)
 
 
-def parse_ack(data: bytes, status: str | None) -> Outcome:
-    """A JetStream publish acknowledgement as an outcome.
+def parse_ack(data: bytes, status: str) -> Outcome:
+    """A JetStream publish acknowledgement as an outcome; never raises.
 
-    10071 means a record is there already; 10164 (another write to the subject in flight) and
-    all else unknown mean: try again.
+    10071 means a record is there already; 10164 (another write to the subject in flight), 10167
+    (too many requests) and all else unknown mean: try again.
     """
-    if status is not None:
+    if status == "503":
         return UnavailableError(
             "no stream takes this subject", remedy="run `setsuden cloud streams`"
         )
-    if len(data) > MAX_ACK_BYTES:
-        return UnavailableError("the acknowledgement is oversized")
     plain = _PLAIN.fullmatch(data)
     if plain is not None:
         return Stored(plain[1].decode(), int(plain[2]), False)
     try:
-        body = json.loads(data)
-        error = body.get("error")
-        if error is None:
-            return Stored(body["stream"], body["seq"], bool(body.get("duplicate")))
-        return _refusal(int(error.get("err_code", 0)), str(error.get("description", "")))
-    except (ValueError, KeyError, AttributeError, TypeError):
+        return _outcome(json_object(data, MAX_ACK_BYTES))
+    except ValueError:
         return UnavailableError("the acknowledgement cannot be read")
+
+
+def _outcome(body: dict[str, Any]) -> Outcome:
+    error = body.get("error")
+    if error is not None:
+        code = error.get("err_code") if isinstance(error, dict) else None
+        if type(code) is not int:
+            raise ValueError("an error without its code")
+        return _refusal(code, printable(str(error.get("description", ""))))
+    stream, sequence = body.get("stream"), body.get("seq")
+    if not isinstance(stream, str) or _NAME.fullmatch(stream) is None:
+        raise ValueError("no stream's name")
+    if type(sequence) is not int or not 0 < sequence < 1 << 63:
+        raise ValueError("no sequence")
+    return Stored(stream, sequence, body.get("duplicate") is True)
 
 
 def _refusal(code: int, description: str) -> LinkError:
     if code == WRONG_LAST_SEQUENCE or "per subject" in description:
         # A stream with one message per subject refuses the second with the code of a full one.
         return AlreadyStoredError("a record is already stored for this subject")
-    if code in _FULL:
+    if code in _TOO_LARGE or (code == _NOT_STORED and "too large" in description):
+        return MessageTooLargeError(
+            f"the stream takes no message of this size ({code}: {description})",
+            remedy="raise max_msg_size of the stream, or lower limits.max_body_bytes",
+        )
+    if code in _FULL or (code == _NOT_STORED and "closed" not in description):
         return StreamFullError(f"stream full ({code}: {description})")
     return UnavailableError(f"JetStream refused ({code}: {description})")

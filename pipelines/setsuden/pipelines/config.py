@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from setsuden.link.untrusted import redacted
 from setsuden.schemas.errors import ConfigError
 
 from .toml_places import KeyPath, Place, place_of, places
@@ -31,7 +32,6 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
 _SYNTAX_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
-_PASSWORD = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]*://)[^/@\s\"']+@", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"(?:^|_)(?:password|secret|token|key|seed)$")
 
 
@@ -363,7 +363,7 @@ def _laid_over(document: Document, path: KeyPath) -> str | None:
 
 def masked(text: str) -> str:
     """The text without the credentials of any address in it."""
-    return _PASSWORD.sub(r"\g<scheme>***@", text)
+    return redacted(text)
 
 
 def is_secret(name: str) -> bool:

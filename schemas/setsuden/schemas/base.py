@@ -16,13 +16,26 @@ ShortText = Annotated[str, StringConstraints(max_length=256)]
 class Model(BaseModel):
     """Declared by a person (configuration, bundle): unknown keys are refused."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    # A validation error would quote its input, and with it a password or a payload.
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 class WireModel(BaseModel):
     """Sent between versions of us: unknown keys of a newer sender are ignored."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="ignore",
+        allow_inf_nan=False,
+        hide_input_in_errors=True,
+    )
 
 
 ModelT = TypeVar("ModelT", bound=BaseModel)

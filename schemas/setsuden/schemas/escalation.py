@@ -8,6 +8,7 @@ from typing import NamedTuple
 from .errors import InvalidEventError
 from .event import TENSOR_LENGTH_HEADER, Event
 from .subjects import Place
+from .trace_context import parse_traceparent
 
 TTL_HEADER = "setsuden-ttl-ms"
 COPY_HEADER = "setsuden-copy"
@@ -43,6 +44,8 @@ def headers(
     names = event.headers()
     for private in _PRIVATE:
         names.pop(private, None)
+    if parse_traceparent(event.traceparent) is None:
+        names.pop("tracestate", None)  # it belongs to a trace that is not continued
     names["traceparent"] = traceparent
     if ttl_ms is not None:
         names[TTL_HEADER] = str(min(max(ttl_ms, 0), MAX_TTL_MS))

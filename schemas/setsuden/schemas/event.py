@@ -14,6 +14,7 @@ from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
 from .base import ShortText, Token, WireModel
 from .errors import InvalidEventError
+from .trace_context import MAX_CHARACTERS, can_be_passed_on
 
 TENSOR_LENGTH_HEADER = "inference-header-content-length"
 """Bytes of the Open Inference Protocol JSON header in front of the binary tail."""
@@ -68,8 +69,10 @@ class Event(WireModel):
     """A trace id chosen by an application that has no span of its own."""
     traceparent: ShortText | None = None
     """As it came; one that is malformed starts a new trace, as W3C asks, and is no error."""
-    tracestate: ShortText | None = None
-    baggage: ShortText | None = None
+    tracestate: str | None = Field(default=None, max_length=MAX_CHARACTERS["tracestate"])
+    """Passed on as it came with an escalation, unless the traceparent beside it is malformed."""
+    baggage: str | None = Field(default=None, max_length=MAX_CHARACTERS["baggage"])
+    """Passed on as it came with an escalation; read by nobody here, and in no span."""
     data: bytes = Field(repr=False)
 
     def headers(self) -> dict[str, str]:
@@ -96,7 +99,7 @@ class Event(WireModel):
         fields: dict[str, object] = {}
         for header, name in _HEADERS.items():
             raw = headers.get(header)
-            if raw:
+            if raw and can_be_passed_on(header, raw):
                 fields[name] = _parse(name, raw)
         return cls.of(**fields, pipeline=pipeline, device=device, data=data)
 

@@ -80,8 +80,8 @@ GRANTS = (
     Grant(Role.DEVICE, Access.SEND, "lease.{device}"),
     Grant(Role.DEVICE, Access.SEND, f"{_GET}.{LEASES}.lease.{{device}}"),
     Grant(Role.DEVICE, Access.ASK, "cloud.{device}.*"),
-    Grant(Role.DEVICE, Access.SEND, "otel.spans.{device}"),
-    Grant(Role.DEVICE, Access.SEND, "otel.metrics.{device}"),
+    Grant(Role.DEVICE, Access.SEND, "otel.spans.edge.{device}"),
+    Grant(Role.DEVICE, Access.SEND, "otel.metrics.edge.{device}"),
     Grant(Role.DEVICE, Access.REPLY, "reply.{application}.{device}.*.*"),
     Grant(Role.DEVICE, Access.LISTEN, "notify.{device}.*"),
     *(
@@ -96,7 +96,6 @@ GRANTS = (
     Grant(Role.APPLICATION, Access.HEAR, "reply.{application}.{device}.*.*"),
     Grant(Role.WORKER, Access.ASK, f"{_NEXT}.{ESCALATIONS}.{{consumer}}"),
     Grant(Role.WORKER, Access.SEND, f"{_ACK}.{ESCALATIONS}.{{consumer}}.>"),
-    Grant(Role.WORKER, Access.SEND, f"$JS.API.CONSUMER.INFO.{ESCALATIONS}.{{consumer}}"),
     *(Grant(Role.WORKER, Access.SEND, f"{kind}.{{region}}.{{pipeline}}.*.*") for kind in _RECORDS),
     *(
         Grant(Role.WORKER, Access.SEND, f"{_GET}.{RESULTS}.{kind}.{{region}}.{{pipeline}}.*.*")
@@ -104,15 +103,15 @@ GRANTS = (
     ),
     Grant(Role.WORKER, Access.SEND, "dead.{pipeline}.*"),
     Grant(Role.WORKER, Access.ASK, "cloud.{worker}.proof"),
-    Grant(Role.WORKER, Access.SEND, "otel.spans.*"),
-    Grant(Role.WORKER, Access.SEND, "otel.metrics.*"),
+    Grant(Role.WORKER, Access.ASK, "cloud.{worker}.lag"),
+    Grant(Role.WORKER, Access.SEND, "otel.spans.cloud.*"),
+    Grant(Role.WORKER, Access.SEND, "otel.metrics.cloud.*"),
     *(
         Grant(Role.BRIDGE, access, subject)
         for name in (BRIDGE, BRIDGE_METRICS)
         for access, subject in (
             (Access.ASK, f"{_NEXT}.{SPANS}.{name}"),
             (Access.SEND, f"{_ACK}.{SPANS}.{name}.>"),
-            (Access.SEND, f"$JS.API.CONSUMER.INFO.{SPANS}.{name}"),
         )
     ),
     Grant(Role.BRIDGE, Access.ASK, "cloud.{bridge}.proof"),

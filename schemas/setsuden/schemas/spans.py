@@ -15,7 +15,6 @@ ESCALATE: Final = "escalate"
 SEND_ESCALATION: Final = "send ESC"
 SEND_RESULT: Final = "send RES"
 PROCESS: Final = "process ESC"
-SETTLE: Final = "settle ESC"
 BATCH: Final = "infer batch"
 RUN: Final = "onnxruntime run"
 
@@ -66,22 +65,27 @@ SPANS: Final[tuple[SpanRow, ...]] = (
         SEND_RESULT,
         SERVICE_EDGE,
         "PRODUCER",
-        EVENT,
-        "the device's own final result is stored for others",
+        "",
+        "the device's own final result is stored for others: a trace of its own, linked to the "
+        "event's, which has ended",
     ),
     *(
         SpanRow(
             hop(True, name),
             SERVICE_NATS,
             "INTERNAL",
-            "what sent it",
+            "what waits for it",
             f"arrived until {name} has it",
         )
         for name in STREAMS_TRACED
     ),
     *(
         SpanRow(
-            hop(False, name), SERVICE_NATS, "INTERNAL", "what sent it", "arrived until passed on"
+            hop(False, name),
+            SERVICE_NATS,
+            "INTERNAL",
+            "what waits for it",
+            "arrived until passed on",
         )
         for name in STREAMS_TRACED
     ),
@@ -90,17 +94,21 @@ SPANS: Final[tuple[SpanRow, ...]] = (
         SERVICE_WORKER,
         "CONSUMER",
         ESCALATE,
-        "arrived until its result was sent; one for each delivery",
+        "arrived until its result was handed over or it was given back; one for each delivery",
     ),
     SpanRow(INFER, SERVICE_WORKER, "INTERNAL", PROCESS, "handed to the teacher until its answer"),
-    SpanRow(SEND_RESULT, SERVICE_WORKER, "CLIENT", PROCESS, "the result stored by compare-and-set"),
-    SpanRow(SETTLE, SERVICE_WORKER, "CLIENT", PROCESS, "the escalation acknowledged or given back"),
     SpanRow(BATCH, SERVICE_WORKER, "INTERNAL", "", "one executed batch, a trace of its own"),
     SpanRow(RUN, SERVICE_WORKER, "INTERNAL", BATCH, "the model's run inside it"),
 )
 """Every span there is. Names hold no ids: they are bounded."""
 
 NAMES: Final = frozenset(row.name for row in SPANS)
+
+
+def names_of(service: str) -> frozenset[str]:
+    """Every name of this service's spans."""
+    return frozenset(row.name for row in SPANS if row.service == service)
+
 
 EVENTS: Final[dict[str, str]] = {
     GATE_DECISION: "on the student's `infer`: what the gate decided and why",
@@ -116,7 +124,7 @@ CLASSES: Final = ("low", "normal", "high")
 ALLOCATIONS: Final = ("exclusive", "batch_share", "batch_total", "overhead")
 """Values of ``setsuden.energy.allocation``. A trace's total sums the first two."""
 
-SAMPLING_REASONS: Final = ("failed", "escalated", "slow", "costly", "share")
+SAMPLING_REASONS: Final = ("failed", "escalated", "slow", "costly", "caller", "share")
 """Values of ``setsuden.sampling.reason``, first one that holds."""
 
 ATTRIBUTES: Final[dict[str, str]] = {
@@ -159,15 +167,18 @@ ATTRIBUTES: Final[dict[str, str]] = {
     "setsuden.escalation.reason": "root only: why the gate escalated",
     "setsuden.escalation.attempts": "times the escalation was sent",
     "setsuden.escalation.late": "true when the deadline had passed before the worker took it",
+    "setsuden.result.store_ms": "on `process ESC`: its result handed over until the stream's word "
+    "on it, ms",
+    "setsuden.result.store_error": "on `process ESC`: code of the stream's refusal",
     "setsuden.sampling.reason": "root only: why this trace was kept: failed, escalated, slow, "
-    "costly or share",
+    "costly, caller (whose trace is sampled) or share",
     "setsuden.sampling.adjusted_count": "root only: how many events this trace stands for",
     "setsuden.clock.offset_ms": "root only: cloud's clock minus the device's, ms",
     "setsuden.clock.offset_error_ms": "root only: bound of its error, ms",
     "setsuden.clock.corrected": "root only: true when the device's spans were moved by the offset",
     "messaging.system": "nats",
-    "messaging.operation.name": "send, process, settle, store or route",
-    "messaging.operation.type": "send, process or settle",
+    "messaging.operation.name": "send, process, store or route",
+    "messaging.operation.type": "send or process",
     "messaging.destination.template": "subject template, never a device id",
     "messaging.message.id": "what makes a repeated send the same message",
     "messaging.message.body.size": "bytes of the observation",

@@ -15,7 +15,7 @@ from . import subjects
 from .base import Token, WireModel
 from .errors import UnavailableError
 
-INFO, READ, RELEASE, PROOF = "info", "read", "release", "proof"
+INFO, READ, RELEASE, PROOF, LAG = "info", "read", "release", "proof", "lag"
 MAX_REQUEST_BYTES = 4096
 OVERSIZED_HEADER = "setsuden-body-bytes"
 """Stands for the body of an event that is too large to be passed on."""
@@ -52,6 +52,24 @@ class ReleaseRequest(WireModel):
 
     pipeline: Token
     seq: int = Field(ge=1, lt=1 << 63)
+
+
+class LagRequest(WireModel):
+    """``lag``: what waits for one teacher."""
+
+    region: Token
+    pipeline: Token
+
+
+class Lag(WireModel):
+    """Answer to ``lag``."""
+
+    pending: int = Field(ge=0)
+    """Stored and not yet delivered."""
+    in_hand: int = Field(ge=0)
+    """Delivered and not yet acknowledged."""
+    oldest_seconds: float = Field(ge=0)
+    """Age of the oldest that was never delivered; 0 without any."""
 
 
 class Proof(WireModel):

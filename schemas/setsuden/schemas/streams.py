@@ -7,6 +7,8 @@ bridge: devices read their events and results without consumers of their own
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from pydantic import Field
 
 from . import subjects
@@ -18,7 +20,10 @@ BRIDGE = "bridge"
 """The durable that all span bridges share."""
 BRIDGE_METRICS = "bridge-metrics"
 """Theirs for metrics: what its endpoint does not take must not stand before spans."""
-_SPANS, _METRICS = ("otel.spans.*", subjects.HOPS), "otel.metrics.*"
+_SPANS, _METRICS = ("otel.spans.*.*", subjects.HOPS), "otel.metrics.*.*"
+SPANS_MAX_MESSAGE_BYTES = 256 << 10
+"""Of one message of spans, metrics or hops, headers included. Past it the broker refuses: a span
+bridge holds some hundred messages at once, whoever sent them."""
 DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
 
@@ -49,6 +54,60 @@ class StreamBounds(Model):
     count too; past it new ones are lost, and the next ones say as much."""
     replicas: int = Field(default=1, ge=1, le=5)
     """Copies of each stream in a NATS cluster."""
+
+
+class Rates(NamedTuple):
+    """What a site does, from which its streams' bounds follow."""
+
+    events: float
+    """Events a second over all devices."""
+    escalated: float = 0.2
+    """Share of them that the teachers answer."""
+    event_bytes: int = 1000
+    """Of one observation."""
+
+
+class PlannedStream(NamedTuple):
+    """One bound that follows from rates."""
+
+    stream: str
+    option: str
+    max_bytes: int
+    reason: str
+
+
+RECORD_BYTES = 1100
+"""Of a stored result with ten classes: `setsuden demo`, 1,072 bytes an event in the stream."""
+ENVELOPE_BYTES = 500
+"""Headers and subject of an event or an escalation in its stream."""
+OUTAGE_SECONDS = 86_400.0
+"""So long escalations, spans and dead letters may wait for somebody to come."""
+_DEAD_SHARE, _SPAN_BYTES = 0.001, 1200
+_HEADROOM = 1.25
+"""The service that watches the streams warns at four fifths of a bound."""
+
+
+def plan(rates: Rates, bounds: StreamBounds) -> list[PlannedStream]:
+    """The bytes that each stream needs to keep what it holds for as long as it is meant to."""
+    hard = rates.events * rates.escalated
+    event = rates.event_bytes + ENVELOPE_BYTES
+    results, dead = bounds.results_max_age_seconds, bounds.dead_max_age_seconds
+    rows = (
+        (EVENTS, "events_max_bytes", rates.events * event, OUTAGE_SECONDS, "no agent reads"),
+        (ESCALATIONS, "escalations_max_bytes", hard * event, OUTAGE_SECONDS, "no worker runs"),
+        (RESULTS, "results_max_bytes", rates.events * RECORD_BYTES, results, "results are kept"),
+        (DEAD, "dead_max_bytes", rates.events * _DEAD_SHARE * 1000, dead, "1 in 1,000 is dead"),
+        (SPANS, "spans_max_bytes", hard * _SPAN_BYTES, OUTAGE_SECONDS, "no bridge runs"),
+    )
+    return [
+        PlannedStream(
+            name,
+            option,
+            max(1 << 20, int(rate * seconds * _HEADROOM)),
+            f"{seconds / 86_400:g} days at {rates.events:g} events a second: {why}",
+        )
+        for name, option, rate, seconds, why in rows
+    ]
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -117,7 +176,10 @@ def dead(bounds: StreamBounds) -> dict[str, object]:
 def spans(bounds: StreamBounds) -> dict[str, object]:
     """Spans, metrics, the broker's tale of its hops; a message lives until a bridge acked it."""
     patterns = [*_SPANS, _METRICS]
-    return _stream(SPANS, patterns, bounds.spans_max_bytes, bounds) | {"retention": "workqueue"}
+    return _stream(SPANS, patterns, bounds.spans_max_bytes, bounds) | {
+        "retention": "workqueue",
+        "max_msg_size": SPANS_MAX_MESSAGE_BYTES,
+    }
 
 
 def leases(bounds: StreamBounds) -> dict[str, object]:

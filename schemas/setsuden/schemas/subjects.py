@@ -15,6 +15,7 @@ from .base import TOKEN_PATTERN
 from .errors import InvalidEventError
 
 _TOKEN = re.compile(TOKEN_PATTERN)
+_TELEMETRY = re.compile(r"otel\.(?:spans|metrics)\.(edge|cloud)\.([A-Za-z0-9_-]{1,64})")
 _EVENT_ID = re.compile(r"^([A-Za-z0-9_-]{1,40})-([0-9a-f]{8})-([0-9]{1,12})$")
 MAX_EVENT_ID = 64
 """Characters; an event id is one token of a subject."""
@@ -79,12 +80,21 @@ SUBJECTS = (
         "stream service",
     ),
     SubjectTemplate(
-        "otel.spans.<name>", "sealed spans, gzip OTLP protobuf", "agent, worker", "span bridge"
+        "otel.spans.edge.<device>", "sealed spans, gzip OTLP protobuf", "agent", "span bridge"
     ),
     SubjectTemplate(
-        "otel.metrics.<name>",
+        "otel.spans.cloud.<worker>", "sealed spans, gzip OTLP protobuf", "worker", "span bridge"
+    ),
+    SubjectTemplate(
+        "otel.metrics.edge.<device>",
         "cumulative energy metrics, gzip OTLP protobuf",
-        "agent, worker",
+        "agent",
+        "span bridge",
+    ),
+    SubjectTemplate(
+        "otel.metrics.cloud.<worker>",
+        "cumulative energy metrics, gzip OTLP protobuf",
+        "worker",
         "span bridge",
     ),
     SubjectTemplate("otel.hops", "what the broker did with a message", "broker", "span bridge"),
@@ -186,9 +196,10 @@ def escalations_of(region: str, pipeline: str) -> str:
     return f"esc.{region}.{pipeline}.*.*"
 
 
-def pushes_of(device: str) -> tuple[str, str]:
-    """What an agent listens to: stored results and stored late answers."""
-    return f"push.res.*.*.{device}.*", f"push.late.*.*.{device}.*"
+def pushes_of(region: str, pipeline: str, device: str) -> tuple[str, str]:
+    """What an agent listens to: stored results and stored late answers of one pipeline."""
+    tail = f"{region}.{pipeline}.{device}.*"
+    return f"push.res.{tail}", f"push.late.{tail}"
 
 
 def dead(pipeline: str, device: str) -> str:
@@ -210,14 +221,31 @@ HOPS = "otel.hops"
 """Where the broker tells of traced messages: ``msg_trace { dest }`` of its account."""
 
 
-def spans(name: str) -> str:
+class Sender(NamedTuple):
+    """Whose telemetry a message holds. A device may be called as a worker is: the tier tells."""
+
+    tier: str
+    """``edge`` or ``cloud``, as ``result.Tier`` has them."""
+    name: str
+    """The device's or the worker's."""
+
+
+def spans(tier: str, name: str) -> str:
     """Where a device or a worker sends its sealed spans."""
-    return f"otel.spans.{name}"
+    return f"otel.spans.{tier}.{name}"
 
 
-def metrics(name: str) -> str:
+def metrics(tier: str, name: str) -> str:
     """Where a device or a worker sends its energy metrics."""
-    return f"otel.metrics.{name}"
+    return f"otel.metrics.{tier}.{name}"
+
+
+def sender_of(subject: str) -> Sender:
+    """Who may publish to this subject of spans or metrics; raises InvalidEventError."""
+    match = _TELEMETRY.fullmatch(subject)
+    if match is None:
+        raise InvalidEventError(f"{subject[:80]!r} holds no telemetry", field="subject")
+    return Sender(match[1], match[2])
 
 
 def event_id(device: str, epoch: str, sequence: int) -> str:

@@ -11,6 +11,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from setsuden.link.options import FILES
+from setsuden.link.untrusted import redacted
 from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines.config import (
     Document,
@@ -101,7 +103,7 @@ def _document(report: Report) -> Document | None:
 
 
 def _missing_files(options: LinkOptions, document: Document) -> Iterator[Problem]:
-    for name in ("credentials_file", "password_file", "tls_ca_file"):
+    for name in FILES:
         value = getattr(options, name)
         if value is not None and not (document.path.parent / value).is_file():
             where, place = whereabouts(document, ("nats", name))
@@ -213,7 +215,7 @@ def _connect(report: Report, options: LinkOptions) -> None:
         away = isinstance(error, UnavailableError)
         (report.unreachable if away else report.problems).append(found)
     else:
-        report.checked.append(f"broker {options.urls[0].rsplit('@', 1)[-1]}")
+        report.checked.append(f"broker {redacted(options.urls[0])}")
 
 
 async def _try_broker(options: LinkOptions) -> None:

@@ -6,11 +6,15 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from .lazy import needs, quiet_logs
 from .loading import config_option, load_agent, load_cloud, set_option
+
+if TYPE_CHECKING:
+    from setsuden.schemas.streams import PlannedStream
 
 
 @click.group()
@@ -114,16 +118,70 @@ def cloud_serve_config(path: Path) -> None:
     click.echo(json.dumps(document(config, path), indent=2))
 
 
+@cloud.command("accounts")
+@click.argument("path", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--jwt", "as_jwt", is_flag=True, help="JSON claims for signed JWTs instead.")
+def cloud_accounts(path: Path, as_jwt: bool) -> None:
+    """Print the broker's accounts for everybody that PATH (broker.toml) names.
+
+    Every principal has an account of its own. Passwords are read from the server's environment,
+    one variable for each; a principal with an `nkey` needs none.
+    """
+    from setsuden.pipelines.config import load_toml, validate  # noqa: PLC0415
+    from setsuden.schemas.roles import Site  # noqa: PLC0415
+    from setsuden.services import accounts  # noqa: PLC0415
+
+    site = validate(Site, load_toml(path))
+    if as_jwt:
+        click.echo(json.dumps(accounts.templates(site), indent=2))
+    else:
+        click.echo(accounts.configuration(site, path.name), nl=False)
+
+
 @cloud.command("streams")
 @config_option("cloud.toml")
 @set_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
-def cloud_streams(path: Path, assignments: Sequence[str], as_json: bool) -> None:
-    """Make streams and consumers as declared; nothing that is right is touched."""
+@click.option(
+    "--serve",
+    is_flag=True,
+    help="Then serve: read events for devices, free their space, warn of streams that fill.",
+)
+@click.option(
+    "--plan",
+    "rate",
+    type=float,
+    metavar="RATE",
+    help="Change nothing: print the [streams] bounds for so many events a second.",
+)
+@click.option("--escalated", type=click.FloatRange(0, 1), default=0.2, show_default=True)
+@click.option("--event-bytes", type=click.IntRange(1), default=1000, show_default=True)
+def cloud_streams(  # noqa: PLR0917  # click passes options by name
+    path: Path,
+    assignments: Sequence[str],
+    as_json: bool,
+    serve: bool,
+    rate: float | None,
+    escalated: float,
+    event_bytes: int,
+) -> None:
+    """Make streams and consumers as declared; nothing that is right is touched.
+
+    Needs the operator's credentials where the broker asks for any.
+    """
     config = load_cloud(path, assignments)
     from setsuden.schemas import streams  # noqa: PLC0415
+
+    if rate is not None:
+        wanted = streams.Rates(events=rate, escalated=escalated, event_bytes=event_bytes)
+        _print_plan(streams.plan(wanted, config.streams), as_json)
+        return
     from setsuden.services.topology import apply  # noqa: PLC0415  # nats
 
+    if serve:
+        from setsuden.services.stream_service import serve_streams  # noqa: PLC0415  # nats
+
+        sys.exit(serve_streams(config))
     quiet_logs()
     changed = apply(config)
     names = [str(stream["name"]) for stream in streams.all_streams(config.streams)]
@@ -134,3 +192,12 @@ def cloud_streams(path: Path, assignments: Sequence[str], as_json: bool) -> None
         return
     for name in names:
         click.echo(f"{'changed' if name in changed else 'as declared':<12} {name}")
+
+
+def _print_plan(rows: Sequence[PlannedStream], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps([row._asdict() for row in rows]))
+        return
+    click.echo("[streams]")
+    for row in rows:
+        click.echo(f"{row.option} = {row.max_bytes}  # {row.reason}")

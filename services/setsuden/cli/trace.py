@@ -17,6 +17,7 @@ from .lazy import needs, quiet_logs
 
 if TYPE_CHECKING:
     from setsuden.services.traces.lint import Finding
+    from setsuden.services.traces.read import Damage
     from setsuden.services.traces.tree import Trace
 
 JAEGER = "http://127.0.0.1:16686"
@@ -58,11 +59,13 @@ def show(trace_id: str, sources: Sequence[str], as_json: bool) -> None:
 
     Of a trace in a file the first 6 digits of its ID are enough.
     """
-    from setsuden.services.traces import lookup, waterfall  # noqa: PLC0415
+    from setsuden.services.traces import lookup, read, waterfall  # noqa: PLC0415
     from setsuden.services.traces.document import document  # noqa: PLC0415
 
     quiet_logs()
-    traces, found = lookup.gather(sources_or_default(sources), trace_id)
+    damage = read.Damage()
+    traces, found = lookup.gather(sources_or_default(sources), trace_id, damage=damage)
+    _warn(damage)
     if as_json:
         click.echo(json.dumps(document(traces[found])))
         return
@@ -107,21 +110,30 @@ def lint(sources: Sequence[str], as_json: bool) -> None:
     A SOURCE is what --from takes elsewhere. Give the files of all tiers together.
     """
     from setsuden.services.traces.lint import lint as check  # noqa: PLC0415
-    from setsuden.services.traces.read import load  # noqa: PLC0415
+    from setsuden.services.traces.read import Damage, load  # noqa: PLC0415
     from setsuden.services.traces.tree import traces_of  # noqa: PLC0415
 
     quiet_logs()
-    spans = load(sources_or_default(sources))
+    damage = Damage()
+    spans = load(sources_or_default(sources), damage=damage)
+    _warn(damage)
     traces = traces_of(spans)
     findings = list(check(traces))
     if as_json:
+        counts = {"spans": len(spans), "traces": len(traces), "damaged": damage.count}
         told = [finding._asdict() for finding in findings]
-        click.echo(json.dumps({"spans": len(spans), "traces": len(traces), "findings": told}))
+        click.echo(json.dumps({**counts, "findings": told}))
     else:
         _tell(findings)
     click.echo(f"{len(spans)} spans of {len(traces)} traces checked", err=True)
     if findings:
         sys.exit(FAILED)
+
+
+def _warn(damage: Damage) -> None:
+    """What was passed over is said where it does not spoil the data."""
+    if damage.count:
+        click.echo(f"{click.style('warning:', bold=True)} {damage}", err=True)
 
 
 def _tell(findings: Sequence[Finding]) -> None:
@@ -144,12 +156,13 @@ def export(sources: Sequence[str], trace_id: str | None, output: str) -> None:
     from setsuden.services.traces import lookup, read  # noqa: PLC0415
 
     quiet_logs()
-    named = sources_or_default(sources)
+    named, damage = sources_or_default(sources), read.Damage()
     if trace_id is None:
-        spans = read.load(named)
+        spans = read.load(named, damage=damage)
     else:
-        traces, found = lookup.gather(named, trace_id)
+        traces, found = lookup.gather(named, trace_id, damage=damage)
         spans = list(traces[found].spans)
+    _warn(damage)
     with click.open_file(output, "w", encoding="utf-8", atomic=output != "-") as file:
         for line in exporting.lines(spans):
             file.write(line)
@@ -190,9 +203,13 @@ def _wanted(sources: Sequence[str], trace_id: str | None) -> tuple[dict[str, Tra
     from setsuden.schemas.errors import TraceDataError  # noqa: PLC0415
     from setsuden.services.traces import lookup, read, tree  # noqa: PLC0415
 
+    damage = read.Damage()
     if trace_id is not None:
-        return lookup.gather(sources, trace_id, others=True)
-    traces = tree.traces_of(read.load(sources))
+        gathered = lookup.gather(sources, trace_id, others=True, damage=damage)
+        _warn(damage)
+        return gathered
+    traces = tree.traces_of(read.load(sources, damage=damage))
+    _warn(damage)
     if not traces:
         raise TraceDataError(
             f"no spans in {', '.join(sources)}", remedy="name another source with --from"

@@ -114,7 +114,8 @@ class AsyncClient:
         result and makes no second event.
 
         Raises, always with the trace id: InvalidEventError or InvalidTensorError for what cannot
-        be sent, StreamFullError, and UnavailableError when no broker stored it in time.
+        be sent, and StreamFullError; at once ForbiddenError or NotDurableError when the broker
+        refuses us, and UnavailableError when none stored it within ``submit_timeout_seconds``.
         """
         trace_id, told = questions.trace_ids(traceparent)
         token = self._next_token()

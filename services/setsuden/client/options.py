@@ -9,8 +9,9 @@ from pydantic import ValidationError
 from setsuden.link import LinkOptions
 from setsuden.schemas.errors import ConfigError
 
-SUBMIT_TIMEOUT_SECONDS = 30.0
-"""An event that no broker stored by then is reported as such."""
+SUBMIT_TIMEOUT_SECONDS = 5.0
+"""An event that no broker stored by then is reported as such. A broker that restarts is back
+sooner; an application that can wait longer says so, one that cannot falls back on its own."""
 MAX_OPEN_HANDLES = 10_000
 """Events submitted and without an outcome; past it ``submit`` waits."""
 

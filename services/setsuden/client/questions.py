@@ -40,7 +40,7 @@ def trace_ids(traceparent: str | None) -> tuple[str, str | None]:
     """(the trace id the agent will use, the one it must be told since there is no context)."""
     context = parse_traceparent(traceparent)
     if context is not None:
-        return context[0], None
+        return context.trace_id, None
     chosen = fresh_id()
     return chosen, chosen
 

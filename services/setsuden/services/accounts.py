@@ -115,6 +115,17 @@ def _quoted(text: str) -> str:
 # -- the same as JWT claims -----------------------------------------------------------------------
 
 
+def templates(site: Site) -> dict[str, Any]:
+    """All claims, with ``{{NAME}}`` where an account's public key belongs."""
+    return {
+        "accounts": account_claims(site, lambda name: f"{{{{{name}}}}}"),
+        "users": {
+            name: {"account": account, "claims": claims}
+            for name, (account, claims) in user_claims(site).items()
+        },
+    }
+
+
 def account_claims(site: Site, key_of: Callable[[str], str]) -> dict[str, dict[str, Any]]:
     """The ``nats`` part of every account's JWT, by account name.
 

@@ -33,10 +33,6 @@ class WorkerOptions(Model):
     """A batch expected to take longer runs in a thread of its own, so that acks go on."""
     stall_seconds: float = Field(default=30.0, gt=0, le=3600)
     """Work in hand and no progress for this long: unhealthy."""
-    retry_delay_seconds: float = Field(default=1.0, ge=0, le=600)
-    """An event that failed is delivered again after this, times its attempts."""
-    isolate_from_attempt: int = Field(default=3, ge=2, le=101)
-    """From this delivery on an event runs alone in a child process, which it may crash."""
     pull_expires_seconds: float = Field(default=30.0, ge=1, le=300)
     """How long the broker keeps one pull request open."""
     drain_seconds: float = Field(default=10.0, gt=0, le=600)

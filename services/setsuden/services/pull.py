@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from setsuden.link import Incoming, Link, LinkState
+from setsuden.link.untrusted import number
 from setsuden.schemas.errors import LinkError
 
 log = logging.getLogger(__name__)
@@ -66,6 +67,7 @@ class Puller:
         self._next = 0
         self._heard = 0.0
         self._broken = True
+        self._absent = False
         self._changed = asyncio.Event()
         self._loop = asyncio.get_running_loop()
 
@@ -110,6 +112,9 @@ class Puller:
         if self._broken:
             await self._repair()
             self._forget()
+            absent, self._absent = self._absent, False
+            if absent:  # made again or not, it wants a pause before it is asked
+                raise LinkError("the consumer is not there")
             self._broken = False
         self._drop_orphans()
         room = self._room()
@@ -152,15 +157,19 @@ class Puller:
 
     def _on_status(self, message: Incoming) -> None:
         """404, 408 and 409 end a request, 503 says that there is no consumer; 100 is a beat."""
-        status, words = message.headers.get("Status", ""), message.headers.get("Description", "")
-        if status == "100":
+        if message.status == "100":
             return
         pull = self._pulls.pop(message.subject.rsplit(".", 1)[-1], None)
         batch = 0 if pull is None else pull.batch
         self._live -= batch
         left = message.headers.get("Nats-Pending-Messages", "")
-        self._asked = max(0, self._asked - (int(left) if left.isdigit() else batch))
-        if status == "503" or any(word in words.lower() for word in _GONE):
+        try:
+            unserved = number(left)
+        except ValueError:
+            unserved = batch
+        self._asked = max(0, self._asked - unserved)
+        self._absent = message.status == "503"
+        if self._absent or any(gone in message.description.lower() for gone in _GONE):
             self._broken = True
         self._changed.set()
 

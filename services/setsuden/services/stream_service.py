@@ -18,15 +18,19 @@ from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
+from setsuden.link.tasks import end
+from setsuden.pipelines import logs
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
 from setsuden.schemas.stream_service import (
     INFO,
+    LAG,
     MAX_REQUEST_BYTES,
     OVERSIZED_HEADER,
     PROOF,
     READ,
     RELEASE,
+    LagRequest,
     Proof,
     ReadRequest,
     ReleaseRequest,
@@ -36,6 +40,9 @@ from setsuden.schemas.stream_service import (
 )
 
 from .config import CloudConfig
+from .lag import read_lag
+from .signals import stop_signal
+from .topology import apply_all, up_or_refused
 
 log = logging.getLogger(__name__)
 QUEUE = "stream-service"
@@ -62,6 +69,7 @@ class StreamService:
             READ: self._read,
             RELEASE: self._release,
             PROOF: self._proof,
+            LAG: self._lag,
         }
         self._watch = Watch(config, jetstream)
         self.counts: Counter[str] = Counter()
@@ -152,6 +160,11 @@ class StreamService:
         )
         await self._link.send(message.reply, proof.model_dump_json().encode())
 
+    async def _lag(self, _name: str, message: Incoming) -> None:
+        request = LagRequest.model_validate_json(message.data)
+        lag = await read_lag(self._jetstream, request)
+        await self._link.send(message.reply, lag.model_dump_json().encode())
+
     async def _keep_watch(self) -> None:
         while True:
             if self._link.state is LinkState.UP:
@@ -218,10 +231,19 @@ class Watch:
             log.warning(event, extra=facts)
 
 
-async def run_service(config: CloudConfig, stop: asyncio.Future[None]) -> None:
-    """Apply streams and consumers, then serve until ``stop`` is done; raises LinkError."""
-    from .topology import apply_all, up_or_refused  # noqa: PLC0415  # it imports nothing of ours
+def serve_streams(config: CloudConfig) -> int:
+    """Apply, then serve until SIGTERM or SIGINT; 0 after a clean stop. Raises LinkError."""
+    logs.configure(config.log_level)
+    return asyncio.run(_serve_until_stopped(config))
 
+
+async def _serve_until_stopped(config: CloudConfig) -> int:
+    await serve(config, stop_signal())
+    return 0
+
+
+async def serve(config: CloudConfig, stop: asyncio.Future[None]) -> None:
+    """Apply streams and consumers, then serve until ``stop`` is done; raises LinkError."""
     link = Link(config.nats, "streams")
     jetstream = JetStream(link)
     await jetstream.start()
@@ -235,8 +257,9 @@ async def run_service(config: CloudConfig, stop: asyncio.Future[None]) -> None:
         log.info("stream_service_ready")
         serving = asyncio.create_task(service.run(), name="streams")
         await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
-        serving.cancel()
-        await asyncio.gather(serving, return_exceptions=True)
+        if serving.done():
+            serving.result()
+        await end(serving)
     finally:
         await link.close()
         log.info("stream_service_stopped", extra=dict(service.counts))

@@ -28,32 +28,39 @@ async def apply_consumer(jetstream: JetStream, config: CloudConfig, pipeline: st
     return await jetstream.apply_consumer(streams.ESCALATIONS, consumer)
 
 
+async def apply_bridge(jetstream: JetStream, config: CloudConfig) -> list[str]:
+    """The consumers that all span bridges share; the names of those that changed."""
+    changed = []
+    for make in (streams.bridge_consumer, streams.metrics_consumer):
+        wanted = make(
+            ack_wait_seconds=config.bridge.ack_wait_seconds,
+            max_ack_pending=config.bridge.max_ack_pending,
+        )
+        if await jetstream.apply_consumer(streams.SPANS, wanted):
+            changed.append(str(wanted["durable_name"]))
+    return changed
+
+
 async def apply_all(
     jetstream: JetStream, config: CloudConfig, pipeline: str | None = None
 ) -> list[str]:
     """Every stream and the consumers, or one pipeline's; the names of what changed."""
     changed = await apply_streams(jetstream, config)
+    if pipeline is None:
+        changed += await apply_bridge(jetstream, config)
     for name in [pipeline] if pipeline else [found.name for found in config.pipelines]:
         if await apply_consumer(jetstream, config, name):
             changed.append(streams.consumer_name(config.region, name))
     return changed
 
 
-async def apply_or_check(jetstream: JetStream, config: CloudConfig, pipeline: str) -> list[str]:
+async def apply_if_allowed(jetstream: JetStream, config: CloudConfig, pipeline: str) -> list[str]:
     """What a worker does at its start; the names of what changed. Raises LinkError.
 
     Where everybody may do everything it makes streams and consumer. A worker that logs in has no
-    leave for that: it looks whether its consumer is there.
+    leave for that: `setsuden cloud streams` does it with the operator's credentials.
     """
-    if config.nats.anonymous:
-        return await apply_all(jetstream, config, pipeline)
-    name = streams.consumer_name(config.region, pipeline)
-    if await jetstream.find(f"CONSUMER.INFO.{streams.ESCALATIONS}.{name}") is None:
-        raise UnavailableError(
-            f"consumer {name} does not exist",
-            remedy="run `setsuden cloud streams --serve` with the operator's credentials",
-        )
-    return []
+    return await apply_all(jetstream, config, pipeline) if config.nats.anonymous else []
 
 
 def apply(config: CloudConfig) -> list[str]:

@@ -105,3 +105,15 @@ class Effects:
 
     writes: list[Write] = field(default_factory=list)
     sends: list[Send] = field(default_factory=list)
+
+
+def concerns(send: Send, sequences: set[int], names: set[str]) -> bool:
+    """True when the send is about one of these events."""
+    match send:
+        case Escalate(pending):
+            return pending.sequence in sequences
+        case PublishFinal(sequence):
+            return sequence in sequences
+        case Notify(event_id):
+            return event_id in names
+    return False

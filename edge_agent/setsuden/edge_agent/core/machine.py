@@ -35,7 +35,7 @@ from .effects import (
     Notify,
     PublishFinal,
     Rebind,
-    Send,
+    concerns,
 )
 from .records import Now, Pending, Row, Sent, Submission, Trail, state
 from .results import NS_PER_MS, Verdict
@@ -206,7 +206,7 @@ class AgentCore:
             if pending is not None:
                 self._forget(pending)
         names = {w.row.event_id for w in out.writes if isinstance(w, Insert)}
-        rest = Effects(sends=[send for send in out.sends if not _concerns(send, withdrawn, names)])
+        rest = Effects(sends=[send for send in out.sends if not concerns(send, withdrawn, names)])
         self._pump(now, rest)
         return rest
 
@@ -494,15 +494,3 @@ class AgentCore:
 
 def _problem(error: SetsudenError) -> Problem:
     return Problem(code=error.code, message=str(error)[:1024])
-
-
-def _concerns(send: Send, sequences: set[int], names: set[str]) -> bool:
-    """True when the send is about one of these events."""
-    match send:
-        case Escalate(pending):
-            return pending.sequence in sequences
-        case PublishFinal(sequence):
-            return sequence in sequences
-        case Notify(event_id):
-            return event_id in names
-    return False

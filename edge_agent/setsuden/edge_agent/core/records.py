@@ -29,6 +29,8 @@ class Trail(NamedTuple):
     """Observations that shared the student's run."""
     prepare_start_ns: int = 0
     """When the observation was begun to be made the student's tensor; 0 when it was not."""
+    sampled: bool | None = None
+    """The caller's sampled flag; None when there is no caller's trace, and we decide alone."""
 
 
 class Submission(NamedTuple):

@@ -36,7 +36,7 @@ class EventSource:
     async def info(self) -> StreamInfo:
         """The stream's identity, its clock, and which pipelines hold events; raises LinkError."""
         _, answer = await self._jetstream.collect(self._subject(INFO), b"")
-        if answer.headers.get("Status") == NO_RESPONDERS:
+        if answer.status == NO_RESPONDERS:
             return await self._info_of_jetstream()
         try:
             return StreamInfo.model_validate_json(answer.data)
@@ -51,7 +51,7 @@ class EventSource:
         request = ReadRequest(pipeline=pipeline, seq=sequence)
         body = request.model_dump_json().encode()
         stored, end = await self._jetstream.collect(self._subject(READ), body)
-        if end.headers.get("Status") == NO_RESPONDERS:
+        if end.status == NO_RESPONDERS:
             stored = await self._jetstream.read(EVENTS, read_request(request, self._device))
         elif end.data:
             raise UnavailableError(f"the stream service cannot read: {end.data[:200]!r}")
@@ -63,7 +63,7 @@ class EventSource:
         request = ReleaseRequest(pipeline=pipeline, seq=sequence)
         body = request.model_dump_json().encode()
         _, answer = await self._jetstream.collect(self._subject(RELEASE), body)
-        if answer.headers.get("Status") == NO_RESPONDERS:
+        if answer.status == NO_RESPONDERS:
             await self._jetstream.api(
                 f"STREAM.PURGE.{EVENTS}", purge_request(request, self._device)
             )

@@ -5,7 +5,14 @@ trace id. So they cost nothing while the event runs, and a replay is identical.
 """
 
 from .clock import SpanClock
-from .identity import derived_span_id, new_trace_id, parse_traceparent, traceparent
+from .identity import (
+    TraceContext,
+    derived_span_id,
+    derived_trace_id,
+    new_trace_id,
+    parse_traceparent,
+    traceparent,
+)
 from .offset import Offset, OffsetEstimator
 from .recorder import Recorder, Timeline, TraceOptions
 from .span import Kind, Link, ResourceSpans, Span, SpanEvent
@@ -21,8 +28,10 @@ __all__ = [
     "SpanClock",
     "SpanEvent",
     "Timeline",
+    "TraceContext",
     "TraceOptions",
     "derived_span_id",
+    "derived_trace_id",
     "new_trace_id",
     "parse_traceparent",
     "traceparent",

@@ -12,10 +12,13 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, M
 from setsuden.pipelines.energy.metering.instruments import Instrument, Point
 from setsuden.schemas.errors import TraceDataError
 
+from . import prescan
 from .otlp import SCOPE
+from .protobuf import MAX_PARTS
 from .span import Value
 
 CUMULATIVE = AggregationTemporality.AGGREGATION_TEMPORALITY_CUMULATIVE
+_PLAN = prescan.plan_of(MetricsData.DESCRIPTOR, prescan.LEAVES)
 _FIELDS = (
     (bool, "bool_value"),  # before int, whose kind it is
     (str, "string_value"),
@@ -60,14 +63,13 @@ def _put(pairs: Any, attributes: Mapping[str, Value]) -> None:
         setattr(pair.value, next(name for kind, name in _FIELDS if isinstance(value, kind)), value)
 
 
-def count(data: bytes) -> int:
-    """How many points these bytes hold; raises TraceDataError."""
-    return sum(
-        len(metric.sum.data_points)
-        for group in _parse(data).resource_metrics
-        for scope in group.scope_metrics
-        for metric in scope.metrics
-    )
+def parse(data: bytes) -> MetricsData:
+    """A serialised ``MetricsData`` from elsewhere; raises TraceDataError.
+
+    Its parts are counted before it is parsed, and fields that OTLP does not have are refused.
+    """
+    prescan.check(data, _PLAN, MAX_PARTS)
+    return _parse(data)
 
 
 def line(data: bytes) -> str:

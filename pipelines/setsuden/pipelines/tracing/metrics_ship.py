@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 
 class MetricsShipper:
-    """One process's way to ``otel.metrics.<name>``."""
+    """One process's way to ``otel.metrics.<tier>.<name>``."""
 
     def __init__(
         self,
         link: Link,
         meter: Meter,
         resource: Mapping[str, Value],
-        name: str,
+        sender: subjects.Sender,
         seconds: float,
         *,
         now_ns: Callable[[], int] = time.time_ns,
@@ -41,7 +41,7 @@ class MetricsShipper:
         """Messages the broker has."""
         self._link, self._meter = link, meter
         self._resource = dict(resource)
-        self._subject = subjects.metrics(name)
+        self._subject = subjects.metrics(*sender)
         self._seconds = seconds
         self._now_ns = now_ns
         self._changed = asyncio.Event()

@@ -17,13 +17,17 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status, TracesData
 from setsuden.schemas.errors import TraceDataError
 from setsuden.schemas.spans import EVENT
 
+from . import prescan
 from .offset import Offset
 from .otlp import SCOPE
 from .span import Kind, Link, ResourceSpans, Span, SpanEvent, Value
 
-MAX_SEGMENT_BYTES = 16 << 20
-"""Uncompressed; a segment of ours stays far below it."""
+MAX_SEGMENT_BYTES = 1 << 20
+"""Uncompressed; the recorder seals segments of three quarters of it at most."""
+MAX_PARTS = 1 << 15
+"""Spans, attributes, links, texts: of one message from elsewhere. Ours have 14,000 at most."""
 _KINDS = frozenset(map(int, Kind))
+_PLAN = prescan.plan_of(TracesData.DESCRIPTOR, prescan.LEAVES)
 
 
 def encode(
@@ -51,16 +55,30 @@ def compress(data: bytes) -> bytes:
     return packer.compress(data) + packer.flush()
 
 
-def decompress(data: bytes) -> bytes:
-    """What :func:`compress` packed; raises TraceDataError when broken, cut or too large."""
+def decompress(data: bytes, most: int = MAX_SEGMENT_BYTES) -> bytes:
+    """What :func:`compress` packed; raises TraceDataError when broken, cut or over ``most`` bytes.
+
+    One gzip member and nothing behind it.
+    """
     unpacker = zlib.decompressobj(31)
     try:
-        found = unpacker.decompress(data, MAX_SEGMENT_BYTES)
+        found = unpacker.decompress(data, most)
     except zlib.error as error:
         raise TraceDataError(f"no whole gzip: {error}") from error
     if not unpacker.eof:
-        raise TraceDataError(f"cut short, or over {MAX_SEGMENT_BYTES} bytes")
+        raise TraceDataError(f"cut short, or over {most} bytes")
+    if unpacker.unused_data:
+        raise TraceDataError(f"{len(unpacker.unused_data)} bytes behind the gzip")
     return found
+
+
+def parse(data: bytes) -> TracesData:
+    """A serialised ``TracesData`` from elsewhere; raises TraceDataError.
+
+    Its parts are counted before it is parsed, and fields that OTLP does not have are refused.
+    """
+    prescan.check(data, _PLAN, MAX_PARTS)
+    return _parse(data)
 
 
 def decode(data: bytes) -> list[ResourceSpans]:
@@ -72,11 +90,6 @@ def decode(data: bytes) -> list[ResourceSpans]:
         )
         for group in _parse(data).resource_spans
     ]
-
-
-def count(data: bytes) -> int:
-    """How many spans these bytes hold; raises TraceDataError."""
-    return sum(len(s.spans) for group in _parse(data).resource_spans for s in group.scope_spans)
 
 
 def corrected(data: bytes, offset: Offset | None) -> bytes:

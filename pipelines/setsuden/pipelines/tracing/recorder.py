@@ -17,6 +17,7 @@ from uuid import NAMESPACE_DNS, uuid5
 from pydantic import Field
 
 from setsuden.schemas.base import Model
+from setsuden.schemas.streams import SPANS_MAX_MESSAGE_BYTES
 
 from .offset import Offset
 from .span import Span, Value
@@ -24,7 +25,29 @@ from .spool import CLOCK_DONE, Spool
 
 log = logging.getLogger(__name__)
 SEGMENT_SPANS = 512
-"""Sealed at once when so many wait; some 20 kB, far below any broker's max_payload."""
+"""Sealed at once when so many wait; 20 to 100 kB."""
+SEGMENT_BYTES = 768 << 10
+"""Of a segment before it is packed: the span bridge takes 1 MiB, and a correction of the clock adds
+some to each root."""
+SEGMENT_PACKED_BYTES = SPANS_MAX_MESSAGE_BYTES // 2
+
+
+_ARCHITECTURES = (
+    ("aarch64", "arm64"),
+    ("arm64", "arm64"),
+    ("arm", "arm32"),
+    ("x86_64", "amd64"),
+    ("amd64", "amd64"),
+    ("i386", "x86"),
+    ("i486", "x86"),
+    ("i586", "x86"),
+    ("i686", "x86"),
+    ("ppc64", "ppc64"),
+    ("ppc", "ppc32"),
+    ("s390x", "s390x"),
+    ("ia64", "ia64"),
+)
+"""First fit: how a machine's name begins, and its ``host.arch`` in OpenTelemetry's conventions."""
 
 
 class TraceOptions(Model):
@@ -47,9 +70,10 @@ class TraceOptions(Model):
     """Spans wait so long for the window of their joules to close; then they are sealed with the
     provisional ones."""
     ship: bool = True
-    """Send sealed spans to ``otel.spans.<name>`` while the link is up."""
+    """Send sealed spans to ``otel.spans.<tier>.<name>`` while the link is up."""
     metrics_seconds: float = Field(default=60.0, ge=0, le=86_400)
-    """How often energy metrics go to ``otel.metrics.<name>`` while the link is up; 0 for never."""
+    """How often energy metrics go to ``otel.metrics.<tier>.<name>`` while the link is up; 0 for
+    never."""
     easy_share: float = Field(default=0.01, ge=0, le=1)
     """Share of the easy events that are traced. Escalated, failed, slow and costly ones always."""
     slow_ms: float = Field(default=250.0, gt=0)
@@ -234,10 +258,16 @@ class Recorder:
         timeline = self._timeline
         offset = timeline.offset() if timeline is not None else None
         try:
-            data = protobuf.compress(protobuf.encode(self.resource, spans, offset))
+            raw = protobuf.encode(self.resource, spans, offset)
+            data = protobuf.compress(raw)
         except Exception as error:  # one bad span must not end tracing
             log.exception("spans_not_encoded", extra={"detail": type(error).__name__})
             self.spool.count("unencoded", len(spans))
+            return
+        if len(spans) > 1 and (len(raw) > SEGMENT_BYTES or len(data) > SEGMENT_PACKED_BYTES):
+            half = len(spans) // 2
+            self._seal(spans[:half], keep=keep)
+            self._seal(spans[half:], keep=keep)
             return
         clock = timeline.boot if timeline is not None and offset is None else CLOCK_DONE
         self.spool.add(data, len(spans), keep=keep, clock=clock)
@@ -253,11 +283,19 @@ def resource(service: str, options: TraceOptions) -> dict[str, Value]:
         "service.instance.id": str(uuid5(NAMESPACE_DNS, f"{host}/{service}/{time.time_ns()}")),
         "host.id": host_id(options),
         "host.name": host,
-        "host.arch": platform.machine(),
+        "host.arch": architecture(platform.machine()),
     }
     if options.environment is not None:
         found["deployment.environment.name"] = options.environment
     return found
+
+
+def architecture(machine: str) -> str:
+    """``host.arch`` of what ``uname -m`` says: OpenTelemetry's word where it has one."""
+    for prefix, name in _ARCHITECTURES:
+        if machine.lower().startswith(prefix):
+            return name
+    return machine
 
 
 def host_id(options: TraceOptions) -> str:

@@ -22,19 +22,23 @@ _LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Shipper:
-    """One process's way from spool to ``otel.spans.<name>``.
+    """One process's way from spool to ``otel.spans.<tier>.<name>``.
 
     A segment's bytes are settled on disk before they are first sent and are the same at every
     repetition, so that whatever arrives twice is recognised.
     """
 
     def __init__(
-        self, link: Link, recorder: Recorder, name: str, timeline: Timeline | None = None
+        self,
+        link: Link,
+        recorder: Recorder,
+        sender: subjects.Sender,
+        timeline: Timeline | None = None,
     ) -> None:
         self._link, self._recorder, self._timeline = link, recorder, timeline
         self._spool = recorder.spool
-        self._subject = subjects.spans(name)
-        self._name = name
+        self._subject = subjects.spans(*sender)
+        self._name = f"{sender.tier}-{sender.name}"
         self._awake = asyncio.Event()
         self._awake.set()
         self._link_changed = asyncio.Event()

@@ -104,10 +104,7 @@ async def _durable(options: LinkOptions) -> Finding:
         remedy = "setsuden agent run --set nats.monitor_url=http://HOST:8222"
         return Finding("durability", _severity(options), "not proven", cause, remedy)
     try:
-        varz = await asyncio.to_thread(
-            read_varz, options.monitor_url, options.connect_timeout_seconds
-        )
-        check_sync(varz)
+        check_sync(await read_varz(options))
     except NotDurableError as error:
         return Finding("durability", _severity(options), "not proven", error.message, error.remedy)
     return Finding("durability", Status.OK, "acknowledged means synced to disk (sync_always)")

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from setsuden.link import JetStream, Link
 from setsuden.schemas import streams
 from setsuden.services.config import CloudConfig
-from setsuden.services.topology import apply_streams
+from setsuden.services.topology import apply_bridge, apply_streams
 
 from .lane import BridgeCounters, Lane
 from .lanes import MetricsLane, SpanLane
@@ -44,10 +44,6 @@ class Bridge:
                 tasks.create_task(lane.run(), name=type(lane).__name__)
 
     async def _repair(self) -> None:
-        await apply_streams(self._jetstream, self._config)
-        for consumer in (streams.bridge_consumer, streams.metrics_consumer):
-            wanted = consumer(
-                ack_wait_seconds=self._options.ack_wait_seconds,
-                max_ack_pending=self._options.max_ack_pending,
-            )
-            await self._jetstream.apply_consumer(streams.SPANS, wanted)
+        if self._config.nats.anonymous:  # else `setsuden cloud streams` does it
+            await apply_streams(self._jetstream, self._config)
+            await apply_bridge(self._jetstream, self._config)

@@ -4,118 +4,192 @@ nats-server (2.11 and newer) publishes one JSON event for each server that a mes
 ``traceparent`` passed, when its account has ``msg_trace { dest: "otel.hops" }``. Nobody else turns
 them into spans (nats-server PR 5014 left that to others). Ids are hashes of what is told, so a
 replay is identical.
+
+The server publishes in the name of the message's sender, so whoever may send a traced message can
+write here too, and nothing in an event proves that a server wrote it. So its shape is checked, and
+a span of it says nothing but where one of our messages was and when.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+import re
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Final
 
-from setsuden.pipelines.tracing import Kind, ResourceSpans, Span, derived_span_id
+from pydantic import Field, StringConstraints, ValidationError
+
+from setsuden.pipelines.tracing import (
+    Kind,
+    Link,
+    ResourceSpans,
+    Span,
+    TraceContext,
+    derived_span_id,
+    derived_trace_id,
+)
 from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import spans
+from setsuden.schemas.base import ShortText, WireModel
 from setsuden.schemas.errors import TraceDataError
 from setsuden.schemas.trace_context import parse_traceparent
 
-_STREAMS = {"evt": "EVT", "esc": "ESC", "res": "RES", "late": "RES", "dead": "DEAD"}
-_TEMPLATES = {
-    "EVT": "evt.<pipeline>.<device>",
-    "ESC": "esc.<region>.<pipeline>.<device>",
-    "RES": "res.<device>.<event_id>",
-    "DEAD": "dead.<pipeline>.<device>",
-}
+MAX_BYTES: Final = 1 << 16
+"""Of one event. It repeats the message's headers, of which W3C's may have 8 KiB."""
+MAX_STEPS: Final = 64
+"""Of one event: arrival, mappings, store, and one egress for each subscriber."""
+_TOKEN = "[A-Za-z0-9_-]{1,64}"  # noqa: S105  # of a subject, no secret
+_STREAM_OF = (
+    ("EVT", "evt.<pipeline>.<device>", re.compile(rf"evt(\.{_TOKEN}){{2}}")),
+    ("ESC", "esc.<region>.<pipeline>.<device>.<event_id>", re.compile(rf"esc(\.{_TOKEN}){{4}}")),
+    (
+        "RES",
+        "res.<region>.<pipeline>.<device>.<event_id>",
+        re.compile(rf"(res|late)(\.{_TOKEN}){{4}}"),
+    ),
+    ("DEAD", "dead.<pipeline>.<device>", re.compile(rf"dead(\.{_TOKEN}){{2}}")),
+)
 _HOP_HEADER = "Nats-Trace-Hop"
 _STEP_NS = 1_000
-_BROKEN = (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError)
-"""What reading JSON of any shape raises."""
+_ARRIVED, _STORED = "in", "js"
+_ALREADY_STORED = "already_stored"
+
+
+class _Server(WireModel):
+    name: ShortText
+    host: ShortText
+    id: Annotated[str, StringConstraints(pattern=r"^N[A-Z2-7]{55}$")]
+    """Its public key."""
+    ver: ShortText
+
+
+class _Request(WireModel):
+    header: dict[str, list[str]] | None = None
+
+    def value(self, name: str) -> str:
+        """The one value of a header; empty when it has none or several."""
+        values = (self.header or {}).get(name, [])
+        return values[0] if len(values) == 1 else ""
+
+
+class _Step(WireModel):
+    type: ShortText
+    ts: Annotated[str, StringConstraints(max_length=40)]
+    kind: int | None = Field(default=None, ge=0, le=16)
+    acc: ShortText | None = None
+    subj: str | None = None
+    stream: str | None = None
+    error: str | None = None
+
+
+class _Told(WireModel):
+    server: _Server
+    request: _Request
+    events: tuple[_Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
+
+    def first(self, kind: str) -> _Step | None:
+        """The first step of this kind."""
+        return next((step for step in self.events if step.type == kind), None)
 
 
 def spans_of(data: bytes) -> ResourceSpans | None:
-    """The span of one server's hop; None for messages that are none of ours.
+    """The span of one server's hop; None for messages that are none of ours, or not sampled.
 
     Raises TraceDataError for what is no trace event.
     """
+    if len(data) > MAX_BYTES:
+        raise TraceDataError(f"a trace event of {len(data)} bytes, over {MAX_BYTES}")
     try:
-        told = json.loads(data)
-        return _spans_of(told)
-    except _BROKEN as error:
+        return _spans_of(_Told.model_validate_json(data))
+    except (ValidationError, ValueError, OverflowError) as error:
         raise TraceDataError(f"no trace event of nats-server: {error!r}"[:200]) from error
 
 
-def _spans_of(told: dict[str, Any]) -> ResourceSpans | None:
-    headers = told["request"].get("header") or {}
-    context = parse_traceparent(_first(headers, "traceparent"))
-    arrived = next((found for found in told["events"] if found["type"] == "in"), None)
-    if context is None or arrived is None:
+def _spans_of(told: _Told) -> ResourceSpans | None:
+    context = parse_traceparent(told.request.value("traceparent"))
+    arrived = told.first(_ARRIVED)
+    if context is None or not context.sampled or arrived is None:
         return None
-    stream = _STREAMS.get(arrived["subj"].partition(".")[0])
-    if stream is None:
+    subject = arrived.subj or ""
+    place = next((row for row in _STREAM_OF if row[2].fullmatch(subject)), None)
+    if place is None:
         return None
-    return ResourceSpans(_resource(told["server"]), [_span(told, context, arrived, stream)])
+    stream, template, _ = place
+    return ResourceSpans(_resource(told.server), [_span(told, context, arrived, stream, template)])
 
 
-def _span(
-    told: dict[str, Any], context: tuple[str, str], arrived: dict[str, Any], stream: str
-) -> Span:
-    trace_id, parent = context
-    stored = next((found for found in told["events"] if found["type"] == "js"), None)
-    start = _ns(arrived["ts"])
-    # A store that lost the compare-and-set is told as one with an error, and so it is shown.
-    problem = _problem(stored) if stored is not None else None
+def _span(told: _Told, context: TraceContext, arrived: _Step, stream: str, template: str) -> Span:
+    if arrived.acc is None or arrived.kind is None:
+        raise ValueError("it arrived from nobody")
+    stored = told.first(_STORED)
+    if stored is not None and stored.stream != stream:
+        raise ValueError(f"{stream} is not where it was stored")
+    problem = _problem(stored.error) if stored is not None else None
     operation = "store" if stored is not None else "route"
     attributes: dict[str, Value] = {
         "messaging.system": "nats",
         "messaging.operation.name": operation,
-        "messaging.destination.template": _TEMPLATES[stream],
-        "setsuden.nats.hop": _hop(told),
+        "messaging.destination.template": template,
+        "setsuden.nats.hop": _hop(told.request.value(_HOP_HEADER)),
     }
     if stored is not None:
-        attributes["messaging.nats.stream"] = str(stored["stream"])
+        attributes["messaging.nats.stream"] = stream
     if problem is not None:
         attributes["error.type"] = problem
-    identity = hashlib.blake2b(
-        f"{told['server']['id']}/{arrived['subj']}/{arrived['ts']}".encode(), digest_size=8
-    ).hexdigest()
+    start = _ns(arrived.ts)
+    end = max([start + _STEP_NS, *(_ns(step.ts) for step in told.events)])
+    trace_id, parent, links = _place(told, context, arrived, problem)
     return Span(
         trace_id,
-        derived_span_id(trace_id, f"hop/{parent}/{identity}"),
+        derived_span_id(trace_id, f"hop/{context.span_id}/{_identity(told, arrived)}"),
         parent,
         spans.hop(stored is not None, stream),
         Kind.INTERNAL,
         start,
-        max([start + _STEP_NS, *(_ns(found["ts"]) for found in told["events"])]),
+        end,
         attributes,
+        links=links,
     )
 
 
-def _problem(stored: dict[str, Any]) -> str | None:
-    if not stored.get("error") or "duplicate" in stored["error"]:
+def _place(
+    told: _Told, context: TraceContext, arrived: _Step, problem: str | None
+) -> tuple[str, str | None, tuple[Link, ...]]:
+    """Trace, parent and links. Whoever waited for a result waits no longer when it is the second.
+
+    So a store that lost the compare-and-set is shown in a trace of its own.
+    """
+    if problem != _ALREADY_STORED:
+        return context.trace_id, context.span_id, ()
+    waited = Link(context.trace_id, context.span_id)
+    return derived_trace_id(f"hop/{context.trace_id}/{_identity(told, arrived)}"), None, (waited,)
+
+
+def _identity(told: _Told, arrived: _Step) -> str:
+    named = f"{told.server.id}/{arrived.subj}/{arrived.ts}"
+    return hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
+
+
+def _problem(error: str | None) -> str | None:
+    if not error or "duplicate" in error:
         return None  # a repeated message that was recognised is as well as stored
-    return "already_stored" if "last sequence" in stored["error"] else "not_stored"
+    return _ALREADY_STORED if "last sequence" in error else "not_stored"
 
 
-def _hop(told: dict[str, Any]) -> int:
+def _hop(path: str) -> int:
     """0 at the server the message came in at; its number is a path like ``1.2`` further on."""
-    path = _first(told["request"]["header"], _HOP_HEADER)
     return len(path.split(".")) if path else 0
 
 
-def _resource(server: dict[str, Any]) -> dict[str, Value]:
+def _resource(server: _Server) -> dict[str, Value]:
     return {
         "service.name": spans.SERVICE_NATS,
-        "service.version": str(server["ver"]),
-        "service.instance.id": str(server["id"]),
-        "host.id": f"nats/{server['name']}",
-        "host.name": str(server["host"]),
-        "server.name": str(server["name"]),
+        "service.version": server.ver,
+        "service.instance.id": server.id,
+        "host.id": f"nats/{server.name}",
+        "host.name": server.host,
+        "server.name": server.name,
     }
-
-
-def _first(headers: dict[str, Any], name: str) -> str:
-    values = headers.get(name) or [""]
-    return str(values[0])
 
 
 def _ns(stamp: str) -> int:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from setsuden.link import Incoming, Link
-from setsuden.pipelines.tracing import protobuf
 from setsuden.schemas import streams
 from setsuden.schemas.errors import LinkError
 from setsuden.services.config import BridgeOptions
 from setsuden.services.pull import Puller
 
+from .rules import Reason
 from .sinks import Outcome, Sink
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,10 @@ class BridgeCounters:
     foreign: int = 0
     """Broker events of messages that are none of ours."""
     dropped: int = 0
-    """Spans, or messages that could not be read, given up on: damaged or refused for good."""
+    """Spans, or messages that could not be read, given up on: damaged, over a bound, or refused by
+    a sink for good."""
+    refused: dict[str, int] = field(default_factory=dict)
+    """Spans and points not passed on because of what they claim, by reason (``rules.Reason``)."""
     rejected: int = 0
     """Spans that a sink took and threw away, as it said itself; ``spans`` counts them too."""
     later: int = 0
@@ -53,8 +57,13 @@ class BridgeCounters:
     metrics_later: int = 0
     """Times a sink could not take any metrics."""
 
-    def as_dict(self) -> dict[str, int]:
-        """For the log and the demo."""
+    def refuse(self, refused: Mapping[Reason, int]) -> None:
+        """Count what is not passed on."""
+        for reason, count in refused.items():
+            self.refused[reason.value] = self.refused.get(reason.value, 0) + count
+
+    def as_dict(self) -> dict[str, object]:
+        """For the log."""
         return asdict(self)
 
 
@@ -66,6 +75,32 @@ class Load(NamedTuple):
     items: int
     """Spans or points in it."""
     hop: bool = False
+    refused: Mapping[Reason, int] = {}
+    """Spans or points that were taken out of it; counted once, when it is gone."""
+
+
+REQUEST_BYTES = 2 << 20
+REQUEST_ITEMS = 4096
+"""Of one request to a sink, but for a single message. What it is made of is in memory at once."""
+_WARN_SECONDS = 60.0
+_WARNINGS_KEPT = 256
+
+
+class Warnings:
+    """One line a minute for each kind of trouble: no sender may fill the log."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[str, str], float] = {}
+
+    def tell(self, event: str, subject: str, detail: str) -> None:
+        """Log it, unless this subject was told of for the same kind of trouble just now."""
+        now, key = time.monotonic(), (event, subject)
+        if now - self._told.get(key, -_WARN_SECONDS) < _WARN_SECONDS:
+            return
+        if len(self._told) >= _WARNINGS_KEPT:
+            self._told.clear()
+        self._told[key] = now
+        log.warning(event, extra={"detail": detail, "from": subject})
 
 
 PULL_SECONDS = 30.0
@@ -89,12 +124,13 @@ class Lane(ABC):
         self.sinks = sinks
         self._link, self._batch_messages = link, options.batch_messages
         self._problem = ""
+        self.warnings = Warnings()
         self._queue: asyncio.Queue[Incoming] = asyncio.Queue()  # bounded by the puller's prefetch
         self._puller = Puller(
             link,
             streams.SPANS,
             consumer,
-            prefetch=2 * options.batch_messages,
+            prefetch=options.batch_messages,
             expires_seconds=PULL_SECONDS,
             take=self._queue.put_nowait,
             repair=repair,
@@ -153,17 +189,23 @@ class Lane(ABC):
         while len(batch) < self._batch_messages and not self._queue.empty():
             batch.append(self._queue.get_nowait())
         self.counters.messages += len(batch)
-        loads = [load for message in batch if (load := await self.read(message)) is not None]
-        taken = await self._pass_on(loads) if loads else True
+        taken = True
+        loads: list[Load] = []
+        for message in batch:
+            load = await self.read(message)
+            if load is None:
+                continue
+            if loads and not _fits(loads, load):
+                taken &= await self._pass_on(loads)
+                loads = []
+            loads.append(load)
+        if loads:
+            taken &= await self._pass_on(loads)
         self._puller.consumed(len(batch))
         return taken
 
     async def _pass_on(self, loads: list[Load]) -> bool:
         """Together, and one by one when that is refused: one bad message must not take others."""
-        size = sum(len(load.data) for load in loads)
-        if size > protobuf.MAX_SEGMENT_BYTES and len(loads) > 1:
-            half = len(loads) // 2
-            return all([await self._pass_on(part) for part in (loads[:half], loads[half:])])
         # Serialised messages of repeated fields may simply stand behind each other.
         outcome = await self._put(b"".join(load.data for load in loads))
         if outcome is Outcome.REFUSED and len(loads) > 1:
@@ -194,8 +236,17 @@ class Lane(ABC):
             word = b'-NAK {"delay": %d}' % (self.later() * 1_000_000_000)
         elif outcome is Outcome.TAKEN:
             self.taken(load)
+            self.counters.refuse(load.refused)
             word = ACK
         else:
             self.refused(load)
+            self.counters.refuse(load.refused)
             word = TERM
         await self.say(load.message, word)
+
+
+def _fits(loads: list[Load], load: Load) -> bool:
+    """True when one request may hold them all."""
+    size = sum(len(one.data) for one in loads) + len(load.data)
+    items = sum(one.items for one in loads) + load.items
+    return size <= REQUEST_BYTES and items <= REQUEST_ITEMS

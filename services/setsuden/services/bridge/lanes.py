@@ -7,11 +7,11 @@ import time
 
 from setsuden.link import Incoming
 from setsuden.link.jetstream import Delivery
-from setsuden.pipelines.tracing import metrics_protobuf, protobuf
+from setsuden.pipelines.tracing import protobuf
 from setsuden.schemas import subjects
-from setsuden.schemas.errors import TraceDataError
+from setsuden.schemas.errors import RejectedError, TraceDataError
 
-from . import hops
+from . import hops, rules
 from .lane import ACK, TERM, Lane, Load
 
 log = logging.getLogger(__name__)
@@ -27,23 +27,21 @@ class SpanLane(Lane):
 
     async def read(self, message: Incoming) -> Load | None:
         """The message's spans; one that has none is ended here."""
-        hop = message.subject == subjects.HOPS
         try:
-            if not hop:
-                data = protobuf.decompress(message.data)
-                return Load(message, data, protobuf.count(data))
-            found = hops.spans_of(message.data)
-            data = b"" if found is None else protobuf.encode(found.resource, found.spans)
-        except (TraceDataError, ValueError) as error:  # encode: a time before 1970, half a pair
-            log.warning("spans_unreadable", extra={"detail": str(error), "from": message.subject})
+            load = _hop(message) if message.subject == subjects.HOPS else _spans(message)
+        except (TraceDataError, RejectedError, ValueError) as error:
+            self.warnings.tell("spans_unreadable", message.subject, str(error))
             self.counters.dropped += 1
             await self.say(message, TERM)
             return None
-        if found is None:
-            self.counters.foreign += 1
-            await self.say(message, ACK)
-            return None
-        return Load(message, data, len(found.spans), hop)
+        if load.refused:
+            self.warnings.tell("spans_not_passed_on", message.subject, _words(load))
+        if load.items:
+            return load
+        self.counters.refuse(load.refused)
+        self.counters.foreign += load.hop
+        await self.say(message, ACK)
+        return None
 
     def taken(self, load: Load) -> None:
         """Count its spans."""
@@ -74,16 +72,30 @@ class MetricsLane(Lane):
             self.counters.metrics_unwanted += 1
             await self.say(message, ACK)
             return None
-        if _age_seconds(message) <= METRICS_KEEP_SECONDS:
-            try:
-                data = protobuf.decompress(message.data)
-                return Load(message, data, metrics_protobuf.count(data))
-            except TraceDataError as error:
-                extra = {"detail": str(error), "from": message.subject}
-                log.warning("metrics_unreadable", extra=extra)
-        self.counters.metrics_dropped += 1
-        await self.say(message, TERM)
+        load = self._load(message)
+        if load is None:
+            self.counters.metrics_dropped += 1
+            await self.say(message, TERM)
+            return None
+        if load.refused:
+            self.warnings.tell("metrics_not_passed_on", message.subject, _words(load))
+        if load.items:
+            return load
+        self.counters.refuse(load.refused)
+        await self.say(message, ACK)
         return None
+
+    def _load(self, message: Incoming) -> Load | None:
+        """None for what is too old, or cannot be read."""
+        if (time.time_ns() - _stored_ns(message)) / 1e9 > METRICS_KEEP_SECONDS:
+            return None
+        try:
+            data = protobuf.decompress(message.data)
+            found = rules.metrics(data, subjects.sender_of(message.subject), _stored_ns(message))
+        except (TraceDataError, RejectedError) as error:
+            self.warnings.tell("metrics_unreadable", message.subject, str(error))
+            return None
+        return Load(message, found.data, found.items, refused=found.refused)
 
     def taken(self, load: Load) -> None:
         """Count its points."""
@@ -104,6 +116,29 @@ class MetricsLane(Lane):
         self.counters.metrics_rejected = count
 
 
-def _age_seconds(message: Incoming) -> float:
-    """Since the broker stored it, by our clock."""
-    return (time.time_ns() - Delivery.of(message.reply).stored_at_ns) / 1e9
+def _spans(message: Incoming) -> Load:
+    """Raises TraceDataError for what cannot be read."""
+    data = protobuf.decompress(message.data)
+    found = rules.spans(data, subjects.sender_of(message.subject), _stored_ns(message))
+    return Load(message, found.data, found.items, refused=found.refused)
+
+
+def _hop(message: Incoming) -> Load:
+    """Raises TraceDataError, and ValueError for a time that protobuf cannot hold."""
+    found = hops.spans_of(message.data)
+    if found is None:
+        return Load(message, b"", 0, hop=True)
+    stored_ns = _stored_ns(message)
+    if not all(rules.hop_is_timely(s.start_ns, s.end_ns, stored_ns) for s in found.spans):
+        raise TraceDataError("a hop of another time than its message's")
+    data = protobuf.encode(found.resource, found.spans)
+    return Load(message, data, len(found.spans), hop=True)
+
+
+def _stored_ns(message: Incoming) -> int:
+    """When the broker stored it; raises ValueError for what no consumer delivered."""
+    return Delivery.of(message.reply).stored_at_ns
+
+
+def _words(load: Load) -> str:
+    return ", ".join(f"{reason.value}: {count}" for reason, count in load.refused.items())

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import http.client
 import logging
+import os
 import re
 import urllib.error
 import urllib.request
@@ -125,19 +128,45 @@ class LinesFile:
         self.problem = ""
 
     def put(self, data: bytes) -> Outcome:
-        """Append its lines."""
+        """Append its lines: all of them, or none."""
         try:
-            lines = self._lines(data)
+            lines = self._lines(data).encode()
         except ValueError as error:  # NaN is no JSON
             self.problem = str(error)
             return Outcome.REFUSED
         try:
-            with self._path.open("a", encoding="utf-8") as file:
-                file.write(lines)
+            append(self._path, lines)
         except OSError as error:
             self.problem = str(error)
             return Outcome.LATER
         return Outcome.TAKEN
+
+
+def append(path: Path, lines: bytes) -> None:
+    """Add whole lines to a file, or nothing; raises OSError.
+
+    A full disk takes a part of a write: that part is cut off again. A line that somebody else left
+    torn (a crash, a power cut) is ended first, so that ours does not grow into it.
+    """
+    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # bridges may share a file
+        size = os.fstat(handle).st_size  # 0 for a pipe or a terminal
+        torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
+        _write(handle, b"\n" + lines if torn else lines, size)
+    finally:
+        os.close(handle)
+
+
+def _write(handle: int, data: bytes, size: int) -> None:
+    rest = memoryview(data)
+    try:
+        while rest:
+            rest = rest[os.write(handle, rest) :]
+    except OSError:
+        with contextlib.suppress(OSError):  # what cannot be cut off now is ended next time
+            os.ftruncate(handle, size)
+        raise
 
 
 def read_headers(path: Path | None) -> dict[str, str]:

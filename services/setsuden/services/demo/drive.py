@@ -99,7 +99,7 @@ async def read_results(options: LinkOptions) -> list[Result]:
         sequence = 1
         while True:
             request: dict[str, object] = {
-                "next_by_subj": "res.*.*",
+                "next_by_subj": "res.*.*.*.*",
                 "seq": sequence,
                 "batch": _READ,
             }

@@ -6,28 +6,29 @@ process used in a window is divided by the messages of that window.
 
 from __future__ import annotations
 
-import json
 import logging
-import urllib.request
 from collections.abc import Callable, Iterable
 
+from setsuden.link.untrusted import json_object
 from setsuden.pipelines.energy import EnergyOptions, Meter, WorkKey
 from setsuden.pipelines.energy.metering.assembly import Identity, open_meter
 from setsuden.pipelines.energy.metering.hostcpu import FollowedCpu, named
+from setsuden.pipelines.energy.protocols.web import Endpoint
 from setsuden.pipelines.energy.roots import Doors
 from setsuden.schemas.windows import Counts
 
 log = logging.getLogger(__name__)
 SERVER = "nats-server"
 _TIMEOUT_SECONDS = 1.0
-_MAX_BYTES = 1 << 20
 
 
 class BrokerCounts:
     """Messages in and out, from the server's monitoring address; grows over its restarts."""
 
     def __init__(self, monitor_url: str) -> None:
-        self._url = f"{monitor_url.rstrip('/')}/varz"
+        # Neither a redirect nor a proxy of the environment leads elsewhere.
+        url = f"{monitor_url.rstrip('/')}/varz"
+        self._varz = Endpoint(url, timeout_seconds=_TIMEOUT_SECONDS)
         self._ended = 0
         self._seen = 0
 
@@ -42,11 +43,10 @@ class BrokerCounts:
 
     def _ask(self) -> int | None:
         try:
-            with urllib.request.urlopen(self._url, timeout=_TIMEOUT_SECONDS) as answer:  # noqa: S310  # the configuration's own address
-                said = json.loads(answer.read(_MAX_BYTES))
-            return int(said["in_msgs"]) + int(said["out_msgs"])
-        except (OSError, ValueError, KeyError) as error:
-            log.debug("broker_not_asked", extra={"detail": str(error)})
+            varz = json_object(self._varz.get())
+            return int(varz["in_msgs"]) + int(varz["out_msgs"])
+        except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+            log.debug("broker_not_asked", extra={"detail": type(error).__name__})
             return None
 
 

@@ -14,7 +14,6 @@ from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
 from setsuden.pipelines.config import load_toml, validate
-from setsuden.schemas import streams, subjects
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services.config import CloudConfig
 
@@ -67,8 +66,8 @@ def autoscaling(config: CloudConfig, pipeline: PipelineSpec) -> AutoscalingConfi
             policy_function="setsuden.services.serve.autoscale:LagPolicy",
             policy_kwargs={
                 "nats": config.nats.model_dump(mode="json"),
-                "consumer": streams.consumer_name(config.region, pipeline.name),
-                "subject": subjects.escalations_of(config.region, pipeline.name),
+                "region": config.region,
+                "pipeline": pipeline.name,
                 "target_lag": options.target_lag,
                 "target_age_seconds": options.target_age_seconds,
                 "poll_seconds": options.poll_seconds,

@@ -6,26 +6,15 @@ import asyncio
 import logging
 import math
 import time
-from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.schemas.errors import LinkError
-from setsuden.schemas.streams import ESCALATIONS
+from setsuden.schemas.stream_service import Lag, LagRequest
+from setsuden.services.lag import ask_lag, read_lag
 
 log = logging.getLogger(__name__)
 _CONNECT_SECONDS = 5.0
-
-
-class Lag(NamedTuple):
-    """What waits for one teacher."""
-
-    pending: int
-    """Stored and not yet delivered."""
-    in_hand: int
-    """Delivered and not yet acknowledged."""
-    oldest_seconds: float
-    """Age of the oldest that was never delivered; 0 without any."""
 
 
 def desired(lag: Lag, replicas: int, target_lag: int, target_age_seconds: float) -> int:
@@ -46,15 +35,15 @@ class LagPolicy:
         self,
         *,
         nats: dict[str, Any],
-        consumer: str,
-        subject: str,
+        region: str,
+        pipeline: str,
         target_lag: int,
         target_age_seconds: float,
         poll_seconds: float,
     ) -> None:
         # Reading a number needs no proof of durability.
         self._options = LinkOptions.model_validate(nats | {"durability": "relaxed"})
-        self._consumer, self._subject = consumer, subject
+        self._request = LagRequest(region=region, pipeline=pipeline)
         self._target_lag, self._target_age = target_lag, target_age_seconds
         self._poll_seconds = poll_seconds
         self._lag: Lag | None = None
@@ -67,7 +56,7 @@ class LagPolicy:
         if self._lag is None:
             return ctx.target_num_replicas, {}
         wanted = desired(self._lag, ctx.current_num_replicas, self._target_lag, self._target_age)
-        return wanted, self._lag._asdict()
+        return wanted, self._lag.model_dump()
 
     def _poll_when_due(self) -> None:
         if self._task is not None and self._task.done():
@@ -79,41 +68,22 @@ class LagPolicy:
 
     async def _poll(self) -> None:
         try:
-            self._lag = await read_lag(self._options, self._consumer, self._subject)
+            self._lag = await lag_of(self._options, self._request)
         except LinkError as error:
             self._lag = None  # scale on nothing rather than on what is no longer true
             log.warning("lag_unknown", extra={"detail": str(error)})
 
 
-async def read_lag(options: LinkOptions, consumer: str, subject: str) -> Lag:
-    """The consumer's lag now; raises LinkError."""
+async def lag_of(options: LinkOptions, request: LagRequest) -> Lag:
+    """The lag now; raises LinkError. A worker that logs in may not ask JetStream itself."""
     link = Link(options, "autoscaler")
     jetstream = JetStream(link)
     await jetstream.start()
     link.start()
     try:
         await link.wait_up(_CONNECT_SECONDS)
-        found = await jetstream.find(f"CONSUMER.INFO.{ESCALATIONS}.{consumer}")
-        if found is None:
-            return Lag(0, 0, 0.0)
-        age = await _oldest(jetstream, found, subject) if found["num_pending"] else 0.0
-        return Lag(found["num_pending"], found["num_ack_pending"], age)
+        if options.user is not None:
+            return await ask_lag(jetstream, options.user, request)
+        return await read_lag(jetstream, request)
     finally:
         await link.close()
-
-
-async def _oldest(jetstream: JetStream, info: dict[str, Any], subject: str) -> float:
-    after = info["delivered"]["stream_seq"] + 1
-    request: dict[str, object] = {"next_by_subj": subject, "seq": after, "batch": 1}
-    messages = await jetstream.read(ESCALATIONS, request)
-    if not messages:
-        return 0.0
-    return max(0.0, time.time() - _stamp(messages[0].headers.get("Nats-Time-Stamp", "")))
-
-
-def _stamp(text: str) -> float:
-    """Seconds since 1970; an unreadable stamp counts as now."""
-    try:
-        return datetime.fromisoformat(text).timestamp()
-    except ValueError:
-        return time.time()

@@ -171,22 +171,24 @@ def time(trace: Trace, _: Traces) -> Faults:
             yield Fault(found, f"ends {-found.ms:.6g} ms before it starts")
 
 
-def escalate_covers(trace: Trace, _: Traces) -> Faults:
-    """The worker's work lies outside the wait it is part of."""
-    for found in trace.named(table.PROCESS):
+def inside_parent(trace: Trace, _: Traces) -> Faults:
+    """A span outside the one it hangs under: Jaeger takes it for a wrong clock, and says so."""
+    for found in trace.spans:
         parent = trace.parent(found)
-        if parent is None or parent.span.name != table.ESCALATE or _late(found):
+        if parent is None or found.service not in OUR_SERVICES:
             continue
-        if found.span.start_ns < parent.span.start_ns:
-            early = (parent.span.start_ns - found.span.start_ns) / 1e6
-            yield Fault(found, f"starts {early:.6g} ms before its `escalate`: a clock is off")
-        elif found.span.start_ns > parent.span.end_ns:
-            late = (found.span.start_ns - parent.span.end_ns) / 1e6
-            yield Fault(found, f"starts {late:.6g} ms after its `escalate` ended and is not late")
+        ours, theirs = found.span, parent.span
+        where = f"its {theirs.name!r}"
+        if ours.start_ns < theirs.start_ns:
+            yield Fault(found, f"starts {_ms(theirs.start_ns - ours.start_ns)} before {where}")
+        elif ours.start_ns > theirs.end_ns:
+            yield Fault(found, f"starts {_ms(ours.start_ns - theirs.end_ns)} after {where} ended")
+        elif ours.end_ns > theirs.end_ns:
+            yield Fault(found, f"ends {_ms(ours.end_ns - theirs.end_ns)} after {where}")
 
 
-def _late(found: FoundSpan) -> bool:
-    return found.flag("setsuden.escalation.late") is True
+def _ms(nanoseconds: int) -> str:
+    return f"{nanoseconds / 1e6:.6g} ms"
 
 
 def batch_shares(trace: Trace, traces: Traces) -> Faults:
@@ -218,7 +220,9 @@ def _batch(trace: Trace, traces: Traces) -> Faults:
         yield from (Fault(f, "has no share of its batch") for f in members if _shareless(f))
         return
     summed = fsum(share for share in shares if share is not None)
-    if summed > 1 + TOLERANCE or (len(members) == len(here) and summed < 1 - TOLERANCE):
+    # Members of unsampled traces have no span to link to.
+    whole = len(members) == len(here) == (entry.number("setsuden.batch.size") or len(here))
+    if summed > 1 + TOLERANCE or (whole and summed < 1 - TOLERANCE):
         yield Fault(entry, f"the shares of its {len(members)} members sum to {summed!r}, not to 1")
 
 

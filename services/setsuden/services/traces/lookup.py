@@ -9,7 +9,7 @@ from setsuden.schemas.errors import TraceDataError
 from setsuden.schemas.spans import SERVICE_WORKER
 
 from . import figures
-from .read import is_url, load, recent
+from .read import Damage, is_url, load, recent
 from .tree import Trace, traces_of
 
 SHORTEST_PREFIX = 6
@@ -33,10 +33,10 @@ def checked(text: str) -> str:
 
 
 def gather(
-    sources: Sequence[str], wanted: str, *, others: bool = False
+    sources: Sequence[str], wanted: str, *, others: bool = False, damage: Damage | None = None
 ) -> tuple[dict[str, Trace], str]:
     """As :func:`seek`; raises TraceDataError when the trace is not there."""
-    traces, found = seek(sources, wanted, others=others)
+    traces, found = seek(sources, wanted, others=others, damage=damage)
     if found is None:
         raise TraceDataError(
             f"no trace {wanted} in {', '.join(sources)}",
@@ -47,7 +47,7 @@ def gather(
 
 
 def seek(
-    sources: Sequence[str], wanted: str, *, others: bool = False
+    sources: Sequence[str], wanted: str, *, others: bool = False, damage: Damage | None = None
 ) -> tuple[dict[str, Trace], str | None]:
     """The traces read, and the whole id of the one wanted, or None without it.
 
@@ -61,7 +61,7 @@ def seek(
             f"{prefix} is the beginning of a trace id",
             remedy=f"a Jaeger needs all {WHOLE} digits; files take a beginning",
         )
-    traces = traces_of(load(sources, prefix))
+    traces = traces_of(load(sources, prefix, damage))
     found = find(traces, prefix)
     if found is not None:
         for url in filter(is_url, sources):

@@ -1,6 +1,7 @@
 """From a source to spans: OTLP JSON Lines, a spool's segments, a folder of them, or a Jaeger.
 
 Every source is read as a stream and within bounds; past one it is an error, never a shorter answer.
+A damaged line or segment among others (a full disk, a power cut) is passed over and counted.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ import json
 import re
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +25,7 @@ from .found import FoundSpan
 STDIN = "-"
 LINES_SUFFIX, SEGMENT_SUFFIX = ".jsonl", ".pb.gz"
 MAX_LINE_BYTES = 32 << 20
-MAX_SEGMENT_FILE_BYTES = 16 << 20
+MAX_SEGMENT_FILE_BYTES = 1 << 20
 MAX_FILES = 20_000
 MAX_SPANS = 500_000
 """Of all sources together; some 2 kB of memory each."""
@@ -38,15 +40,39 @@ def is_url(source: str) -> bool:
     return source.startswith(("http://", "https://"))
 
 
-def load(sources: Iterable[str], trace_id: str | None = None) -> list[FoundSpan]:
+class Damage:
+    """Lines and segments that could not be read and were passed over."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.first = ""
+        """Where the first one is, and what is wrong with it."""
+
+    def add(self, error: TraceDataError) -> None:
+        """Count one more."""
+        self.count += 1
+        self.first = self.first or error.message
+
+    def __str__(self) -> str:
+        """One line for people; empty when nothing is damaged."""
+        if not self.count:
+            return ""
+        what = "line or segment" if self.count == 1 else "lines or segments"
+        return f"{self.count} damaged {what} passed over; the first: {self.first}"
+
+
+def load(
+    sources: Iterable[str], trace_id: str | None = None, damage: Damage | None = None
+) -> list[FoundSpan]:
     """The distinct spans of all sources; raises TraceDataError past MAX_SPANS.
 
-    ``trace_id`` is asked of a Jaeger instead of its newest traces; files are read whole.
+    ``trace_id`` is asked of a Jaeger instead of its newest traces; files are read whole. What is
+    damaged among what is not is counted in ``damage``; a source of nothing else is an error.
     """
     kept: dict[tuple[str, str], list[FoundSpan]] = {}
     count = 0
     for source in sources:
-        for found in spans(source, trace_id):
+        for found in spans(source, trace_id, damage):
             if not _kept(found, kept.setdefault(found.key, [])):
                 continue
             count += 1
@@ -68,15 +94,51 @@ def _kept(found: FoundSpan, copies: list[FoundSpan]) -> bool:
     return True
 
 
-def spans(source: str, trace_id: str | None = None) -> Iterator[FoundSpan]:
+def spans(
+    source: str, trace_id: str | None = None, damage: Damage | None = None
+) -> Iterator[FoundSpan]:
     """Every span of one source, copies included; raises TraceDataError with file and line."""
     if is_url(source):
         yield from _jaeger(source, trace_id)
-    elif source == STDIN:
+        return
+    readable, first = False, None
+    for part in _parts(source):
+        try:
+            found = part()
+        except TraceDataError as error:
+            first = first or error
+            if damage is not None:
+                damage.add(error)
+            continue
+        readable = True
+        yield from found
+    if first is not None and not readable:
+        raise first
+
+
+Part = Callable[[], list[FoundSpan]]
+"""Reads one line or segment; raises TraceDataError when it is damaged."""
+
+
+def _parts(source: str) -> Iterator[Part]:
+    if source == STDIN:
         yield from _lines(sys.stdin.buffer, "standard input")
-    else:
-        for path in files(Path(source)):
-            yield from _file(path)
+        return
+    path = Path(source)
+    for file in files(path):
+        try:
+            if file.name.endswith(SEGMENT_SUFFIX):
+                yield partial(_segment, file, _content(file))
+            else:
+                with file.open("rb") as stream:
+                    yield from _lines(stream, str(file))
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and file != path:
+                continue  # a running agent sent it meanwhile
+            raise TraceDataError(
+                f"{file}: {error.strerror or error}",
+                remedy="name a trace file, a spool folder, or the address of a Jaeger",
+            ) from error
 
 
 def files(path: Path) -> list[Path]:
@@ -98,53 +160,49 @@ def files(path: Path) -> list[Path]:
     return found
 
 
-def _file(path: Path) -> Iterator[FoundSpan]:
-    try:
-        if path.name.endswith(SEGMENT_SUFFIX):
-            yield from _segment(path)
-        else:
-            with path.open("rb") as stream:
-                yield from _lines(stream, str(path))
-    except OSError as error:
-        raise TraceDataError(
-            f"{path}: {error.strerror or error}",
-            remedy="name a trace file, a spool folder, or the address of a Jaeger",
-        ) from error
-
-
-def _lines(stream: BinaryIO, name: str) -> Iterator[FoundSpan]:
+def _lines(stream: BinaryIO, name: str) -> Iterator[Part]:
     number = 0
     while line := stream.readline(MAX_LINE_BYTES + 1):
         number += 1
         place = f"{name}:{number}"
         if len(line) > MAX_LINE_BYTES:
-            raise TraceDataError(f"{place}: a line of over {MAX_LINE_BYTES} bytes")
-        if line.strip():
-            yield from _document(line, place)
+            while not line.endswith(b"\n") and (line := stream.readline(MAX_LINE_BYTES)):
+                pass  # to its end: the next one may be whole
+            yield partial(_refuse, f"{place}: a line of over {MAX_LINE_BYTES} bytes")
+        elif line.strip():
+            yield partial(_document, line, place)
 
 
-def _document(text: str | bytes, place: str) -> Iterator[FoundSpan]:
+def _refuse(words: str) -> list[FoundSpan]:
+    raise TraceDataError(words)
+
+
+def _document(text: str | bytes, place: str) -> list[FoundSpan]:
     try:
         groups = otlp.read(text)
     except TraceDataError as error:
         raise TraceDataError(f"{place}: {error.message}", remedy=error.remedy) from error
     except RecursionError as error:
         raise TraceDataError(f"{place}: nested too deeply") from error
-    yield from _found(groups, place)
+    return list(_found(groups, place))
 
 
-def _segment(path: Path) -> Iterator[FoundSpan]:
+def _content(path: Path) -> bytes:
+    """A segment's bytes, no more of them than a segment has; raises OSError."""
+    with path.open("rb") as file:
+        return file.read(MAX_SEGMENT_FILE_BYTES + 1)
+
+
+def _segment(path: Path, data: bytes) -> list[FoundSpan]:
     from setsuden.pipelines.tracing import protobuf  # noqa: PLC0415  # 40 ms that JSON need not pay
 
-    if path.stat().st_size > MAX_SEGMENT_FILE_BYTES:
+    if len(data) > MAX_SEGMENT_FILE_BYTES:
         raise TraceDataError(f"{path}: over {MAX_SEGMENT_FILE_BYTES} bytes")
     try:
-        groups = protobuf.decode(protobuf.decompress(path.read_bytes()))
+        groups = protobuf.decode(protobuf.decompress(data))
     except TraceDataError as error:
         raise TraceDataError(f"{path}: {error.message}", remedy=error.remedy) from error
-    except ValueError as error:  # a span kind of the future
-        raise TraceDataError(f"{path}: {error}") from error
-    yield from _found(groups, str(path))
+    return list(_found(groups, str(path)))
 
 
 def _found(groups: Iterable[ResourceSpans], place: str) -> Iterator[FoundSpan]:

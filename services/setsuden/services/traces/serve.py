@@ -20,7 +20,7 @@ from setsuden.services.pages import CONTENT_SECURITY_POLICY
 from . import html
 from .html_style import STYLE
 from .lookup import seek
-from .read import is_url
+from .read import Damage, is_url
 
 Scope = dict[str, Any]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -84,20 +84,22 @@ class TracePages:
         return _refused(scope, 404, "not_found", f"a trace's page is at {TRACE_PATH}<id>")
 
     async def _trace(self, scope: Scope, trace_id: str) -> Answer:
+        damage = Damage()
         async with self._reading:
             try:
-                page = await asyncio.to_thread(_page, self._source, trace_id)
+                page = await asyncio.to_thread(_page, self._source, trace_id, damage)
             except SetsudenError as error:
                 code = "source_unavailable" if isinstance(error, LinkError) else "source_invalid"
                 return _refused(scope, 502, code, error.message)
         if page is None:
-            return _refused(scope, 404, "trace_not_found", f"no trace {trace_id} in {self._source}")
+            why = f"no trace {trace_id} in {self._source}" + (f"; {damage}" if damage.count else "")
+            return _refused(scope, 404, "trace_not_found", why)
         return Answer(200, page)
 
 
-def _page(source: str, trace_id: str) -> str | None:
+def _page(source: str, trace_id: str, damage: Damage) -> str | None:
     """The trace's page; None when the source does not have it."""
-    traces, found = seek([source], trace_id, others=True)
+    traces, found = seek([source], trace_id, others=True, damage=damage)
     return None if found is None else html.page(traces, found, base=TRACE_PATH)
 
 

@@ -22,9 +22,10 @@ from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.pipelines.watchdog import Watchdog
-from setsuden.schemas import spans
+from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.schemas.result import Tier
 from setsuden.schemas.windows import Component, Counts
 from setsuden.services.config import CloudConfig
 
@@ -94,11 +95,12 @@ async def assembled(
         raise
     link = Link(config.nats, f"worker-{pipeline.name}")
     recorder = Recorder(config.traces, state / slot.name, spans.SERVICE_WORKER, {})
-    shipper = Shipper(link, recorder, slot.name)
+    sender = subjects.Sender(Tier.CLOUD, slot.name)
+    shipper = Shipper(link, recorder, sender)
     shipping = asyncio.create_task(shipper.run()) if config.traces.ship else None
     meter.start()
     seconds = config.traces.metrics_seconds
-    telling = MetricsShipper(link, meter, recorder.resource, slot.name, seconds)
+    telling = MetricsShipper(link, meter, recorder.resource, sender, seconds)
     told = asyncio.create_task(telling.run()) if config.traces.ship else None
     try:
         jetstream = JetStream(link)

@@ -57,13 +57,13 @@ class Hand:
         """Those of them that were, or may have been answered."""
         return len(self._suspect)
 
-    def take(self, message: Incoming) -> None:
-        """A delivery arrives. What is in hand already is not worked on twice."""
+    def take(self, message: Incoming) -> bool:
+        """A delivery arrives; True when it was queued. What is in hand is not worked on twice."""
         try:
             work = received(message)
         except ValueError:
             log.warning("delivery_unreadable", extra={"reply": message.reply[:200]})
-            return
+            return False
         self._counters.taken += 1
         work.arrived_ns = self._clock.now_ns()
         known = self._open.get(work.delivery.stream_sequence)
@@ -75,7 +75,10 @@ class Hand:
         else:
             self._open[work.delivery.stream_sequence] = work
             (self._suspect if work.suspect else self._fresh).append(work)
+            self.changed.set()
+            return True
         self.changed.set()
+        return False
 
     def pick_fresh(self, most: int) -> list[Work]:
         """The next batch of events that were never delivered before."""

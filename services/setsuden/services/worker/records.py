@@ -10,7 +10,6 @@ import json
 import time
 from collections.abc import Sequence
 
-from setsuden.pipelines.tracing import traceparent
 from setsuden.schemas import escalation
 from setsuden.schemas.result import ModelRef, Problem, Status, Tier
 
@@ -69,13 +68,10 @@ class Writer:
     def letter_headers(self, work: Work) -> dict[str, str]:
         """The message id makes a repeated dead letter a duplicate."""
         name = work.event_id or f"ESC-{work.delivery.stream_sequence}"
-        found = {
+        return {
             escalation.MSG_ID_HEADER: f"dead-{name}",
             "content-type": "application/json",
         }
-        if work.parent_id is not None:
-            found["traceparent"] = traceparent(work.trace_id, work.parent_id)
-        return found
 
     def _head(self, work: Work, status: Status) -> str:
         queue_ms = max(0, work.taken_ns - work.delivery.stored_at_ns) / 1e6

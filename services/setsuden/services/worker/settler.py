@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from functools import partial
 
 from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.messages import Outcome
-from setsuden.pipelines.tracing import Recorder
+from setsuden.pipelines.tracing import Recorder, Span
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
 from setsuden.schemas.result import Problem, Result, Status
@@ -25,7 +25,7 @@ from .records import CAS, Writer
 from .settle import Step
 from .teacher import Choice
 from .traces import SpanMaker
-from .work import Work
+from .work import Ran, Work
 
 log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class Settler:
         work.late = work.late or step is Step.STORE_LATE
         if step is Step.ACK:
             self._counters.already += 1
+            work.overtaken = True
             self._finish(work, final or Status.FINAL)
         return step is Step.ACK
 
@@ -87,14 +88,14 @@ class Settler:
         status = Status.SUPERSEDED if work.late else Status.FINAL
         work.stored_ns = self._clock.now_ns()
         body = self._writer.result(work, status, answer)
-        await self._link.post(
-            _subject(work), body, self._headers(work), partial(self._stored, work, answer)
-        )
+        done = partial(self._stored, work, answer)
+        await self._link.post(_subject(work), body, CAS | self._context(work), done)
 
-    def _headers(self, work: Work) -> dict[str, str]:
+    def _context(self, work: Work) -> dict[str, str]:
+        """The header by which the broker's hop finds its place in a trace."""
         if self._recorder is None:
-            return CAS
-        return CAS | {"traceparent": self._spans.send_context(work)}
+            return {}
+        return {"traceparent": self._spans.context(work, self._clock.now_ns())}
 
     def _stored(self, work: Work, answer: str, outcome: Outcome) -> None:
         work.acked_ns = self._clock.now_ns()
@@ -102,6 +103,7 @@ class Settler:
         step = settle.after_store(outcome, late=work.late)
         if isinstance(outcome, AlreadyStoredError):
             self._counters.already += 1
+            work.overtaken = True
         if step is Step.LOOK:
             self._spawn(work, self._look(work, answer))
         elif step is Step.STORE_AGAIN:
@@ -164,10 +166,12 @@ class Settler:
                 if work.place is not None:
                     work.stored_ns = self._clock.now_ns()
                     dead = self._writer.dead(work, problem)
-                    await self._link.store(work.place.result, dead, self._headers(work))
+                    await self._link.store(work.place.result, dead, CAS | self._context(work))
                     work.acked_ns = self._clock.now_ns()
-            except AlreadyStoredError:
+            except AlreadyStoredError as error:
                 self._counters.already += 1  # expired or answered meanwhile: that stays
+                work.acked_ns, work.store_error = self._clock.now_ns(), error.code
+                work.overtaken = True
             except LinkError as error:
                 if await self._may_try_again(work, str(error)):
                     continue
@@ -187,7 +191,8 @@ class Settler:
 
     async def _write_letter(self, work: Work, problem: Problem) -> None:
         subject = subjects.dead(work.message.subject.split(".")[2], work.device)
-        letter, headers = self._writer.letter(work, problem), self._writer.letter_headers(work)
+        letter = self._writer.letter(work, problem)
+        headers = self._writer.letter_headers(work) | self._context(work)
         try:
             await self._link.store(subject, letter, headers)
         except StreamFullError as error:  # the device's final result must not wait for people
@@ -197,9 +202,23 @@ class Settler:
         self._hand.settle(work, ACK)
         self._record(work, status)
 
+    def runs_in(self, work: Work, ran: Ran) -> None:
+        """The delivery's run; a batch that it was in before goes without it."""
+        before, work.ran = work.ran, ran
+        if before is not None and self._recorder is not None:
+            self._add(self._spans.settled(before))
+
     def _record(self, work: Work, status: Status | None) -> None:
-        if self._recorder is not None:
-            self._recorder.add(self._spans.of(work, status, self._clock.now_ns()))
+        if self._recorder is None:
+            return
+        if work.sampled:
+            self._add(self._spans.of(work, status, self._clock.now_ns()))
+        if work.ran is not None:
+            self._add(self._spans.settled(work.ran, work))
+
+    def _add(self, spans: Sequence[Span]) -> None:
+        if spans and self._recorder is not None:
+            self._recorder.add(spans)
 
     def _spawn(self, work: Work, coroutine: Coroutine[None, None, None]) -> None:
         task = asyncio.get_running_loop().create_task(self._guarded(work, coroutine))

@@ -6,19 +6,27 @@ from collections.abc import Sequence
 from functools import partial
 
 from setsuden.pipelines.energy import MeteredRun
-from setsuden.pipelines.tracing import Kind, Link, Span, SpanEvent, derived_span_id, traceparent
+from setsuden.pipelines.tracing import (
+    Kind,
+    Link,
+    Span,
+    SpanEvent,
+    derived_span_id,
+    derived_trace_id,
+    traceparent,
+)
 from setsuden.pipelines.tracing.span import Value, energy_attributes
 from setsuden.schemas import spans
 from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.errors import AlreadyStoredError
 from setsuden.schemas.result import ModelRef
-from setsuden.schemas.streams import ESCALATIONS, RESULTS
+from setsuden.schemas.streams import ESCALATIONS
 
-from .work import Ran, Work, derived_trace_id
+from .work import Ran, Work
 
 _STEP_NS = 1_000
 """Siblings follow each other by a microsecond: Jaeger leaves equal ones off the critical path."""
-_TEMPLATE = "esc.<region>.<pipeline>.<device>"
+_TEMPLATE = "esc.<region>.<pipeline>.<device>.<event_id>"
 
 
 class SpanMaker:
@@ -39,66 +47,52 @@ class SpanMaker:
             "setsuden.model.digest": model.digest,
             "setsuden.tier": "cloud",
         }
-        self._send = nats | {
-            "messaging.operation.name": "send",
-            "messaging.operation.type": "send",
-            "messaging.destination.template": "res.<device>.<event_id>",
-            "messaging.nats.stream": RESULTS,
-            "peer.service": "nats",
-        }
-        self._settle = nats | {
-            "messaging.operation.name": "settle",
-            "messaging.operation.type": "settle",
-            "messaging.destination.template": _TEMPLATE,
-            "peer.service": "nats",
-        }
         self._batch = self._infer | {"setsuden.pipeline": pipeline}
 
-    def send_context(self, work: Work) -> str:
-        """The traceparent that a result carries into its stream."""
-        trace_id = _own(work)[0]
-        return traceparent(trace_id, derived_span_id(trace_id, f"send/{_key(work)}"))
+    def context(self, work: Work, now_ns: int) -> str:
+        """The traceparent that a result or a dead letter carries: of the span that waits for it."""
+        if work.parent_id is not None and not _is_past(work, _answered_ns(work, now_ns)):
+            return traceparent(work.trace_id, work.parent_id, sampled=work.sampled)
+        trace_id = _apart(work)
+        return traceparent(trace_id, _process_id(trace_id, work), sampled=work.sampled)
 
     def of(self, work: Work, status: str | None, end_ns: int) -> list[Span]:
-        """``process`` with its children; ``status`` is ``None`` for a failed attempt."""
-        trace_id, parent, links = _own(work)
-        key = _key(work)
-        process = derived_span_id(trace_id, f"process/{key}")
+        """``process`` and what ran in it; ``status`` is ``None`` for a failed attempt.
+
+        Nothing here may outlive the device's wait, which ends as soon as the result is stored and
+        before we hear of that: so ``process`` ends when the result is handed over. Where nobody
+        waits, it is a root and ends when all is done.
+        """
+        trace_id, parent, links = _own(work, end_ns)
+        process = _process_id(trace_id, work)
+        end = _answered_ns(work, end_ns) if parent is not None else end_ns
         found = []
-        last = work.arrived_ns
-        done = end_ns
         if work.ran is not None:
             found.append(self._infer_span(work, work.ran, status, process))
-            last = work.ran.end_ns
-        if work.stored_ns:
-            found.append(self._send_span(work, process, last + _STEP_NS))
-            # The device has the result before we know that it is stored. A child that ends after
-            # its parent, on another host, is taken for a wrong clock by Jaeger.
-            done = found[-1].start_ns
-            last = found[-1].end_ns
-        end = max(end_ns, last + 2 * _STEP_NS)
-        settle = derived_span_id(trace_id, f"settle/{key}")
-        found.append(
-            Span(
-                trace_id, settle, process, spans.SETTLE, Kind.CLIENT, last + _STEP_NS, end,
-                self._settle,
-            )
-        )  # fmt: skip
+            end = max(end, found[0].end_ns + _STEP_NS)
         error = None if work.problem is None else work.problem.code
-        attributes = self._attributes(work, status, error)
         found.append(
             Span(
                 trace_id, process, parent, spans.PROCESS, Kind.CONSUMER, work.arrived_ns,
-                max(done, work.arrived_ns + _STEP_NS), attributes, links=links, error=error,
+                max(end, work.arrived_ns + _STEP_NS), self._attributes(work, status, error),
+                links=links, error=error,
             )
         )  # fmt: skip
         return found
 
-    def batch(self, works: Sequence[Work], ran: Ran, energy: EnergyReading) -> list[Span]:
-        """The executed batch as a trace of its own, linked to its members as they are to it.
+    def settled(self, ran: Ran, work: Work | None = None) -> list[Span]:
+        """The batch's spans, when this was the last of its deliveries that was not settled.
 
-        ``energy`` is the whole batch's, provisional.
+        The batch is a trace of its own, linked to its members as they are to it. Without ``work``
+        the delivery is run again elsewhere and no member any more. Members that nobody exports
+        are left out, and a batch of none but those has no spans.
         """
+        ran.unsettled -= 1
+        if work is not None and work.sampled:
+            ran.members.append(Link(_own(work)[0], _infer_id(work)))
+        return [] if ran.unsettled or not ran.members else self._batch_spans(ran)
+
+    def _batch_spans(self, ran: Ran) -> list[Span]:
         trace_id, root, start = ran.trace_id, _batch_root(ran), ran.start_ns
         count: dict[str, Value] = {
             "setsuden.batch.size": ran.items,
@@ -106,17 +100,15 @@ class SpanMaker:
         }
         end = max(ran.end_ns, start + 3 * _STEP_NS)
         began = max(end - int(ran.infer_ms * 1e6) - _STEP_NS, start + _STEP_NS)
-        run = derived_span_id(trace_id, "run")
-        members = tuple(Link(_own(work)[0], _infer_id(work)) for work in works)
         return [
             Span(
                 trace_id, root, None, spans.BATCH, Kind.INTERNAL, start, end,
-                self._batch | _whole(energy) | count, links=members,
+                self._batch | _whole(ran.whole) | count, links=tuple(ran.members),
                 later=partial(_settled_whole, ran.metered),
             ),
             Span(
-                trace_id, run, root, spans.RUN, Kind.INTERNAL, began, end - _STEP_NS,
-                {"setsuden.batch.size": ran.items},
+                trace_id, derived_span_id(trace_id, "run"), root, spans.RUN, Kind.INTERNAL, began,
+                end - _STEP_NS, {"setsuden.batch.size": ran.items},
             ),
         ]  # fmt: skip
 
@@ -127,6 +119,7 @@ class SpanMaker:
         allocation = "overhead" if _in_vain(work, status) else None
         if allocation is not None and "setsuden.energy.joules" in attributes:
             attributes["setsuden.energy.allocation"] = allocation
+        start = max(work.taken_ns, work.arrived_ns + _STEP_NS)
         joined = SpanEvent(spans.BATCH_JOINED, ran.start_ns, {"setsuden.batch.size": ran.items})
         return Span(
             _own(work)[0],
@@ -134,30 +127,13 @@ class SpanMaker:
             process,
             spans.INFER,
             Kind.INTERNAL,
-            max(work.taken_ns, work.arrived_ns + _STEP_NS),
-            ran.end_ns,
+            start,
+            max(ran.end_ns, start + _STEP_NS),
             attributes,
             events=(joined,),
             links=(Link(ran.trace_id, _batch_root(ran)),),
             error=None if work.problem is None else work.problem.code,
             later=partial(_settled, ran, allocation),
-        )
-
-    def _send_span(self, work: Work, process: str, not_before_ns: int) -> Span:
-        trace_id = _own(work)[0]
-        start = max(work.stored_ns, not_before_ns)
-        attributes = self._send
-        if work.store_error is not None:
-            attributes = attributes | {"error.type": work.store_error}
-        return Span(
-            trace_id,
-            derived_span_id(trace_id, f"send/{_key(work)}"),
-            process,
-            spans.SEND_RESULT,
-            Kind.CLIENT,
-            start,
-            max(work.acked_ns, start + _STEP_NS),
-            attributes,
         )
 
     def _attributes(self, work: Work, status: str | None, error: str | None) -> dict[str, Value]:
@@ -173,6 +149,10 @@ class SpanMaker:
             found["setsuden.status"] = status
         if work.late:
             found["setsuden.escalation.late"] = True
+        if work.acked_ns:
+            found["setsuden.result.store_ms"] = (work.acked_ns - work.stored_ns) / 1e6
+        if work.store_error is not None:
+            found["setsuden.result.store_error"] = work.store_error
         if error is not None:
             found["error.type"] = error
         return found
@@ -224,21 +204,44 @@ def _in_vain(work: Work, status: str | None) -> bool:
     return status is None or work.problem is not None or beaten
 
 
-def _own(work: Work) -> tuple[str, str | None, tuple[Link, ...]]:
-    """Trace, parent and links of a delivery, settled when first asked for.
+def _process_id(trace_id: str, work: Work) -> str:
+    return derived_span_id(trace_id, f"process/{_key(work)}")
 
-    Late work starts a trace of its own: the event's would stretch over hours.
-    """
+
+def _answered_ns(work: Work, end_ns: int) -> int:
+    """When the result was handed to the link; a delivery without one is over at its end."""
+    return work.stored_ns or end_ns
+
+
+def _is_past(work: Work, at_ns: int) -> bool:
+    """True when the device waits no longer, as far as the cloud can know."""
+    deadline = work.deadline_ns
+    return work.late or (deadline is not None and at_ns > deadline)
+
+
+def _own(work: Work, end_ns: int = 0) -> tuple[str, str | None, tuple[Link, ...]]:
+    """Trace, parent and links of a delivery, settled when its spans are made."""
     if work.span_context is None:
-        work.span_context = _context(work)
+        work.span_context = _context(work, end_ns)
     return work.span_context
 
 
-def _context(work: Work) -> tuple[str, str | None, tuple[Link, ...]]:
+def _context(work: Work, end_ns: int) -> tuple[str, str | None, tuple[Link, ...]]:
+    """The device's wait is the parent, unless it was over before the work was.
+
+    Late work, and work on an event that another attempt or the device itself has ended, starts a
+    trace of its own: the event's would stretch past its end.
+    """
     if work.parent_id is None:
         return work.trace_id, None, ()
-    escalated = Link(work.trace_id, work.parent_id)
-    if not work.late:
-        return work.trace_id, work.parent_id, (escalated,)
-    name = f"late/{ESCALATIONS}/{work.trace_id}/{work.delivery.stream_sequence}"
-    return derived_trace_id(name), None, (escalated,)
+    waits = Link(work.trace_id, work.parent_id)
+    if work.overtaken or _is_past(work, _answered_ns(work, end_ns)):
+        return _apart(work), None, (waits,)
+    return work.trace_id, work.parent_id, (waits,)
+
+
+def _apart(work: Work) -> str:
+    """The trace of work that nobody waits for."""
+    if work.parent_id is None:
+        return work.trace_id
+    return derived_trace_id(f"apart/{ESCALATIONS}/{work.trace_id}/{_key(work)}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +11,11 @@ from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import codec
 from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import Link as SpanLink
-from setsuden.pipelines.tracing import parse_traceparent
+from setsuden.pipelines.tracing import derived_trace_id, parse_traceparent
 from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.bundle import Observation
+from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.result import Problem
 from setsuden.schemas.subjects import Place
 
@@ -34,6 +34,9 @@ class Work:
     """Where the event's records are; None until the escalation was read."""
     trace_id: str = ""
     parent_id: str | None = None
+    """The device's span that waits for the answer."""
+    sampled: bool = True
+    """False: the device exports no span of this event, and so does nobody else."""
     ttl_ms: int | None = None
     observation: NDArray[Any] | None = None
     arrived_ns: int = 0
@@ -54,8 +57,17 @@ class Work:
     """When the stream had answered to that."""
     store_error: str | None = None
     """Code of its answer, when it was a refusal."""
+    overtaken: bool = False
+    """The event was ended by another delivery, or by its device, before this one was done."""
     span_context: tuple[str, str | None, tuple[SpanLink, ...]] | None = None
-    """Trace, parent and links of its spans, once they are settled."""
+    """Trace, parent and links of its spans, once it is settled."""
+
+    @property
+    def deadline_ns(self) -> int | None:
+        """When the device stops waiting, by the cloud's clock; None for never."""
+        if self.ttl_ms is None:
+            return None
+        return self.delivery.stored_at_ns + self.ttl_ms * 1_000_000
 
     @property
     def suspect(self) -> bool:
@@ -73,7 +85,7 @@ class Work:
         return self.message.subject.rsplit(".", 2)[-2]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Ran:
     """One executed batch, as each of its events sees it."""
 
@@ -88,6 +100,12 @@ class Ran:
     """Of the batch, which is a trace of its own."""
     metered: MeteredRun
     """Has the settled joules once its window has closed."""
+    whole: EnergyReading
+    """Of the batch, provisional."""
+    unsettled: int
+    """Deliveries of the batch that are not settled yet: then only its spans know their traces."""
+    members: list[SpanLink] = field(default_factory=list)
+    """The `infer` spans of those that are, where they are exported."""
     settled: dict[str | None, dict[str, Value]] = field(default_factory=dict)
     """Their span attributes by allocation: the same for all events of the batch."""
 
@@ -103,7 +121,7 @@ def received(message: Incoming) -> Work:
     if context is None:
         work.trace_id = derived_trace_id(message.subject)
     else:
-        work.trace_id, work.parent_id = context
+        work.trace_id, work.parent_id, work.sampled = context
     return work
 
 
@@ -114,8 +132,3 @@ def read(work: Work, declared: Observation, max_body_bytes: int) -> None:
     escalated = escalation.read(message.headers, message.data, work.place)
     work.ttl_ms = escalated.ttl_ms
     work.observation = codec.decode(escalated, declared, max_body_bytes)
-
-
-def derived_trace_id(name: str) -> str:
-    """32 hex digits that ``name`` always has."""
-    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()

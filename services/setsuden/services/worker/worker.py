@@ -7,7 +7,7 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
-from setsuden.link import JetStream, Link, LinkState
+from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.tasks import end
 from setsuden.pipelines.energy import Meter
 from setsuden.pipelines.model_process import LOAD_SECONDS
@@ -91,7 +91,7 @@ class Worker:
             streams.consumer_name(self._config.region, self._pipeline.name),
             prefetch=self._options.prefetch_factor * self._batch,
             expires_seconds=self._options.pull_expires_seconds,
-            take=self._hand.take,
+            take=self._take,
             repair=self._repair,
         )
         self._link.listen(lambda _: self._hand.changed.set())
@@ -102,6 +102,10 @@ class Worker:
             _task(self._hand.run_acks(), "acks"),
             _task(self._hand.run_heartbeats(self._options.ack_wait_seconds / 3), "heartbeats"),
         ]
+
+    def _take(self, message: Incoming) -> None:
+        if not self._hand.take(message):
+            self._puller.consumed(1)  # its place in the queue is free again
 
     async def stop(self) -> None:
         """Finish what runs, acknowledge it, give the rest back at once."""
@@ -148,7 +152,7 @@ class Worker:
         return self._link.state is LinkState.UP and self._puller.pulling
 
     async def _repair(self) -> None:
-        await topology.apply_or_check(self.jetstream, self._config, self._pipeline.name)
+        await topology.apply_if_allowed(self.jetstream, self._config, self._pipeline.name)
 
     # -- work -------------------------------------------------------------------------------
 
@@ -272,23 +276,19 @@ class Worker:
     async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
         ran = self._ran(answers, batch, start_ns)
         self.counters.cpu_seconds += answers.run.cpu_seconds
-        self._record_batch(batch, ran)
         for work, row in zip(batch, answers.rows, strict=True):
-            work.ran = ran
+            self._settler.runs_in(work, ran)
             if isinstance(row, Choice):
                 self.counters.answered += 1
                 await self._settler.answer(work, row)
             else:
                 self._failed(work, row)
 
-    def _record_batch(self, batch: list[Work], ran: Ran) -> None:
-        if self._recorder is not None:
-            whole = self._meter.provisional(ran.metered, 1)
-            self._recorder.add(self._spans.batch(batch, ran, whole))
-
     def _ran(self, answers: Answers, batch: list[Work], start_ns: int) -> Ran:
         items = len(batch)
-        reading = self._meter.provisional(answers.metered)
+        metered = answers.metered
+        reading = self._meter.provisional(metered)
+        whole = reading if self._recorder is None else self._meter.provisional(metered, 1)
         attributes = energy_attributes(reading)
         attributes |= {"setsuden.batch.size": items, "setsuden.batch.share": 1 / items}
         return Ran(
@@ -299,7 +299,9 @@ class Worker:
             attributes,
             answers.run.wall_seconds * 1000,
             batch_trace_id(batch),
-            answers.metered,
+            metered,
+            whole,
+            items,
         )
 
 

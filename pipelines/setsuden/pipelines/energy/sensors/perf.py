@@ -7,8 +7,9 @@ Arm processors they are events of the core's own PMU.
 from __future__ import annotations
 
 import errno
+import time
 from collections.abc import Container, Iterable, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, closing, suppress
 from math import fsum
 from typing import NamedTuple
 
@@ -35,6 +36,7 @@ _RAPL = {
 _PRIMARY_EVENTS = ("energy-pkg", "energy-ram")
 """Not psys, though it holds both: on some generations it reads above the wall (Kaby Lake: 12.2 W
 against 9.3 W of battery discharge)."""
+_STILL_SECONDS = 0.02
 _CAP_SYS_ADMIN, _CAP_PERFMON = 21, 38
 """Bits of ``CapEff``: include/uapi/linux/capability.h."""
 
@@ -72,9 +74,15 @@ def _tried(
     counters: Sequence[Counter], primary: Iterable[str], origin: str, doors: Doors, pmu: Pmu
 ) -> Candidate:
     try:
-        PerfSensor(counters, doors, pmu).close()
+        with closing(PerfSensor(counters, doors, pmu)) as sensor:
+            still = _is_guest(doors.root) and _stands_still(sensor)
     except OSError as error:
         return _refused(why(error, doors.root), remedy(error))
+    if still:
+        return _refused(
+            "its counters stand still: the hypervisor shows the events and counts nothing",
+            "a meter of the host through the relay, or a plug",
+        )
     domains = tuple(counter.domain for counter in counters)
     chosen = tuple(domain.id for domain in domains if domain.name.split("@")[0] in primary)
     return Candidate(
@@ -86,6 +94,19 @@ def _tried(
         open=lambda: PerfSensor(counters, doors, pmu),
         origin=origin,
     )
+
+
+def _is_guest(root: SysRoot) -> bool:
+    return "hypervisor" in (root.text_or_none("proc/cpuinfo") or "")
+
+
+def _stands_still(sensor: PerfSensor) -> bool:
+    """True when a busy machine uses no energy at all; real counters move every millisecond."""
+    before = [reading.value for reading in sensor.read()]
+    until = time.monotonic() + _STILL_SECONDS
+    while time.monotonic() < until:
+        pass
+    return [reading.value for reading in sensor.read()] == before
 
 
 def _absent() -> Candidate:

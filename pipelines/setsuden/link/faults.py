@@ -1,0 +1,67 @@
+"""Exceptions of callbacks: counted and logged, never passed on to the connection's reader."""
+
+from __future__ import annotations
+
+import logging
+import time
+from traceback import extract_tb
+
+log = logging.getLogger(__name__)
+LINES, SECONDS = 10, 10.0
+"""Lines of one kind in so many seconds; the next one says how many were left out."""
+
+
+class Throttle:
+    """Lets a few lines through, so that a flood of causes is no flood of lines."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._left = 0
+        self._suppressed = 0
+
+    def due(self) -> int | None:
+        """How many were suppressed since the last line, or None when this one is as well."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._until, self._left = now + SECONDS, LINES
+        if self._left == 0:
+            self._suppressed += 1
+            return None
+        self._left -= 1
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed
+
+
+class Faults:
+    """What went wrong in the callbacks of one link and in what it was sent, over its whole life."""
+
+    def __init__(self) -> None:
+        self.handler_errors = 0
+        """Exceptions that handlers, listeners and ``done`` callbacks raised."""
+        self.unreadable = 0
+        """Messages dropped because their header block cannot be read."""
+        self._lines = {logging.WARNING: Throttle(), logging.ERROR: Throttle()}
+
+    def raised(self, place: str, error: Exception) -> None:
+        """Count an exception. Only its type and line are logged: its text may quote a payload."""
+        self.handler_errors += 1
+        frames = extract_tb(error.__traceback__)
+        line = f"{frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+        self.log(
+            logging.ERROR,
+            "link_handler_failed",
+            place=place,
+            error=type(error).__name__,
+            line=line,
+        )
+
+    def dropped(self) -> None:
+        """Count a message that cannot be read."""
+        self.unreadable += 1
+        self.log(logging.WARNING, "link_message_unreadable")
+
+    def log(self, level: int, event: str, **details: object) -> None:
+        """A line, unless there were many of its level lately."""
+        suppressed = self._lines[level].due()
+        if suppressed is not None:
+            log.log(level, event, extra=details | {"suppressed": suppressed})
