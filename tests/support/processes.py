@@ -112,14 +112,23 @@ def write_config(
     hanging: bool = False,
     repeats: int = 0,
     extra: str = "",
+    pipeline_extra: str = "",
 ) -> Path:
     """``cloud.toml`` and its bundle; ``extra`` ends the ``[worker]`` table."""
     ml.write_bundle(folder / "bundle", hanging=hanging, repeats=repeats)
     path = folder / "cloud.toml"
     urls = {"url": broker.url, "monitor_url": broker.monitor_url}
     text = CONFIG.format(replicas=replicas, cpus=cpus, **urls)
-    path.write_text(text.replace("\n[serve]", f"{extra}\n[serve]"), encoding="utf-8")
+    text = text.replace("\n[serve]", f"{extra}\n[serve]") + pipeline_extra
+    path.write_text(text, encoding="utf-8")
     return path
+
+
+def worker_group(config: Path) -> Process:
+    """``setsuden worker run`` as a person starts it: a process for each pipeline of the file."""
+    program = "from setsuden.cli.main import main; main()"
+    log = config.with_name("workers.log")
+    return Process(program, "worker", "run", "--config", str(config), log=log)
 
 
 def worker_process(config: Path, environment: dict[str, str] | None = None) -> Process:

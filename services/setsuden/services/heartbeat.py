@@ -38,7 +38,8 @@ async def heartbeat(silence_seconds: float, on_silence: Callable[[], None]) -> A
 class _Heart:
     def __init__(self, silence_seconds: float, on_silence: Callable[[], None]) -> None:
         self.watcher = threading.Thread(target=self._watch, name="heartbeat", daemon=True)
-        self._look_seconds, self._on_silence = silence_seconds / _LOOKS, on_silence
+        self._look_seconds = max(silence_seconds / _LOOKS, BEAT_SECONDS)
+        self._on_silence = on_silence
         self._beats = 0
         self._stopped = threading.Event()
         name = os.environ.get(PIPE_VARIABLE, "")
