@@ -159,7 +159,7 @@ def test_a_hanging_student_holds_up_neither_neighbours_nor_health_nor_the_end(
 
 def busy_children(agent: AgentProcess) -> list[psutil.Process]:
     assert agent.process is not None
-    children = psutil.Process(agent.process.pid).children()
+    children = psutil.Process(agent.process.pid).children(recursive=True)
     return [child for child in children if child.cpu_percent(0.1) > 20]
 
 

@@ -197,7 +197,7 @@ async def test_workers_end_with_the_parent_that_started_them(
     workers = processes.worker_group(write_config(tmp_path, broker, bad.endless(poison=True)))
     await workers.until("worker_ready", times=2)
     family = psutil.Process(workers.popen.pid).children(recursive=True)
-    assert len(family) == 3  # two workers, and the process of one's model
+    assert len(family) == 4  # two workers, and the process of one's model with its runner
     workers.kill()
     _, alive = await asyncio.to_thread(psutil.wait_procs, family, 20)
     assert alive == []

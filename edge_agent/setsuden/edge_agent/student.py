@@ -28,9 +28,9 @@ from setsuden.schemas.result import ModelRef
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
 
-TIER = Tier(quick_seconds=0.002, restarts=RestartPolicy(6, seconds_each=5.0, waits=False))
+TIER = Tier(quick_seconds=0.002, restarts=RestartPolicy(20, seconds_each=1.0, waits=False))
 """Two milliseconds keep no other pipeline waiting that one would notice. A student whose process
-dies more often than this rests, so that no more than a twentieth of a core goes into new ones."""
+dies more often than this rests, so that a hundredth of a core goes into new ones."""
 START_SECONDS = 2.0
 """How long all trials together may keep an agent from starting; they go on beside it."""
 _DEADLINE_SHARE = 0.5

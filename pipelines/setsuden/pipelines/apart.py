@@ -55,11 +55,13 @@ class Apart:
         self.thread = RunThread(name, waits=self._is_idle_spare, on_idle=self.process.close)
         self._policy, self._restarts = policy, Restarts(policy)
         self._closing = False
+        self._paid = 0
 
     def run(self, batch: Array) -> Run:
         """One run; raises RunFailedError, or TrialError for a model that does not open again."""
-        if self.process.starts and not self.process.running:
+        if self.process.deaths > self._paid:
             self._wait_for_restart()
+            self._paid = self.process.deaths
         return self.process.run(batch)
 
     def close(self) -> None:

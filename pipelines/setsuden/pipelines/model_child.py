@@ -1,8 +1,11 @@
 """A model's own process: one prepared batch in, scores out, until the pipe is closed.
 
-The other end is :class:`model_process.ModelProcess`. Frames are a length and bytes; replies are a
-line of JSON that says how many bytes follow. It holds no socket, no outbox and no credentials,
-and ends with its parent.
+The other end is :class:`model_process.ModelProcess`. The process opens the model and forks a
+runner, which a run may cost its life: the next runner takes 5 ms, not the 0.2 s of a fresh Python
+with onnxruntime. A model with threads of its own cannot be forked; its process is its runner.
+
+A request is a header (magic, number, length) and bytes; a reply is a line of JSON that repeats the
+number and says how many bytes follow. It holds no socket, no outbox and no credentials.
 """
 
 from __future__ import annotations
@@ -22,18 +25,24 @@ import numpy as np
 from . import confine
 from .native import NativeModel, first_line, ran_out_of_memory
 
-LENGTH = struct.Struct("<Q")
+HEADER = struct.Struct("<8sQQ")
+MAGIC = b"setsuden"
 MAX_ORDER_BYTES = 1 << 16
+END_RUN = signal.SIGUSR1
+"""Ends the runner and not the process that forks it; where they are one, its default ends it."""
+_LOST = 3
+"""Exit code of a runner that no longer knows where a request begins."""
 
 
 def main() -> None:
     """Open the ordered model, say so, then run what comes."""
-    requests = os.fdopen(os.dup(0), "rb")
+    requests = os.fdopen(os.dup(0), "rb", buffering=0)
     replies = os.fdopen(os.dup(1), "wb")
     nothing = os.open(os.devnull, os.O_RDWR)
     os.dup2(nothing, 0)
     os.dup2(nothing, 1)  # what native code prints is no reply
-    order = json.loads(_frame(requests, MAX_ORDER_BYTES) or b"{}")
+    number, text = _request(requests, MAX_ORDER_BYTES)
+    order = json.loads(text)
     # A service manager signals all processes of a unit; this one ends when its parent has drained.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     confine.die_with_parent(order["parent"])
@@ -42,11 +51,9 @@ def main() -> None:
     try:
         model = _opened(order)
     except Exception as error:  # onnxruntime's own tree derives from Exception alone
-        _reply(replies, _problem(error))
+        _reply(replies, number, _problem(error))
         return
-    confine.limit_memory(order["memory_bytes"])
-    _reply(replies, {"inputs": model.inputs(), "outputs": model.outputs()})
-    _serve(model, order, requests, replies)
+    _Process(model, order, requests, replies).run(number)
 
 
 def _opened(order: dict[str, Any]) -> NativeModel:
@@ -58,20 +65,68 @@ def _opened(order: dict[str, Any]) -> NativeModel:
     return NativeModel(content, threads=order["threads"])
 
 
-def _serve(
-    model: NativeModel, order: dict[str, Any], requests: BinaryIO, replies: BinaryIO
-) -> None:
-    dtype, shape = np.dtype(order["dtype"]), tuple(order["shape"])
-    while (frame := _frame(requests)) is not None:
-        _limit_cpu(order["run_seconds"] * order["threads"])
-        batch = np.frombuffer(frame, dtype).reshape(-1, *shape)
-        try:
-            output, cpu, wall = model.run(order["output"], {order["input"]: batch})
-            head, body = _scores(output, (len(batch), order["classes"]))
-            head |= {"cpu_seconds": cpu, "wall_seconds": wall}
-        except Exception as error:  # a user's model may raise anything
-            head, body = _problem(error), b""
-        _reply(replies, head, body)
+class _Process:
+    """The model is open: run it, or fork runners that do."""
+
+    def __init__(
+        self, model: NativeModel, order: dict[str, Any], requests: BinaryIO, replies: BinaryIO
+    ) -> None:
+        self._model, self._order = model, order
+        self._requests, self._replies = requests, replies
+        self._runner = 0
+
+    def run(self, number: int) -> None:
+        """Answer the order, then requests."""
+        names = {"inputs": self._model.inputs(), "outputs": self._model.outputs()}
+        if self._order["threads"] > 1:
+            _reply(self._replies, number, names | {"runner": os.getpid()})
+            self._serve()
+            return
+        signal.signal(END_RUN, self._end_run)
+        self._fork()
+        _reply(self._replies, number, names | {"runner": self._runner})
+        while True:
+            _, status, used = os.wait4(self._runner, 0)
+            code = os.waitstatus_to_exitcode(status)
+            if code in {0, _LOST}:
+                return
+            cpu = used.ru_utime + used.ru_stime
+            self._fork()
+            died = {"died": code, "cpu_seconds": cpu, "runner": self._runner}
+            _reply(self._replies, 0, died)
+
+    def _end_run(self, *_: object) -> None:
+        os.kill(self._runner, signal.SIGKILL)
+
+    def _fork(self) -> None:
+        parent = os.getpid()
+        self._runner = os.fork()
+        if self._runner == 0:
+            try:
+                signal.signal(END_RUN, signal.SIG_DFL)
+                confine.die_with_parent(parent)
+                self._serve()
+                os._exit(0)
+            finally:
+                os._exit(1)
+
+    def _serve(self) -> None:
+        """Run batches until the pipe is closed."""
+        order = self._order
+        confine.limit_memory(order["memory_bytes"])
+        dtype, shape = np.dtype(order["dtype"]), tuple(order["shape"])
+        while True:
+            number, frame = _request(self._requests)
+            _limit_cpu(order["run_seconds"] * order["threads"])
+            body = b""
+            try:
+                batch = np.frombuffer(frame, dtype).reshape(-1, *shape)
+                ran = self._model.run(order["output"], {order["input"]: batch})
+                head, body = _scores(ran.output, (len(batch), order["classes"]))
+                head |= {"cpu_seconds": ran.cpu_seconds, "wall_seconds": ran.wall_seconds}
+            except Exception as error:  # a user's model may raise anything
+                head = _problem(error)
+            _reply(self._replies, number, head, body)
 
 
 def _scores(output: np.ndarray[Any, Any], wanted: tuple[int, int]) -> tuple[dict[str, Any], bytes]:
@@ -79,7 +134,6 @@ def _scores(output: np.ndarray[Any, Any], wanted: tuple[int, int]) -> tuple[dict
         shape = ", ".join(map(str, output.shape[:8]))
         words = f"the output is {output.dtype} [{shape}], not numbers of {list(wanted)}"
         return {"kind": "wrong_shape", "message": words}, b""
-    # Of one width whatever it is: every element type of a score fits into a double or an int64.
     body = np.ascontiguousarray(output).tobytes()
     return {"dtype": output.dtype.name, "bytes": len(body)}, body
 
@@ -98,22 +152,43 @@ def _limit_cpu(seconds: float) -> None:
     resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
 
 
-def _frame(requests: BinaryIO, most: int | None = None) -> bytes | None:
-    """The next request, or None at the end of the pipe."""
-    head = requests.read(LENGTH.size)
-    if len(head) < LENGTH.size:
-        return None
-    (size,) = LENGTH.unpack(head)
-    if most is not None and size > most:
-        sys.exit("the order is too long")
-    body = requests.read(size)
-    return body if len(body) == size else None
+def _request(requests: BinaryIO, most: int | None = None) -> tuple[int, bytearray]:
+    """The next request's number and bytes; ends the process where there is none.
+
+    Unbuffered, so that a runner holds nothing that the next one would miss.
+    """
+    head = _exactly(requests, HEADER.size)
+    if len(head) < HEADER.size:
+        os._exit(0)  # the pipe is closed
+    magic, number, size = HEADER.unpack(head)
+    if magic != MAGIC or (most is not None and size > most):
+        os._exit(_LOST)
+    try:
+        body = _exactly(requests, size)
+    except MemoryError:
+        os._exit(_LOST)
+    if len(body) < size:
+        os._exit(0)
+    return number, body
 
 
-def _reply(replies: BinaryIO, head: dict[str, Any], body: bytes = b"") -> None:
-    replies.write(json.dumps(head).encode() + b"\n" + body)
+def _exactly(requests: BinaryIO, size: int) -> bytearray:
+    """So many bytes, or fewer at the end of the pipe."""
+    body = bytearray(size)
+    view, at = memoryview(body), 0
+    while at < size:
+        count = requests.readinto(view[at:])  # type: ignore[attr-defined]  # a raw file
+        if not count:
+            return body[:at]
+        at += count
+    return body
+
+
+def _reply(replies: BinaryIO, number: int, head: dict[str, Any], body: bytes = b"") -> None:
+    replies.write(json.dumps({"number": number, **head}).encode() + b"\n" + body)
     replies.flush()
 
 
 if __name__ == "__main__":
     main()
+    sys.exit(0)

@@ -29,7 +29,7 @@ from setsuden.schemas.result import ModelRef
 
 from .bundle import Bundle
 from .failure import FailureKind, RunFailedError
-from .model_child import LENGTH
+from .model_child import END_RUN, HEADER, MAGIC
 from .session import Run, check_names, method_of, unopened
 
 Array = NDArray[Any]
@@ -102,15 +102,18 @@ class CpuAccount(Protocol):
 
 
 class ModelProcess:
-    """One child, which a run may cost its life; the next run starts another."""
+    """One child, and in it the runner that a run may cost its life."""
 
     def __init__(self, order: Order, account: CpuAccount) -> None:
         self._order, self._account = order, account
         self._method = method_of(order.spec)
         self._child: subprocess.Popen[bytes] | None = None
+        self._runner = 0
         self._stderr: IO[bytes] | None = None
+        self._number = 0
         self._lock = threading.Lock()
-        self.starts = 0
+        self.deaths = 0
+        """Runs that cost a runner its life, or the child."""
 
     @property
     def running(self) -> bool:
@@ -123,7 +126,7 @@ class ModelProcess:
             self.start()
         body = np.ascontiguousarray(batch).data.cast("B")
         limit = self._order.limits.run_seconds
-        head, payload = self._exchange([LENGTH.pack(len(body)), body], limit, len(batch))
+        head, payload = self._exchange(body, limit, len(batch))
         if "kind" in head:
             self._raise(head)
         dtype = head["dtype"] if head["dtype"] in _SCORE_DTYPES else "float32"
@@ -137,7 +140,7 @@ class ModelProcess:
         """
         self.close()
         environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._stderr = os.fdopen(os.memfd_create("model-stderr"), "wb+")
+        self._stderr = os.fdopen(os.memfd_create("model-stderr"), "wb+", buffering=0)
         self._child = subprocess.Popen(
             _COMMAND,
             stdin=subprocess.PIPE,
@@ -147,18 +150,23 @@ class ModelProcess:
             bufsize=0,
             process_group=0,  # a Ctrl-C is for us alone
         )
-        self.starts += 1
         self._account.follow(self._child.pid)
         for pipe in (self._child.stdin, self._child.stdout):
             os.set_blocking(_fd(pipe), False)
-        text = self._order.text()
-        head, _ = self._exchange([LENGTH.pack(len(text)), text], LOAD_SECONDS, 0)
+        head, _ = self._exchange(memoryview(self._order.text()), LOAD_SECONDS, 0)
         if "kind" in head:
             self.close()
             memory = head["kind"] == FailureKind.OUT_OF_MEMORY
             kind = FailureKind.OUT_OF_MEMORY if memory else FailureKind.UNUSABLE
             raise unopened(self._order.spec, kind, str(head["message"]))
         check_names(self._order.spec, head["inputs"], head["outputs"])
+        self._meet(int(head["runner"]))
+
+    def _meet(self, runner: int) -> None:
+        """A new runner is there."""
+        self._runner = runner
+        if self._child is not None and runner != self._child.pid:
+            self._account.follow(runner)
 
     def kill(self) -> None:
         """End the child from any other thread; the one that uses it hears of it as a death."""
@@ -181,6 +189,9 @@ class ModelProcess:
             child.returncode = os.waitstatus_to_exitcode(status)
             used = usage.ru_utime + usage.ru_stime
         self._account.ended(child.pid, used)
+        if self._runner:
+            self._account.ended(self._runner, 0.0)  # it dies with the child: what was last seen
+            self._runner = 0
         for pipe in (child.stdin, child.stdout, self._stderr):
             if pipe is not None:
                 pipe.close()
@@ -188,35 +199,70 @@ class ModelProcess:
     # -- the pipe -----------------------------------------------------------------------------
 
     def _exchange(
-        self, parts: list[Any], seconds: float, items: int
+        self, body: memoryview, seconds: float, items: int
     ) -> tuple[dict[str, Any], bytes]:
-        """Send a request and take its reply; kills the child that is late or lies."""
+        """Send a request and take its reply; a runner that is late or lies is ended."""
         child = self._child
         assert child is not None  # noqa: S101  # started above
+        self._number += 1
         deadline = time.monotonic() + seconds
         try:
-            for part in parts:
+            for part in (HEADER.pack(MAGIC, self._number, len(body)), body):
                 _write(_fd(child.stdin), memoryview(part), deadline)
-            return _Reply(_fd(child.stdout), deadline).read(items * self._order.classes * 8)
+            reply = _Reply(_fd(child.stdout), deadline)
+            head, payload = reply.read(items * self._order.classes * 8)
+            if "died" in head:
+                raise self._runner_died(head)
+            if head["number"] != self._number:
+                raise ValueError("of another request")  # noqa: TRY301  # as all that is no reply
         except TimeoutError:
-            self.close()
+            self._end_run()
             words = f"it did not answer within {seconds:g} s"
             raise RunFailedError(FailureKind.TIMED_OUT, words) from None
         except (EOFError, OSError):
-            raise self._died(child) from None
+            raise self._child_died(child) from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
+            self.deaths += 1
             self.close()
             words = f"its process sent no proper reply ({error})"
             raise RunFailedError(FailureKind.CRASHED, words) from error
+        return head, payload
 
-    def _died(self, child: subprocess.Popen[bytes]) -> RunFailedError:
+    def _end_run(self) -> None:
+        """End the runner; the child has another one ready, or ends with it."""
+        child = self._child
+        assert child is not None  # noqa: S101  # it was asked just now
+        self.deaths += 1
+        try:
+            os.kill(child.pid, END_RUN)
+            reply = _Reply(_fd(child.stdout), time.monotonic() + _DYING_SECONDS)
+            head, _ = reply.read(0)
+            if head["died"] != -signal.SIGKILL:  # it died by itself just then: whom did we end?
+                raise ValueError("another death")  # noqa: TRY301  # as all that is no such reply
+            self._bury_runner(head)
+        except (TimeoutError, EOFError, OSError, ValueError, KeyError, TypeError):
+            self.close()
+
+    def _bury_runner(self, head: dict[str, Any]) -> None:
+        self._account.ended(self._runner, float(head["cpu_seconds"]))
+        self._meet(int(head["runner"]))
+
+    def _runner_died(self, head: dict[str, Any]) -> RunFailedError:
+        self.deaths += 1
+        self._bury_runner(head)
+        return self._death(int(head["died"]))
+
+    def _child_died(self, child: subprocess.Popen[bytes]) -> RunFailedError:
+        self.deaths += 1
         deadline = time.monotonic() + _DYING_SECONDS
         while _lives(child) and time.monotonic() < deadline:
             time.sleep(0.001)  # its pipe closes a moment before it is gone
         no_memory = self._said_no_memory()
         self.close()
-        code = child.returncode
-        if no_memory:
+        return self._death(child.returncode, no_memory=no_memory)
+
+    def _death(self, code: int | None, *, no_memory: bool | None = None) -> RunFailedError:
+        if self._said_no_memory() if no_memory is None else no_memory:
             words = "its process ended for want of memory"
             return RunFailedError(FailureKind.OUT_OF_MEMORY, words)
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
@@ -224,15 +270,18 @@ class ModelProcess:
 
     def _said_no_memory(self) -> bool:
         """What the C++ library says when nobody catches its exception."""
-        if self._stderr is None:
+        if self._stderr is None or self._stderr.closed:
             return False
-        text = os.pread(self._stderr.fileno(), _CHUNK, 0)
+        fd = self._stderr.fileno()
+        text = os.pread(fd, _CHUNK, 0)
+        os.ftruncate(fd, 0)
+        os.lseek(fd, 0, os.SEEK_SET)  # the child's place too: it would run into its file limit
         return b"bad_alloc" in text or b"MemoryError" in text
 
     def _raise(self, head: dict[str, Any]) -> None:
         kind = FailureKind(head["kind"])
         if kind is FailureKind.OUT_OF_MEMORY:
-            self.close()  # its arena may be in pieces: the next run deserves a fresh one
+            self._end_run()  # its arena may be in pieces: the next run deserves a fresh one
         raise RunFailedError(kind, str(head["message"])[:1024])
 
 

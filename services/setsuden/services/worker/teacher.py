@@ -69,7 +69,7 @@ class Teacher:
     ) -> None:
         """Tried within its limits first; raises BundleError when it cannot be used."""
         self.bundle = bundle
-        tier = Tier(inline_below_ms / 1000, RestartPolicy(20, seconds_each=0.5, waits=True))
+        tier = Tier(inline_below_ms / 1000, RestartPolicy(50, seconds_each=0.1, waits=True))
         watchdog = watchdog or Watchdog()
         self.runner = ModelRunner(
             bundle,
