@@ -176,10 +176,10 @@ def test_deadlines_are_kept_while_a_student_hangs(start: Start) -> None:
 
 def test_a_student_that_keeps_dying_rests_and_its_events_go_on(start: Start) -> None:
     agent = start(bad.divides())
-    reasons = Counter(reason(ask(agent, "evil", LEAST)) for _ in range(12))
-    assert reasons["student_crashed"] >= 6
+    reasons = Counter(reason(ask(agent, "evil", LEAST)) for _ in range(60))
+    assert reasons["student_crashed"] >= 20
     assert reasons["student_suspended"] >= 1
-    assert sum(reasons.values()) == 12
+    assert sum(reasons.values()) == 60
     assert agent.log().count("student_failed") <= 2
     assert reason(ask(agent, "good", FINE)) == "confident"
 
@@ -315,11 +315,15 @@ FLOOR = 0.010
 def p99_of(ask_once: Callable[[], None], seconds: float = SECONDS) -> float:
     """Of ten a second, sent whether or not the one before was answered."""
     taken: list[float] = []
+    failed: list[str] = []
     threads: list[threading.Thread] = []
 
     def one() -> None:
         began = time.monotonic()
-        ask_once()
+        try:
+            ask_once()
+        except (AssertionError, OSError, ValueError) as error:
+            failed.append(repr(error))
         taken.append(time.monotonic() - began)
 
     begin = time.monotonic()
@@ -329,7 +333,7 @@ def p99_of(ask_once: Callable[[], None], seconds: float = SECONDS) -> float:
         threads[-1].start()
     for each in threads:
         each.join(60)
-    assert len(taken) == int(seconds / INTERVAL)
+    assert failed == []
     return sorted(taken)[int(len(taken) * 0.99) - 1]
 
 

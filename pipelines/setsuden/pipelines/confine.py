@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import resource
@@ -13,8 +14,9 @@ _LOAD_FACTOR = 4
 """Copies of a model's file that onnxruntime holds while it opens it: bytes, parsed, packed."""
 _LARGEST_FILE = 1 << 16
 """A model has nothing to write; what the C++ library says of its death fits in here."""
-_YIELD = 5
-"""Niceness: a run that is not bounded gives way to work that is (a third of its weight)."""
+_NICENESS = 10
+"""A run that is not bounded gives way to work that is: a ninth of its weight, where both want more
+than there is."""
 
 
 def die_with_parent(parent: int) -> None:
@@ -29,8 +31,16 @@ def die_with_parent(parent: int) -> None:
 
 
 def give_way() -> None:
-    """Let everything else on the machine go first."""
-    os.nice(_YIELD)
+    """Let everything else on the machine go first; called by the leader of a session.
+
+    Linux shares cores between sessions first (autogroup), and niceness counts inside one only: a
+    model that hangs in its parent's session would use up what its parent is due.
+    """
+    os.nice(_NICENESS)
+    with contextlib.suppress(OSError):  # a kernel without groups, or a container
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # wakes up without elbows
+        with open("/proc/self/autogroup", "w", encoding="ascii") as group:  # noqa: PTH123  # as below
+            group.write(str(_NICENESS))
 
 
 def forbid_files() -> None:

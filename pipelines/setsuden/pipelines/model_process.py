@@ -148,7 +148,7 @@ class ModelProcess:
             stderr=self._stderr,
             env=environment,
             bufsize=0,
-            process_group=0,  # a Ctrl-C is for us alone
+            start_new_session=True,  # a Ctrl-C is for us alone; and see confine.give_way
         )
         self._account.follow(self._child.pid)
         for pipe in (self._child.stdin, self._child.stdout):

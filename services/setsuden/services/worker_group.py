@@ -92,7 +92,8 @@ class _Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 env=os.environ | {PIPE_VARIABLE: str(end)},
                 pass_fds=(end,),
-                process_group=0,  # a Ctrl-C reaches it through us, once
+                # A Ctrl-C reaches it through us, once; and each session gets its share of the cores.
+                start_new_session=True,
             )
         finally:
             os.close(end)
