@@ -333,6 +333,23 @@ def test_a_child_holds_nothing_of_its_parents(rig: Rig, tmp_path: Path) -> None:
     assert "Max core file size        0" in limits
 
 
+async def test_a_service_that_forbids_limits_runs_without_and_says_so(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A system call filter without @resources answers EPERM to all of it."""
+    forbidding = """
+import os, resource
+def refuse(*_):
+    raise PermissionError
+os.nice = os.sched_setscheduler = resource.getrlimit = resource.setrlimit = refuse
+"""
+    (tmp_path / "sitecustomize.py").write_text(forbidding, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    runner = rig.runner(bad.endless(poison=True))
+    assert label(await runner.run([observation()])) == "low"
+    assert "model_memory_unlimited" in caplog.text
+
+
 # -- the watchdog -------------------------------------------------------------------------------
 
 

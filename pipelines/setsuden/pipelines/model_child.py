@@ -13,11 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import resource
 import signal
 import struct
 import sys
-import time
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -49,20 +47,21 @@ def main() -> None:
     confine.give_way()
     confine.forbid_files()
     try:
-        model = _opened(order)
+        model, limited = _opened(order)
     except Exception as error:  # onnxruntime's own tree derives from Exception alone
         _reply(replies, number, _problem(error))
         return
-    _Process(model, order, requests, replies).run(number)
+    _Process(model, order, requests, replies).run(number, limited=limited)
 
 
-def _opened(order: dict[str, Any]) -> NativeModel:
+def _opened(order: dict[str, Any]) -> tuple[NativeModel, bool]:
+    """The model, and whether its memory is limited."""
     with open(order["file"], "rb") as file:  # noqa: PTH123  # pathlib costs 10 ms
         content = file.read()
     if hashlib.sha256(content).hexdigest() != order["digest"]:
         raise ValueError("the model's file has changed since it was read")
-    confine.limit_loading(len(content), order["memory_bytes"])
-    return NativeModel(content, threads=order["threads"])
+    limited = confine.limit_loading(len(content), order["memory_bytes"])
+    return NativeModel(content, threads=order["threads"]), limited
 
 
 class _Process:
@@ -75,16 +74,17 @@ class _Process:
         self._requests, self._replies = requests, replies
         self._runner = 0
 
-    def run(self, number: int) -> None:
+    def run(self, number: int, *, limited: bool) -> None:
         """Answer the order, then requests."""
-        names = {"inputs": self._model.inputs(), "outputs": self._model.outputs()}
+        head: dict[str, Any] = {"limited": limited}
+        head |= {"inputs": self._model.inputs(), "outputs": self._model.outputs()}
         if self._order["threads"] > 1:
-            _reply(self._replies, number, names | {"runner": os.getpid()})
+            _reply(self._replies, number, head | {"runner": os.getpid()})
             self._serve()
             return
         signal.signal(END_RUN, self._end_run)
         self._fork()
-        _reply(self._replies, number, names | {"runner": self._runner})
+        _reply(self._replies, number, head | {"runner": self._runner})
         while True:
             _, status, used = os.wait4(self._runner, 0)
             code = os.waitstatus_to_exitcode(status)
@@ -117,7 +117,8 @@ class _Process:
         dtype, shape = np.dtype(order["dtype"]), tuple(order["shape"])
         while True:
             number, frame = _request(self._requests)
-            _limit_cpu(order["run_seconds"] * order["threads"])
+            # A second leash, for a parent that cannot pull the first.
+            confine.limit_cpu(2 * order["run_seconds"] * order["threads"] + 10)
             body = b""
             try:
                 batch = np.frombuffer(frame, dtype).reshape(-1, *shape)
@@ -141,15 +142,6 @@ def _scores(output: np.ndarray[Any, Any], wanted: tuple[int, int]) -> tuple[dict
 def _problem(error: BaseException) -> dict[str, Any]:
     kind = "out_of_memory" if ran_out_of_memory(error) else "raised"
     return {"kind": kind, "message": first_line(error)}
-
-
-def _limit_cpu(seconds: float) -> None:
-    """A second leash, for a parent that cannot pull the first: SIGXCPU well past the limit."""
-    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    limit = int(time.process_time() + 2 * seconds + 10)
-    if hard != resource.RLIM_INFINITY:
-        limit = min(limit, hard)
-    resource.setrlimit(resource.RLIMIT_CPU, (limit, hard))
 
 
 def _request(requests: BinaryIO, most: int | None = None) -> tuple[int, bytearray]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import select
 import signal
@@ -33,6 +34,8 @@ from .model_child import END_RUN, HEADER, MAGIC
 from .session import Run, check_names, method_of, unopened
 
 Array = NDArray[Any]
+
+log = logging.getLogger(__name__)
 
 LOAD_SECONDS = 60.0
 """Python, onnxruntime and the model's file, on a slow and busy device."""
@@ -161,6 +164,9 @@ class ModelProcess:
             raise unopened(self._order.spec, kind, str(head["message"]))
         check_names(self._order.spec, head["inputs"], head["outputs"])
         self._meet(int(head["runner"]))
+        if not head["limited"]:
+            remedy = "allow the system call prlimit64, in systemd SystemCallFilter=@resources"
+            log.warning("model_memory_unlimited", extra={"remedy": remedy})
 
     def _meet(self, runner: int) -> None:
         """A new runner is there."""

@@ -92,8 +92,7 @@ class _Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 env=os.environ | {PIPE_VARIABLE: str(end)},
                 pass_fds=(end,),
-                # A Ctrl-C reaches it through us, once; and each session gets its share of the cores.
-                start_new_session=True,
+                start_new_session=True,  # each gets its share of the cores, and Ctrl-C through us
             )
         finally:
             os.close(end)
