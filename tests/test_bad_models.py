@@ -17,12 +17,13 @@ import numpy as np
 import psutil
 import pytest
 from tests.support import bad_models as bad
-from tests.support import ml, processes
+from tests.support import ml, processes, site
 from tests.support.agent import DEVICE, AgentProcess, config
 
 from setsuden.link import JetStream, Link
 from setsuden.schemas import subjects
 from setsuden.schemas.event import Event
+from setsuden.schemas.result import Tier
 from setsuden.services.demo.broker import LocalBroker
 
 FINE = ml.observation(1)
@@ -302,6 +303,25 @@ async def test_more_events_than_a_lane_holds_stay_on_the_broker_in_order(
     agent.until(lambda: len(accepted(agent).get("evil", [])) == 1701, seconds=60)
     assert sources(agent, "evil") == [f"evil-{number}" for number in range(1701)]
     assert Counter(accepted(agent)["evil"]) == {"student_timed_out": 1, "confident": 1700}
+
+
+async def test_events_wait_on_the_broker_while_the_outbox_is_full_of_a_lanes_hard_cases(
+    tmp_path: Path, broker: LocalBroker
+) -> None:
+    """Room for six observations, forty hard cases of a student that runs apart."""
+    folder = bad.bundle(tmp_path / "hard", bad.endless(poison=True), bad.linear())
+    async with site.site(
+        tmp_path,
+        broker,
+        bundle_folder=folder,
+        pipeline="hard",
+        gate="gate = { threshold = 1.0 }",
+        extra="outbox = { max_bytes = 4096, max_events = 6 }",
+    ) as up:
+        finals = await up.submit_all([ml.observation(number) for number in range(40)])
+        assert {final.tier for final in finals} == {Tier.CLOUD}
+        assert len(await up.records()) == 40
+        assert up.agent.metric("setsuden_refused_events_total") == 0
 
 
 # -- beside a healthy pipeline ------------------------------------------------------------------

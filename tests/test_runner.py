@@ -234,7 +234,52 @@ async def test_a_model_that_keeps_ending_its_process_rests(rig: Rig) -> None:
         outcome = await runner.run([observation(bad.LEAST_INT64)])
         assert outcome.failure is not None
         kinds.append(outcome.failure.kind)
-    assert kinds == [FailureKind.CRASHED] * 4 + [FailureKind.SUSPENDED]
+    assert kinds == [FailureKind.CRASHED] * 3 + [FailureKind.SUSPENDED] * 2
+
+
+async def test_a_model_that_hangs_on_everything_is_not_waited_for_each_time(rig: Rig) -> None:
+    policy = RestartPolicy(2, seconds_each=1.0, waits=False)
+    runner = rig.runner(bad.endless(poison=True), tier=TIER._replace(restarts=policy))
+    began, kinds = time.monotonic(), []
+    for _ in range(20):
+        outcome = await runner.run([observation(ml.POISON)])
+        assert outcome.failure is not None
+        kinds.append(outcome.failure.kind)
+    assert kinds[:2] == [FailureKind.TIMED_OUT] * 2
+    assert set(kinds[2:]) == {FailureKind.SUSPENDED}
+    assert time.monotonic() - began < 2.5 * LIMITS.run_seconds + 1
+
+
+async def test_a_model_with_threads_of_its_own_is_ended_too(rig: Rig) -> None:
+    runner = rig.runner(bad.endless(poison=True), input='"x"\nthreads = 2')
+    outcome = await runner.run([observation(ml.POISON)])
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.TIMED_OUT
+    outcome = await runner.run([observation()])
+    assert label(outcome) == "low"
+    assert outcome.method is Method.EXCLUSIVE
+
+
+async def test_a_file_that_changed_is_not_run_again(rig: Rig) -> None:
+    runner = rig.runner(bad.divides())
+    (runner.bundle.folder / "teacher.onnx").write_bytes(bad.linear())
+    runner.apart.process.close()
+    outcome = await runner.run([observation()])
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.UNUSABLE
+    assert "has changed" in outcome.failure.message
+
+
+async def test_a_machine_without_room_for_a_process_fails_the_run_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = rig.runner(bad.divides())
+    runner.apart.process.close()
+    monkeypatch.setattr("setsuden.pipelines.model_process._COMMAND", ["/nowhere/python"])
+    outcome = await runner.run([observation()])
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.SUSPENDED
+    assert "cannot be started" in outcome.failure.message
 
 
 async def test_a_model_that_may_wait_is_started_again_when_it_may(rig: Rig) -> None:

@@ -9,6 +9,7 @@ import logging
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.util import find_spec
 
 from setsuden.schemas.errors import MissingExtraError
@@ -112,7 +113,8 @@ class _Loading:
         """What is bounded and may be forked is tried in a fork."""
         runner = self._runner
         if runner.why_apart is None and runner.problem is None and forked_trial.possible():
-            self._fork = ForkedTrial(runner.bundle, runner.model, self._content, runner.limits)
+            with suppress(OSError):  # no room for one more process: it is tried apart, later
+                self._fork = ForkedTrial(runner.bundle, runner.model, self._content, runner.limits)
 
     def launch(self) -> None:
         """All else is tried in a process of its own, from the runner's thread."""

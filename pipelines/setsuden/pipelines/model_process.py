@@ -115,8 +115,6 @@ class ModelProcess:
         self._stderr: IO[bytes] | None = None
         self._number = 0
         self._lock = threading.Lock()
-        self.deaths = 0
-        """Runs that cost a runner its life, or the child."""
 
     @property
     def running(self) -> bool:
@@ -142,20 +140,14 @@ class ModelProcess:
         Raises TrialError when it cannot be opened, RunFailedError when that cost its life.
         """
         self.close()
-        environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
-        self._stderr = os.fdopen(os.memfd_create("model-stderr"), "wb+", buffering=0)
-        self._child = subprocess.Popen(
-            _COMMAND,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._stderr,
-            env=environment,
-            bufsize=0,
-            start_new_session=True,  # a Ctrl-C is for us alone; and see confine.give_way
-        )
+        try:
+            self._child = self._spawn()
+        except OSError as error:
+            if self._stderr is not None:
+                self._stderr.close()
+            words = f"its process cannot be started: {error.strerror}"
+            raise RunFailedError(FailureKind.SUSPENDED, words) from error
         self._account.follow(self._child.pid)
-        for pipe in (self._child.stdin, self._child.stdout):
-            os.set_blocking(_fd(pipe), False)
         head, _ = self._exchange(memoryview(self._order.text()), LOAD_SECONDS, 0)
         if "kind" in head:
             self.close()
@@ -167,6 +159,22 @@ class ModelProcess:
         if not head["limited"]:
             remedy = "allow the system call prlimit64, in systemd SystemCallFilter=@resources"
             log.warning("model_memory_unlimited", extra={"remedy": remedy})
+
+    def _spawn(self) -> subprocess.Popen[bytes]:
+        environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+        self._stderr = os.fdopen(os.memfd_create("model-stderr"), "wb+", buffering=0)
+        child = subprocess.Popen(
+            _COMMAND,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env=environment,
+            bufsize=0,
+            start_new_session=True,  # a Ctrl-C is for us alone; and see confine.give_way
+        )
+        for pipe in (child.stdin, child.stdout):
+            os.set_blocking(_fd(pipe), False)
+        return child
 
     def _meet(self, runner: int) -> None:
         """A new runner is there."""
@@ -228,7 +236,6 @@ class ModelProcess:
         except (EOFError, OSError):
             raise self._child_died(child) from None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            self.deaths += 1
             self.close()
             words = f"its process sent no proper reply ({error})"
             raise RunFailedError(FailureKind.CRASHED, words) from error
@@ -238,7 +245,6 @@ class ModelProcess:
         """End the runner; the child has another one ready, or ends with it."""
         child = self._child
         assert child is not None  # noqa: S101  # it was asked just now
-        self.deaths += 1
         try:
             os.kill(child.pid, END_RUN)
             reply = _Reply(_fd(child.stdout), time.monotonic() + _DYING_SECONDS)
@@ -254,12 +260,10 @@ class ModelProcess:
         self._meet(int(head["runner"]))
 
     def _runner_died(self, head: dict[str, Any]) -> RunFailedError:
-        self.deaths += 1
         self._bury_runner(head)
         return self._death(int(head["died"]))
 
     def _child_died(self, child: subprocess.Popen[bytes]) -> RunFailedError:
-        self.deaths += 1
         deadline = time.monotonic() + _DYING_SECONDS
         while _lives(child) and time.monotonic() < deadline:
             time.sleep(0.001)  # its pipe closes a moment before it is gone

@@ -8,6 +8,8 @@ picture. It runs wherever ``run`` runs: in this process, or in one with limits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from math import prod
+from random import Random
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -111,20 +113,25 @@ def shape_run(spec: ModelSpec, classes: int, run: Run) -> None:
 
 
 def _invented(observation: Observation) -> Iterator[_Inputs]:
-    random = np.random.default_rng(_SEED)
     dtype, shape = np.dtype(observation.dtype.value), (_DISTINCT, *observation.shape)
     if dtype.kind == "f":
-        yield _Inputs(list(random.standard_normal(shape).astype(dtype)))
-        yield _Inputs(list(random.random(shape).astype(dtype)))
+        yield _Inputs(list((4 * _uniform(shape) - 2).astype(dtype)))
+        yield _Inputs(list(_uniform(shape).astype(dtype)))
     elif dtype.kind == "b":
-        yield _Inputs(list(random.integers(0, 2, shape).astype(dtype)))
+        yield _Inputs(list(_uniform(shape) < 0.5))
     else:
         # Wider whole numbers are lengths, indices or tokens more often than all there are.
         info = np.iinfo(dtype)
         low, high = (info.min, info.max) if dtype.itemsize <= 2 else (0, 255)
-        yield _Inputs(list(random.integers(low, high, shape, dtype, endpoint=True)))
-        yield _Inputs(list(random.integers(0, 2, shape).astype(dtype)))
+        yield _Inputs(list((_uniform(shape) * (high - low + 1) + low).astype(dtype)))
+        yield _Inputs(list((_uniform(shape) < 0.5).astype(dtype)))
     yield _Inputs([np.zeros(observation.shape, dtype)], varied=False)
+
+
+def _uniform(shape: tuple[int, ...]) -> Array:
+    """From 0 up to 1, the same each time. Not numpy's own: its import takes 15 ms of a start."""
+    content = Random(_SEED).randbytes(4 * prod(shape))  # noqa: S311  # no secret
+    return np.frombuffer(content, "<u4").reshape(shape) / 2**32
 
 
 class _Trial:
