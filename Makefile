@@ -1,5 +1,6 @@
 # Everything happens in .venv, which is made from python3 (3.11 or newer).
 PYTHON ?= python3
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed

@@ -86,7 +86,7 @@ async def feed(agent: Agent, events: int) -> None:
         await places.acquire()
         image = images[index % len(images)]
         event = Event(
-            id="e", source="bench", pipeline="digits", device="bench", data=image.tobytes()
+            id=str(index), source="bench", pipeline="digits", device="bench", data=image.tobytes()
         )
         observation = np.frombuffer(event.data, np.uint8).reshape(28, 28)
         submission = Submission(event, over_nats=False, received=now())

@@ -10,6 +10,7 @@ import pytest
 from tests.support.jaeger import jaeger  # noqa: F401  # a fixture
 
 from setsuden.link import JetStream, Link
+from setsuden.pipelines import quiet  # noqa: F401  # tests import onnxruntime too
 from setsuden.schemas.streams import StreamBounds, all_streams
 from setsuden.services.demo.broker import LocalBroker
 

@@ -108,9 +108,10 @@ def test_open_inference_clients_are_served(start: Start) -> None:
     agent = start(pipeline_extra=ANSWER_ALL)
     metadata = json.loads(agent.get("/v2/models/digits")[1])
     assert metadata["inputs"][0]["shape"] == [1, 28, 28]
-    tensor = {"name": "x", "datatype": "UINT8", "shape": [1, 28, 28], "data": [0] * 784}
+    tensor = {"name": "observation", "datatype": "UINT8", "shape": [1, 28, 28], "data": [0] * 784}
     body = json.dumps({"inputs": [tensor]}).encode()
-    status, answer = agent.post("/v2/models/digits/infer", body)
+    json_type = {"content-type": "application/json"}
+    status, answer = agent.post("/v2/models/digits/infer", body, json_type)
     assert status == 200
     assert len(answer["outputs"][1]["data"]) == 10
     assert answer["parameters"]["tier"] == "edge"
@@ -118,9 +119,13 @@ def test_open_inference_clients_are_served(start: Start) -> None:
 
 def test_open_inference_binary_tensors_are_served(start: Start) -> None:
     agent = start(pipeline_extra=ANSWER_ALL)
-    tensor = {"name": "x", "datatype": "UINT8", "shape": [28, 28]}
+    size = {"binary_data_size": 784}
+    tensor = {"name": "observation", "datatype": "UINT8", "shape": [28, 28], "parameters": size}
     header = json.dumps({"inputs": [tensor]}).encode()
-    headers = {"Inference-Header-Content-Length": str(len(header))}
+    headers = {
+        "Inference-Header-Content-Length": str(len(header)),
+        "content-type": "application/octet-stream",
+    }
     status, answer = agent.post("/v2/models/digits/infer", header + EASY, headers)
     assert (status, answer["model_name"]) == (200, "digits")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 from tests.support import otlp_raw as raw
-from tests.support.cloud import eventually
+from tests.support.cloud import eventually, until
 from tests.support.processes import Process
 
-from setsuden.link import JetStream, Link
+from setsuden.link import Incoming, JetStream, Link
+from setsuden.link.tasks import end
 from setsuden.pipelines.energy.metering.instruments import Instrument, Point
 from setsuden.pipelines.tracing import Kind, Span, SpanEvent, metrics_protobuf, protobuf
 from setsuden.pipelines.tracing import Link as SpanLink
@@ -28,9 +30,13 @@ from setsuden.schemas import metrics as names
 from setsuden.schemas import spans as table
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import MessageTooLargeError, TraceDataError
+from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
 from setsuden.services.bridge import rules
+from setsuden.services.bridge.bridge import Bridge
+from setsuden.services.bridge.process import metrics_sinks_of, sinks_of
 from setsuden.services.bridge.rules import Reason
+from setsuden.services.config import BridgeOptions, CloudConfig
 from setsuden.services.demo.broker import LocalBroker
 
 DEVICE = subjects.Sender(Tier.EDGE, "dev-1")
@@ -608,3 +614,38 @@ async def test_the_broker_takes_no_telemetry_over_its_bound(
         with pytest.raises(MessageTooLargeError):
             await link.store(subject, large)
         await link.store(subject, large[:-1000])
+
+
+@pytest.mark.parametrize("subject", [subjects.spans(*DEVICE), subjects.metrics(*DEVICE)])
+async def test_what_no_consumer_delivered_is_answered_nowhere(
+    tmp_path: Path, broker: LocalBroker, link: Link, jetstream: JetStream, subject: str
+) -> None:
+    """Its reply subject would be written to with the bridge's rights."""
+    consumer = streams.BRIDGE if subject.startswith("otel.spans") else streams.BRIDGE_METRICS
+    settings = CloudConfig(
+        nats=broker.options,
+        pipelines=(PipelineSpec(name="tiny", bundle="bundle"),),
+        bridge=BridgeOptions(file="spans.jsonl", metrics_file="metrics.jsonl"),
+    )
+    sinks = sinks_of(settings, tmp_path), metrics_sinks_of(settings, tmp_path)
+    own = Link(broker.options, "bridge")
+    own_jetstream = JetStream(own)
+    await own_jetstream.start()
+    bridge = Bridge(settings, own, own_jetstream, *sinks)
+    running = asyncio.create_task(bridge.run())
+    own.start()
+    await own.wait_up(10)
+    answered: list[Incoming] = []
+    await link.subscribe("victim", answered.append)
+    good = protobuf.compress(protobuf.encode(EDGE, [span()]))
+    inbox = f"{own.inbox}.pull-{consumer}.1"
+    for data in (good, b"no gzip"):
+        await link.send(inbox, data, reply="victim")
+    await link.store(subjects.spans(*DEVICE), good)
+    await emptied(jetstream)
+    await until(lambda: bridge.counters.spans == 1)
+    assert answered == []
+    assert (bridge.counters.messages, bridge.counters.dropped) == (1, 0)
+    assert not running.done()
+    await end(running)
+    await own.close()

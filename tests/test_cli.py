@@ -66,7 +66,8 @@ print(" ".join(ours), file=sys.stderr)
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ended.stderr.split() == [
         *("setsuden.cli", "setsuden.cli.failure", "setsuden.cli.lazy", "setsuden.cli.main"),
-        *("setsuden.schemas", "setsuden.schemas.errors"),
+        *("setsuden.cli.output", "setsuden.pipelines", "setsuden.pipelines.quiet"),
+        *("setsuden.schemas", "setsuden.schemas.errors", "setsuden.schemas.redact"),
     ]
 
 

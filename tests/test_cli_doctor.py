@@ -282,7 +282,7 @@ def test_a_fit_broker_is_told_with_version_and_streams(broker: LocalBroker) -> N
     found = by_name(broker_checks.check(broker.options, configured=True))
     assert found["nats-server"].seen.startswith("2.")
     assert all(found[name].status is Status.OK for name in ("broker", "durability", "login"))
-    assert found["streams"].seen == "missing: EVT, ESC, RES, DEAD, OTEL"
+    assert found["streams"].seen == "missing: EVT, ESC, RES, DEAD, OTEL, LEASE"
     assert "setsuden cloud streams" in found["streams"].remedy
 
 

@@ -17,7 +17,6 @@ from setsuden.edge_agent.config import AgentConfig
 from setsuden.pipelines.config import (
     Document,
     load_toml,
-    masked,
     origin_of,
     parse,
     problems,
@@ -29,6 +28,7 @@ from setsuden.pipelines.config import (
 from setsuden.pipelines.toml_places import line_of, place_of, places
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.errors import BundleError, ConfigError
+from setsuden.schemas.redact import masked
 
 AGENT = """\
 device = "meter-1"
@@ -139,6 +139,24 @@ def test_what_is_no_text_or_too_large_is_refused(tmp_path: Path, content: bytes)
         load_toml(path, BundleError)
 
 
+def test_a_byte_order_mark_is_no_part_of_a_file(tmp_path: Path) -> None:
+    """Windows editors write one; line and column stay what the person sees."""
+    path = tmp_path / "agent.toml"
+    path.write_text("\ufeff" + AGENT, encoding="utf-8")
+    assert validate(AgentConfig, load_toml(path)) == validate(AgentConfig, document(AGENT))
+    path.write_text('\ufeffdevise = "x"\n', encoding="utf-8")
+    places = {problem.key: problem.place for problem in problems(AgentConfig, load_toml(path))}
+    assert places["devise"] == (1, 1)
+
+
+def test_another_encoding_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_bytes('device = "é"'.encode("utf-16"))
+    with pytest.raises(ConfigError, match="it is not UTF-8") as caught:
+        load_toml(path)
+    assert "UTF-8" in caught.value.remedy
+
+
 def test_a_missing_file_says_how_to_get_one(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load_toml(tmp_path / "agent.toml")
@@ -167,6 +185,15 @@ def test_a_password_is_told_neither_by_an_error_nor_by_its_cause(login: str) -> 
 # -- layers -----------------------------------------------------------------------------------
 
 
+def test_a_variable_of_another_file_is_left_to_it() -> None:
+    """Agent and worker often share one environment: a container's, a machine's."""
+    environment = {"SETSUDEN_WORKER__MAX_BATCH": "4", "SETSUDEN_OUTBOX__MAX_EVENTS": "9"}
+    foreign = {"worker", "http", "outbox", "device"}
+    laid = with_environment(document(AGENT), environment, AgentConfig, foreign)
+    assert laid.data["outbox"] == {"max_events": 9}
+    assert "worker" not in laid.data
+
+
 def test_flags_win_over_the_environment_over_the_file_over_defaults() -> None:
     text = AGENT + "[http]\nport = 1\nwait_seconds = 1.0\nmax_waiting = 1\n"
     environment = {"SETSUDEN_HTTP__PORT": "2", "SETSUDEN_HTTP__WAIT_SECONDS": "2"}
@@ -174,7 +201,8 @@ def test_flags_win_over_the_environment_over_the_file_over_defaults() -> None:
     laid = with_flag(laid, "http.port=3", AgentConfig)
     http = validate(AgentConfig, laid).http
     assert (http.port, http.wait_seconds, http.max_waiting, http.host) == (3, 2.0, 1, "127.0.0.1")
-    assert [origin_of(laid, ("http", name)) for name in type(http).model_fields] == [
+    names = ("host", "port", "wait_seconds", "max_waiting")
+    assert [origin_of(laid, ("http", name)) for name in names] == [
         "default",
         "--set http.port",
         "environment SETSUDEN_HTTP__WAIT_SECONDS",

@@ -14,6 +14,7 @@ from tests.support.agent import DEVICE, digits
 from tests.support.meters import request_joules, windows
 
 from setsuden.client import AsyncClient
+from setsuden.schemas import subjects
 from setsuden.schemas.errors import OutboxFullError
 from setsuden.schemas.result import Status, Tier
 from setsuden.services.demo.broker import LocalBroker
@@ -44,6 +45,31 @@ async def test_easy_events_end_on_the_edge_and_hard_ones_in_the_cloud(
     records = await digits_site.records()
     assert len(records) == 200
     assert site.doubled(records) == 0
+
+
+async def test_a_header_that_looks_like_the_brokers_answer_stalls_no_pipeline(
+    digits_site: site.Site,
+) -> None:
+    """Such events lie in the stream as the agent reads on from its cursor."""
+    await asyncio.to_thread(digits_site.agent.kill)
+    body = site.images(1)[0]
+    for number, status in enumerate(("404", "200", "abc")):
+        headers = {
+            "ce-id": f"odd-{number}",
+            "ce-source": "test",
+            "ce-specversion": "1.0",
+            "content-type": "application/octet-stream",
+            "Status": status,
+        }
+        await digits_site.link.store(subjects.event("digits", DEVICE), body, headers)
+    await asyncio.to_thread(digits_site.agent.start)
+    finals = await digits_site.submit_all(site.images(5))
+    assert {final.status for final in finals} == {Status.FINAL}
+
+    async def all_answered() -> bool:
+        return len(await digits_site.records()) == 8
+
+    await cloud.eventually(all_answered, 30)
 
 
 async def test_the_spans_of_a_run_sum_to_the_request_buckets_of_its_rows(

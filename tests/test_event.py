@@ -98,6 +98,7 @@ def read(headers: dict[str, str]) -> Event:
         ({"ce-deadline": "2026-01-01T00:00:00"}, "deadline"),
         ({"ce-deadline": "9999-12-31T23:59:59Z"}, "deadline"),
         ({"ce-deadline": "0001-01-01T00:00:00+23:59"}, "deadline"),
+        ({"ce-datacontenttype": "image/png", "content-type": "image/jpeg"}, "datacontenttype"),
         ({"ce-time": "1969-12-31T23:59:59Z"}, "time"),
         ({"ce-priority": "10"}, "priority"),
         ({"ce-priority": "-1"}, "priority"),
@@ -129,6 +130,164 @@ def test_a_time_of_any_zone_is_kept_as_the_same_moment() -> None:
     event = read({"ce-deadline": local.isoformat()})
     assert event.deadline == local
     assert event.headers()["ce-deadline"] == "2026-01-31T10:00:00.000Z"
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31T12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31t12:00:00z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31 12:00:00Z", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00-00:00", datetime(2026, 1, 31, 12, tzinfo=UTC)),
+        ("2026-01-31T12:00:00.5Z", datetime(2026, 1, 31, 12, 0, 0, 500_000, tzinfo=UTC)),
+        ("2026-01-31T12:00:00.123456789Z", datetime(2026, 1, 31, 12, 0, 0, 123_456, tzinfo=UTC)),
+        ("2026-01-31T12:00:00+23:59", datetime(2026, 1, 30, 12, 1, tzinfo=UTC)),
+        ("2026-01-31t12:00:00.25-05:30", datetime(2026, 1, 31, 17, 30, 0, 250_000, tzinfo=UTC)),
+        ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
+        ("2016-12-31T15:59:60.5-08:00", datetime(2017, 1, 1, 0, 0, 0, 500_000, tzinfo=UTC)),
+        ("2024-02-29T00:00:00Z", datetime(2024, 2, 29, tzinfo=UTC)),
+    ],
+)
+def test_every_form_of_rfc_3339_is_read(text: str, moment: datetime) -> None:
+    assert read({"ce-time": text}).time == moment
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "2026-01-31",
+        "2026-01-31T12:00:00",
+        "20260131T120000Z",
+        "2026-W05-6T12:00:00Z",
+        "2026-01-31T12:00Z",
+        "2026-01-31T24:00:00Z",
+        "2026-01-31T12:00:60Z",
+        "2026-01-31T12:00:61Z",
+        "2026-02-29T12:00:00Z",
+        "2026-01-31T12:00:00.Z",
+        "2026-01-31T12:00:00,5Z",
+        "2026-01-31T12:00:00+0200",
+        "2026-01-31T12:00:00+24:00",
+        "2026-01-31T12:00:00+02:60",
+        "0000-01-01T00:00:00Z",
+        "9999-12-31T23:59:60Z",
+        "٢٠٢٦-01-31T12:00:00Z",
+        " 2026-01-31T12:00:00Z",
+        "1769860800",
+    ],
+)
+def test_what_is_no_rfc_3339_time_is_refused(text: str) -> None:
+    with pytest.raises(InvalidEventError) as caught:
+        read({"ce-time": text})
+    assert (caught.value.field, bool(caught.value.remedy)) == ("time", True)
+
+
+@given(st.text(max_size=40))
+def test_no_text_is_a_time_but_rfc_3339(text: str) -> None:
+    with suppress(InvalidEventError):
+        read({"ce-time": text})
+
+
+@given(TEXTS, TEXTS)
+def test_header_values_are_ascii_and_read_back(id_: str, source: str) -> None:
+    event = Event(id=id_, source=source, pipeline="p", device="d", data=b"")
+    headers = event.headers()
+    assert all(value.isascii() and " " not in value for value in headers.values())
+    assert Event.from_headers(headers, b"", pipeline="p", device="d").id == id_
+
+
+@pytest.mark.parametrize(
+    ("raw", "value"),
+    [
+        ("Euro%20%E2%82%AC%20%F0%9F%98%80", "Euro € 😀"),
+        ("%61%62c", "abc"),
+        ("%e2%82%ac", "€"),
+        ("100%", "100%"),
+        ("%zz", "%zz"),
+        ('"quoted \\"text\\""', 'quoted "text"'),
+        ('"%41"', "A"),
+        ('"', '"'),
+        ("Zähler 7", "Zähler 7"),
+    ],
+)
+def test_a_header_value_is_decoded_once(raw: str, value: str) -> None:
+    assert read({"ce-id": raw}).id == value
+
+
+@pytest.mark.parametrize("raw", ["%C0%A0", "%ff", "%E2%82", "%ED%A0%80", "a%0Ab", "%7f", "%C2%85"])
+def test_bytes_that_are_no_text_of_an_attribute_are_refused(raw: str) -> None:
+    with pytest.raises(InvalidEventError) as caught:
+        read({"ce-id": raw})
+    assert caught.value.field == "id"
+
+
+@pytest.mark.parametrize("name", ["id", "source", "reply", "residency", "content_type"])
+def test_control_characters_are_refused_however_an_event_is_made(name: str) -> None:
+    fields = {"id": "1", "source": "s", "pipeline": "p", "device": "d", "data": b""}
+    with pytest.raises(InvalidEventError) as caught:
+        Event.of(**(fields | {name: "a\r\nNats-Msg-Id: 1"}))
+    assert caught.value.field == name
+
+
+@pytest.mark.parametrize(
+    ("header", "hint"),
+    [("ce-idempotency-key", "idempotencykey"), ("ce-trace_id", "traceid"), ("ce-a.b", "rename")],
+)
+def test_a_name_that_is_no_attributes_is_refused_with_the_one_that_was_meant(
+    header: str, hint: str
+) -> None:
+    with pytest.raises(InvalidEventError, match="no attribute name") as caught:
+        read({header: "k"})
+    assert hint in caught.value.remedy
+
+
+def test_names_may_be_written_in_any_case() -> None:
+    headers = {"Ce-Id": "1", "CE-SOURCE": "s", "Content-Type": "application/octet-stream"}
+    assert Event.from_headers(headers, b"", pipeline="p", device="d").id == "1"
+
+
+def test_no_trace_header_costs_an_event() -> None:
+    for name, most in (("traceparent", 256), ("tracestate", 512), ("baggage", 8192)):
+        assert getattr(read({name: "x" * most}), name) == "x" * most
+        assert getattr(read({name: "x" * (most + 1)}), name) is None
+        assert getattr(read({name: "a\x00"}), name) is None
+
+
+def test_the_tracing_extension_is_the_traces_header() -> None:
+    inner, outer = traceparent("ab" * 16, "cd" * 8), traceparent("ef" * 16, "cd" * 8)
+    assert read({"ce-traceparent": inner}).traceparent == inner
+    assert read({"ce-traceparent": inner, "traceparent": outer}).traceparent == outer
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"traceparent": traceparent("ab" * 16, "cd" * 8)},
+        {"ce-traceparent": traceparent("ab" * 16, "cd" * 8)},
+        {"ce-traceid": "ab" * 16},
+    ],
+)
+def test_a_refusal_carries_the_senders_trace(headers: dict[str, str]) -> None:
+    with pytest.raises(InvalidEventError) as caught:
+        read({"ce-priority": "x"} | headers)
+    assert caught.value.trace_id == "ab" * 16
+
+
+@given(EVENTS, EVENTS)
+def test_an_identity_is_one_events_alone(one: Event, other: Event) -> None:
+    def parts(event: Event) -> tuple[object, ...]:
+        return event.pipeline, event.source, event.id, event.data
+
+    assert (one.identity == other.identity) == (parts(one) == parts(other))
+    sent_again = one.model_copy(update={"reply": "r", "traceparent": None, "time": None})
+    assert sent_again.identity == one.identity
+
+
+def test_an_identity_does_not_run_its_parts_together() -> None:
+    def identity(source: str, id_: str, data: bytes) -> str:
+        return Event(id=id_, source=source, pipeline="p", device="d", data=data).identity
+
+    assert len({identity("a", "bc", b""), identity("ab", "c", b""), identity("a", "b", b"c")}) == 3
 
 
 def test_unknown_headers_of_a_newer_sender_are_ignored() -> None:

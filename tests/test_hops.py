@@ -14,6 +14,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from tests.support.cloud import eventually, until
 from tests.support.leaf import LeafSite
+from tests.support.roles import RolesBroker
 
 from setsuden.link import Incoming, JetStream, Link, LinkOptions
 from setsuden.pipelines.tracing import Link as SpanLink
@@ -397,3 +398,67 @@ def test_an_event_that_no_server_writes_is_refused(data: bytes) -> None:
 )
 def test_an_event_of_a_message_that_is_not_traced_or_not_ours_gives_no_span(data: bytes) -> None:
     assert hops.spans_of(data) is None
+
+
+@pytest.mark.parametrize(
+    ("told_at", "message", "fits"),
+    [
+        ("otel.hops", ESC, True),
+        ("otel.hops.edge.dev-1", ESC, True),
+        ("otel.hops.edge.dev-1", RES, True),
+        ("otel.hops.edge.dev-1", subjects.dead("tiny", "dev-1"), True),
+        ("otel.hops.edge.dev-2", ESC, False),
+        ("otel.hops.edge.dev-2", RES, False),
+        ("otel.hops.edge.dev-2", subjects.dead("tiny", "dev-1"), False),
+        ("otel.hops.edge.dev-1", subjects.event("tiny", "dev-1"), False),
+        ("otel.hops.cloud.w1", RES, True),
+        ("otel.hops.cloud.w1", subjects.dead("tiny", "dev-1"), True),
+        ("otel.hops.cloud.w1", ESC, False),
+        ("otel.hops.app.shop", subjects.event("tiny", "dev-1"), True),
+        ("otel.hops.app.shop", RES, False),
+        ("otel.hops.other.x", ESC, False),
+    ],
+)
+def test_a_hop_is_of_a_message_that_its_sender_may_send(
+    told_at: str, message: str, fits: bool
+) -> None:
+    event = json.loads(changed("events", 0, "subj", to=message))
+    event["events"][1]["stream"] = {"esc": "ESC", "res": "RES", "dead": "DEAD", "evt": "EVT"}[
+        message.partition(".")[0]
+    ]
+    data = json.dumps(event).encode()
+    if fits:
+        assert hops.spans_of(data, told_at) is not None
+    else:
+        with pytest.raises(TraceDataError, match="sender"):
+            hops.spans_of(data, told_at)
+
+
+async def test_of_everybodys_messages_the_streams_account_is_told_in_their_own_name(
+    tmp_path: Path,
+) -> None:
+    """With an account for each principal: the server writes into the sender's."""
+    with RolesBroker(tmp_path / "nats") as broker:
+        operator, device, worker, shop = [
+            await _up(broker.login(name), name) for name in ("operator", "d1", "w1", "a1")
+        ]
+        ready = JetStream(operator)
+        await ready.start()
+        for stream in all_streams(StreamBounds()):
+            await ready.apply_stream(stream)
+        told: list[Incoming] = []
+        await operator.subscribe("otel.hops.>", told.append)
+        place = subjects.Place("r1", "p1", "d1", "d1-00000000-1")
+        await shop.store(subjects.event("p1", "d1"), b"x", SAMPLED)
+        await device.store(place.escalation, b"x", SAMPLED)
+        await worker.store(place.result, b"x", SAMPLED | CREATE)
+        await until(lambda: len(told) >= 3)
+        found = {message.subject: hops.spans_of(message.data, message.subject) for message in told}
+        for link in (operator, device, worker, shop):
+            await link.close()
+    names = {subject: one.spans[0].name for subject, one in found.items() if one is not None}
+    assert names == {
+        "otel.hops.app.a1": "route EVT",
+        "otel.hops.edge.d1": "route ESC",
+        "otel.hops.cloud.w1": "route RES",
+    }

@@ -36,8 +36,20 @@ class Opened:
     outbox: Outbox
 
     def write(self, *writes: Write, cursor: Cursor | None = None) -> Exception | None:
+        return self.begin(*writes, cursor=cursor).get(timeout=10)
+
+    def begin(
+        self, *writes: Write, cursor: Cursor | None = None
+    ) -> queue.SimpleQueue[Exception | None]:
         done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
         self.outbox.submit(writes, done.put, cursor)
+        return done
+
+    def accept(self, *writes: Write, generation: int = 0, cursor: bool = False) -> Exception | None:
+        """As the engine does with new events: they may be refused."""
+        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        place = Cursor("born", {"p": 9}) if cursor else None
+        self.outbox.submit(writes, done.put, place, refusable=True, generation=generation)
         return done.get(timeout=10)
 
 
@@ -57,7 +69,7 @@ def box(tmp_path: Path) -> Iterator[Opened]:
 
 def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
     event = Event(
-        id="e1",
+        id=f"e{sequence}",
         source="s",
         pipeline="p",
         device="dev",
@@ -71,7 +83,7 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         sequence,
         f"dev-00000000-{sequence}",
         event,
-        Trail("2" * 16, 10, 20, 30, 1),
+        Trail("2" * 16, 10, 20, 30, 1, 15, sampled=False),
         True,
         DEADLINE,
         state(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
@@ -122,15 +134,22 @@ def test_a_second_row_with_the_same_key_is_refused_and_the_others_are_not(box: O
 
 
 def test_writes_of_one_job_are_all_or_nothing(box: Opened) -> None:
-    box.write(Insert(row(1)))
-    assert box.write(Insert(row(2)), Insert(row(1))) is not None
+    box.write(Insert(row(1, key="k")))
+    assert box.write(Insert(row(2)), Insert(row(3, key="k"))) is not None
     assert [found.sequence for found in box.outbox.open_rows()] == [1]
 
 
+def test_an_event_of_the_broker_is_kept_once_and_its_batch_goes_on(box: Opened) -> None:
+    box.write(Insert(row(1)))
+    again = row(2)._replace(event_id="dev-00000000-1")
+    assert box.write(Insert(again), Insert(row(3))) is None
+    assert [found.sequence for found in box.outbox.open_rows()] == [1, 3]
+
+
 def test_the_cursor_moves_with_the_events_it_stands_for(box: Opened) -> None:
-    box.write(Insert(row(1)), cursor=Cursor("born", {"p": 7}))
+    box.write(Insert(row(1, key="k")), cursor=Cursor("born", {"p": 7}))
     assert box.outbox.cursor() == Cursor("born", {"p": 7})
-    box.write(Insert(row(1)), cursor=Cursor("born", {"p": 8}))  # refused: the row is there
+    box.write(Insert(row(2, key="k")), cursor=Cursor("born", {"p": 8}))  # refused: its key is there
     assert box.outbox.cursor() == Cursor("born", {"p": 7})
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import re
+import subprocess
 import sys
+import textwrap
 import tomllib
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 from tests.support import site
 from tests.support.agent import DEVICE, digits
 
+import setsuden.client
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services.demo.broker import LocalBroker
@@ -41,6 +44,72 @@ async def test_the_python_block_runs(readme: None, tmp_path: Path, broker: Local
     assert process.returncode == 0
     assert b"final" in printed
     assert b"J on the edge" in printed
+
+
+TYPED = """
+import asyncio
+from typing import assert_type
+
+import numpy as np
+
+from setsuden.client import (
+    Answer, AsyncClient, AsyncHandle, Client, Energy, EnergyReading, Handle, LinkOptions, Problem,
+    RejectedError, Result, ResultTimeoutError, SetsudenError, Status, Tier, UnavailableError,
+)
+
+
+def plain(url: str) -> float | None:
+    options = LinkOptions(urls=(url,), user="anna", password_file="secret")
+    try:
+        with Client(options=options, device="d") as client:
+            handle = client.submit("digits", np.zeros((28, 28), np.uint8), deadline=1.0)
+            assert_type(handle, Handle)
+            result = handle.result(timeout=5)
+            assert_type(result, Result)
+            assert_type(result.answer, Answer | None)
+            assert_type(result.status, Status)
+            assert_type(result.tier, Tier | None)
+            assert_type(result.error, Problem | None)
+            assert_type(result.energy, Energy)
+            assert_type(result.energy.edge, EnergyReading | None)
+            return result.timing.total_ms
+    except (RejectedError, ResultTimeoutError, UnavailableError) as error:
+        print(error.remedy, error.trace_id)
+    except SetsudenError as error:
+        print(error.code)
+    return None
+
+
+async def in_a_loop(url: str) -> None:
+    async with AsyncClient(url, device="d") as client:
+        handle = await client.submit("digits", b"", idempotency_key="k")
+        assert_type(handle, AsyncHandle)
+        async for update in handle:
+            assert_type(update, Result)
+        print((await handle.result()).is_final)
+
+
+asyncio.run(in_a_loop("nats://127.0.0.1:4222"))
+"""
+
+
+@pytest.mark.slow
+def test_what_an_application_writes_passes_mypy_strict(readme: None, tmp_path: Path) -> None:
+    """The README's block, the package's own example, and all that an application may name."""
+    pytest.importorskip("mypy")
+    example = re.findall(r"::\n\n((?:    .*\n|\n)+)", setsuden.client.__doc__ or "")
+    assert example
+    programs = {"readme": blocks("python")[0], "example": textwrap.dedent(example[0])}
+    for name, code in (programs | {"typed": TYPED}).items():
+        (tmp_path / f"{name}.py").write_text(code, encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "."],
+        cwd=tmp_path,  # away from this repository's own configuration
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_the_bundle_and_the_pipeline_are_valid(readme: None) -> None:

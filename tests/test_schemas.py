@@ -154,6 +154,7 @@ REFUSABLE = [
     errors.PayloadTooLargeError,
     errors.UnknownPipelineError,
     errors.UnsupportedContentTypeError,
+    errors.RequestRefusedError,
 ]
 
 

@@ -41,7 +41,11 @@ class BuildError(Exception):
 
 def main() -> int:
     """The exit code."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        tell("error: this user has no home folder; set XDG_CACHE_HOME")
+        return FAILED
     folder = Path(base) / "setsuden" / f"jaeger-{VERSION}"
     binary = folder / "jaeger"
     try:

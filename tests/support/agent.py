@@ -14,6 +14,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 from tests.support.leaf import LeafSite
 
@@ -50,6 +51,7 @@ def config(
     extra: str = "",
     pipeline_extra: str = "",
     traces: str = "",
+    http: str = "",
     easy_share: float = 1.0,
 ) -> str:
     """An ``agent.toml``; without a broker nothing listens where it looks for one."""
@@ -62,6 +64,7 @@ device = "{DEVICE}"
 {extra}
 [http]
 port = 0
+{http}
 [traces]
 easy_share = {easy_share}
 {traces}
@@ -145,7 +148,11 @@ class AgentProcess:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{(self.folder / 'state' / 'http.port').read_text()}"
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def port(self) -> int:
+        return int((self.folder / "state" / "http.port").read_text(encoding="ascii"))
 
     def ready(self) -> dict[str, Any] | None:
         if not (self.folder / "state" / "http.port").exists():
@@ -165,13 +172,22 @@ class AgentProcess:
         status, answer = self._ask(request)
         return status, json.loads(answer)
 
+    def exchange(
+        self, path: str, body: bytes, headers: dict[str, str]
+    ) -> tuple[int, dict[str, str], bytes]:
+        """(status, lower-case headers, body) of the answer to a POST."""
+        request = urllib.request.Request(self.url + path, data=body, headers=headers)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            names = {name.lower(): value for name, value in answer.headers.items()}
+            return answer.status, names, answer.read()
+
     def event(
         self, data: bytes, *, wait: float = 0.0, **headers: str
     ) -> tuple[int, dict[str, Any]]:
         """Submit one observation as a binary CloudEvent over HTTP."""
         names = {
             "ce-specversion": "1.0",
-            "ce-id": headers.pop("id", "e1"),
+            "ce-id": headers.pop("id", None) or uuid4().hex,
             "ce-source": "test",
             "content-type": headers.pop("content_type", "application/octet-stream"),
         }
@@ -183,6 +199,12 @@ class AgentProcess:
         lines = self.get("/metrics")[1].decode().splitlines()
         rows = [line for line in lines if line.split("{")[0].split(" ")[0] == name]
         return sum(float(row.rsplit(" ", 1)[1]) for row in rows)
+
+    def peak_mb(self) -> float:
+        """Memory that the process has held at most."""
+        assert self.process is not None
+        status = Path(f"/proc/{self.process.pid}/status").read_text(encoding="ascii")
+        return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
     def _ask(self, request: urllib.request.Request) -> tuple[int, bytes]:
         try:

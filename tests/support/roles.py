@@ -85,6 +85,7 @@ def subjects() -> list[str]:
         found += [f"cloud.{name}.{ask}" for ask in ("info", "read", "release", "proof", "lag")]
     for kind, name in product(("otel.spans", "otel.metrics"), (*DEVICES, "w1")):
         found += [f"{kind}.{tier}.{name}" for tier in ("edge", "cloud")]
+    found += [hops_of(name) for name in NAMES[:-1]]
     found += ["otel.hops", "_INBOX.other.x", "$SYS.REQ.SERVER.PING", "$JS.API.INFO"]
     for region, pipeline in product(REGIONS, PIPELINES):
         name = consumer(region, pipeline)
@@ -100,9 +101,22 @@ def subjects() -> list[str]:
     return [*found, "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.CREATE.X"]
 
 
+def hops_of(name: str) -> str:
+    """Where the streams' account is told of this principal's traced messages."""
+    kind = {"d": "edge", "w": "cloud", "a": "app", "b": "none"}[name[0]]
+    return f"otel.hops.{kind}.{name}"
+
+
+def arrives_as(name: str, subject: str) -> str:
+    """What a subject that somebody may send to is called in the streams' account."""
+    return hops_of(name) if subject == "otel.hops" else subject
+
+
 def may_send(name: str, subject: str) -> bool:  # noqa: PLR0911  # one line for each principal
     """What the documents promise, written a second time and not from the table."""
     tokens = subject.split(".")
+    if subject == "otel.hops":
+        return name != "b1"  # the server tells of a message in its sender's name
     match name:
         case "operator":
             return True

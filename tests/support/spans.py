@@ -38,8 +38,8 @@ def _spans(message: Incoming) -> list[FoundSpan]:
     subject = message.headers["Nats-Subject"]
     if subject.startswith("otel.metrics."):
         return []
-    if subject == HOPS:
-        group = hops.spans_of(message.data)
+    if subject.startswith(HOPS):
+        group = hops.spans_of(message.data, subject)
         groups = [] if group is None else [group]
     else:
         groups = protobuf.decode(protobuf.decompress(message.data))

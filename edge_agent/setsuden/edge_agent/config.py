@@ -12,6 +12,8 @@ from setsuden.pipelines.tracing import TraceOptions
 from setsuden.schemas.base import Model, Token
 from setsuden.schemas.pipeline import PipelineSpec
 
+from .hosts import is_loopback
+
 DeviceName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
@@ -19,13 +21,26 @@ class HttpOptions(Model):
     """The ``[http]`` table: events in, health and metrics out."""
 
     host: str = "127.0.0.1"
-    """There is no login: keep it on loopback, or behind something that has one."""
+    """Address to listen on. One that other machines reach (not loopback) needs token_file."""
     port: int = Field(default=8787, ge=0, le=65_535)
     """0 takes a free port and writes it to ``http.port`` in the state folder."""
+    allowed_hosts: tuple[str, ...] = Field(default=(), strict=False, max_length=64)
+    """More names in the Host and Origin headers of requests, e.g. of a proxy in front."""
+    token_file: str | None = None
+    """File whose only content is a token that requests must bear; relative to this file."""
     wait_seconds: float = Field(default=10.0, ge=0, le=300)
     """How long an Open Inference request waits for a final answer before a provisional one."""
     max_waiting: int = Field(default=1000, ge=1, le=100_000)
     """Requests being answered at once; past it they are refused with 503."""
+
+    @model_validator(mode="after")
+    def _guarded(self) -> Self:
+        if self.token_file is None and not is_loopback(self.host):
+            raise ValueError(
+                f"host {self.host!r} is reached from other machines: it needs token_file,"
+                " a file with a token that requests must bear"
+            )
+        return self
 
 
 class OutboxOptions(Model):

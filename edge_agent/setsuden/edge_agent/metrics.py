@@ -49,6 +49,8 @@ class Metrics:
     """By (pipeline, reason)."""
     refused: Counter[str] = field(default_factory=Counter)
     """By error code."""
+    http_refused: Counter[str] = field(default_factory=Counter)
+    """Requests and connections over HTTP, by error code."""
     superseded: int = 0
     escalated: int = 0
     """Events first handed to the broker; repetitions are not counted."""
@@ -161,6 +163,7 @@ def _labelled(metrics: Metrics) -> Iterator[object]:
         ("results", "Final results", ("pipeline", "status", "tier"), metrics.results),
         ("gate_decisions", "What the gate decided", ("pipeline", "reason"), metrics.decisions),
         ("refused_events", "Events refused; nothing changed", ("code",), metrics.refused),
+        ("http_refused_requests", "HTTP requests refused", ("code",), metrics.http_refused),
     )
     for name, text, labels, counter in rows:
         family = CounterMetricFamily(f"setsuden_{name}", text, labels=labels)

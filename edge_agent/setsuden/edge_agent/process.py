@@ -8,20 +8,20 @@ import os
 import random
 import secrets
 import signal
-import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
-
-import uvicorn
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
 from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.pipelines.run_record import RunRecord
 from setsuden.pipelines.tracing import Recorder, SpanClock
 from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
@@ -29,7 +29,6 @@ from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
 from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas import spans, subjects
-from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
@@ -40,7 +39,9 @@ from .config import AgentConfig
 from .core import AgentCore, Policy
 from .engine import Engine, now
 from .ingest.broker import BrokerDoor
+from .ingest.guard import read_token
 from .ingest.http import HttpDoor
+from .ingest.server import STOP_SECONDS, HttpServer
 from .ingest.source import EventSource
 from .lease import Lease
 from .metrics import Metrics
@@ -49,7 +50,6 @@ from .status import AgentStatus
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
-STOP_SECONDS = 10.0
 LANE_SECONDS = 2.0
 """How long a stopping agent waits for students that take their time."""
 DISK_PAUSE_SECONDS = 2.0
@@ -79,22 +79,30 @@ class Agent:
         await self.lease.run(lambda: self.engine.core.next_sequence)
 
 
-def run_agent(config: AgentConfig, base: Path) -> int:
+def run_agent(
+    config: AgentConfig, base: Path, load: Callable[[], AgentConfig] | None = None
+) -> int:
     """Run until SIGTERM or SIGINT; 0 after a clean stop, 1 when the outbox broke.
 
+    ``load`` reads the configuration again at SIGHUP.
     Raises SetsudenError for what makes a start impossible: configuration, bundle, locked outbox.
     """
     logs.configure(config.log_level)
-    return asyncio.run(_main(config, base))
+    return asyncio.run(_main(config, base, load))
 
 
-async def _main(config: AgentConfig, base: Path) -> int:
+async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig] | None) -> int:
     state = base / config.state
     state.mkdir(parents=True, exist_ok=True)
-    watchdog = Watchdog(RunRecord(state), _start_again)
-    async with build(config, base, watchdog) as agent:
+    watchdog = Watchdog(RunRecord(state), partial(_start_again, dict(os.environ)))
+    async with (
+        build(config, base, watchdog) as agent,
+        notifying(agent.status.line, agent.link) as manager,
+    ):
         stop = _stop_signal()
-        server = _Server(agent.http, config, base / config.state)
+        refused = agent.engine.metrics.http_refused
+        Reloader(config, load, agent.link, manager).install()
+        server = HttpServer(agent.http, config.http, base / config.state, refused)
         serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
             serving,
@@ -115,9 +123,11 @@ async def _main(config: AgentConfig, base: Path) -> int:
         agent.link.start()
         await server.listening.wait()
         log.info("agent_ready", extra={"device": config.device, "http_port": server.port})
+        manager.ready()
         ended: list[asyncio.Future[Any]] = [*tasks, agent.engine.broken, stop]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         agent.status.stopping = True
+        manager.stopping()
         server.stop()
         await asyncio.wait([serving], timeout=LANE_SECONDS)
         agent.engine.refuse_lanes()
@@ -150,6 +160,7 @@ async def build(
 ) -> AsyncIterator[Agent]:
     """Every part of an agent; outbox, link and traces are closed at the end."""
     state = base / config.state
+    token = read_token(config.http, base)
     metrics = Metrics()
     link = Link(config.nats, config.device)
     meter = open_meter(
@@ -189,7 +200,7 @@ async def build(
         status = AgentStatus(
             engine, uplink, door, link=link, clock=clock, recorder=recorder, meter=meter
         )
-        http = HttpDoor(engine, uplink, status)
+        http = HttpDoor(engine, uplink, status, token)
         meter.start()
         yield Agent(
             engine, uplink, door, link, status, http, clock, lease, shipper, metrics_shipper
@@ -249,13 +260,13 @@ def _policy(config: AgentConfig, boot: str) -> Policy:
     )
 
 
-def _start_again(pipeline: str) -> None:
+def _start_again(environment: dict[str, str], pipeline: str) -> None:
     """The watchdog's last resort: begin anew in place, with that student in a process of its own.
 
     What is accepted is on the disk. Not an exit: an agent that a person started has no supervisor.
     """
     log.critical("agent_starts_again", extra={"because_of": pipeline})
-    os.execv(sys.executable, sys.orig_argv)  # noqa: S606  # our own command line
+    os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606  # our own command line
 
 
 def _stop_signal() -> asyncio.Future[int]:
@@ -273,54 +284,3 @@ def _stop_signal() -> asyncio.Future[int]:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told, number)
     return stop
-
-
-class _Server:
-    """uvicorn on a socket of ours, without its signal handlers."""
-
-    def __init__(self, app: HttpDoor, config: AgentConfig, state: Path) -> None:
-        self._socket = _bind(config)
-        self.port = int(self._socket.getsockname()[1])
-        (state / "http.port").write_text(str(self.port), encoding="ascii")
-        options = uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            lifespan="off",
-            server_header=False,
-            date_header=False,
-            ws="none",
-            http="h11",
-            loop="none",
-            limit_concurrency=config.http.max_waiting + 50,
-            timeout_graceful_shutdown=int(STOP_SECONDS),
-            h11_max_incomplete_event_size=65_536,
-        )
-        self._server = uvicorn.Server(options)
-        self.listening = asyncio.Event()
-        self._stop = asyncio.Event()
-
-    async def serve(self) -> None:
-        """Serve until told to stop."""
-        config = self._server.config
-        config.load()
-        self._server.lifespan = config.lifespan_class(config)
-        await self._server.startup(sockets=[self._socket])
-        self.listening.set()
-        # uvicorn's own main loop wakes ten times a second for nothing we use.
-        await self._stop.wait()
-        await self._server.shutdown(sockets=[self._socket])
-
-    def stop(self) -> None:
-        """Take no more requests and finish those being answered, within bounds."""
-        self._stop.set()
-
-
-def _bind(config: AgentConfig) -> socket.socket:
-    try:
-        return socket.create_server((config.http.host, config.http.port), backlog=256)
-    except OSError as error:
-        raise ConfigError(
-            f"cannot listen on {config.http.host}:{config.http.port}: {error.strerror}",
-            remedy="choose another http.port, or 0 for a free one",
-        ) from error

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import logging
 from collections.abc import Sequence
 
 from pydantic import ValidationError
@@ -11,7 +9,6 @@ from pydantic import ValidationError
 from setsuden.link import Incoming
 from setsuden.schemas.result import Answer, Result, Status, Tier
 
-log = logging.getLogger(__name__)
 MAX_RECORD_BYTES = 1 << 20
 _OF_RESULT = {Tier.CLOUD: {Status.FINAL, Status.DEAD}}
 _OF_LATE = {Tier.CLOUD: {Status.SUPERSEDED}}
@@ -23,9 +20,7 @@ def readable(message: Incoming) -> Result | None:
         return None
     try:
         return Result.model_validate_json(message.data)
-    except ValidationError as error:
-        digest = hashlib.sha256(message.data).hexdigest()[:16]
-        log.warning("result_unreadable", extra={"problems": error.error_count(), "digest": digest})
+    except ValidationError:
         return None
 
 

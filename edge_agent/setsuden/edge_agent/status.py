@@ -66,6 +66,11 @@ class AgentStatus:
         unusable = {name: each.problem for name, each in students.items() if each.problem}
         return {"ok": not unusable, "pipelines": sorted(students), "without_student": unusable}
 
+    def line(self) -> str:
+        """One line for a service manager: ``link up, 3 events wait for the cloud``."""
+        state, waiting = self._link.state.value, self._engine.core.pending_events
+        return f"link {state}, {waiting} events wait for the cloud"
+
     def _outbox(self) -> dict[str, Any]:
         core, outbox = self._engine.core, self._engine.outbox
         set_aside, unwritable = outbox.set_aside, outbox.unwritable

@@ -10,6 +10,7 @@ from collections import defaultdict
 from functools import partial
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
+from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
 from setsuden.pipelines.tracing import Recorder
@@ -58,6 +59,7 @@ class Uplink:
         self._republish: asyncio.TimerHandle | None = None
         self._republish_pause = REPUBLISH_SECONDS
         self._more_unpublished = False
+        self._disbelief = Throttle()
         self.refused: dict[str, str] = {}
         """What the broker last refused to store, by kind (``escalation``, ``result``)."""
 
@@ -312,7 +314,10 @@ class Uplink:
             reason = record_checks.doubt(result, stored_as) or self._doubt(result)
         if reason is not None or result is None:
             self._metrics.refused["result_invalid"] += 1
-            log.warning("result_not_believed", extra={"detail": reason, "subject": stored_as[:200]})
+            suppressed = self._disbelief.due()
+            if suppressed is not None:
+                extra = {"detail": reason, "subject": stored_as[:200], "suppressed": suppressed}
+                log.warning("result_not_believed", extra=extra)
             return
         self._engine.apply(self._engine.core.cloud_result(now(), result))
 

@@ -41,7 +41,7 @@ class Delivery(NamedTuple):
         """Parse ``$JS.ACK.…`` in both of its forms; raises ValueError."""
         parts = reply.split(".")
         if len(parts) not in {9, 11, 12} or parts[:2] != ["$JS", "ACK"]:
-            raise ValueError(f"{reply!r} is no acknowledgement subject")
+            raise ValueError(f"{printable(reply)!r} is no acknowledgement subject")
         tail = parts[4:] if len(parts) == 9 else parts[6:]
         attempt, sequence, _, stored, pending = [number(part) for part in tail[:5]]
         return cls(attempt, sequence, stored, pending)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from enum import StrEnum
 
@@ -88,6 +88,15 @@ class Link:
             await end(self._task)
         if self._connection is not None:
             await self._lose(self._connection)
+
+    def reopen(self, changes: Mapping[str, object]) -> None:
+        """Drop the connection and open another one, with these options changed.
+
+        It reads credentials and certificates again; what was in flight fails as in any loss.
+        """
+        self.options = self.options.model_copy(update=dict(changes))
+        if self._connection is not None:
+            self._connection.lost.set()
 
     async def wait_up(self, timeout_seconds: float, *, refused_ends: bool = False) -> None:
         """Return once the link is up; raises the reason why not in time.

@@ -6,8 +6,9 @@ Whoever is on the broker may be hostile, and so may be the broker itself.
 from __future__ import annotations
 
 import json
-import re
 from typing import Any
+
+from setsuden.schemas.redact import masked
 
 MAX_JSON_BYTES = 4 << 20
 """A stream's description with 100,000 subjects, the most that JetStream puts into one."""
@@ -16,16 +17,10 @@ MAX_CONTAINERS = 100_000
 MAX_TEXT = 200
 _MAX_SEARCHED = 2000
 _INT64 = 1 << 63
-_USER = re.compile(r"(?P<scheme>[a-z][a-z0-9+.-]{0,15}://)\S*@", re.IGNORECASE)
 
 
-def redacted(text: str) -> str:
-    """The text with ``***`` for user and password of every address in it.
-
-    Whatever stands between ``://`` and the last ``@`` before a space goes: a password may hold
-    ``/``, ``@`` or quotes, encoded or not, and an address that cannot be parsed is hidden too.
-    """
-    return _USER.sub(r"\g<scheme>***@", text)
+redacted = masked
+"""The text with ``***`` for user and password of every address in it."""
 
 
 def printable(text: str, limit: int = MAX_TEXT) -> str:

@@ -138,7 +138,16 @@ def check_tensor(shape: tuple[Any, ...], dtype: object, declared: Observation) -
     whole = all(isinstance(size, int) and not isinstance(size, bool) for size in shape)
     if not whole or shape not in {declared.shape, (1, *declared.shape)}:
         raise InvalidTensorError(
-            f"shape {str(list(shape))[:80]} is not {list(declared.shape)}",
+            f"shape {str(list(shape))[:80]} is neither {list(declared.shape)} nor "
+            f"{[1, *declared.shape]}",
             field="inputs[0].shape",
-            remedy=f"send {prod(declared.shape)} elements, one observation per event",
+            remedy=_shape_remedy(shape if whole else (), declared),
         )
+
+
+def _shape_remedy(shape: tuple[int, ...], declared: Observation) -> str:
+    if shape[1:] == declared.shape and shape[0] > 1:
+        return f"one observation per event: send {shape[0]} of them"
+    if 0 < len(shape) <= 8 and prod(shape) == prod(declared.shape):
+        return f"reshape it to {list(declared.shape)}, row by row"
+    return f"send the {prod(declared.shape)} elements of one observation"

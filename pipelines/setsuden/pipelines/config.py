@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType, UnionType
@@ -18,8 +18,8 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from setsuden.link.untrusted import redacted
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.redact import masked
 
 from .toml_places import KeyPath, Place, place_of, places
 
@@ -32,7 +32,6 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 Loc = tuple[str | int, ...]
 
 _SYNTAX_PLACE = re.compile(r"\s*\(at line (\d+), column (\d+)\)$")
-_SECRET_NAME = re.compile(r"(?:^|_)(?:password|secret|token|key|seed)$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +77,10 @@ def load_toml(path: Path, error: type[ConfigError] = ConfigError) -> Document:
 
 
 def read_text(path: Path, error: type[ConfigError] = ConfigError) -> str:
-    """The file's text; raises ``error`` when it is missing, too large or no UTF-8."""
+    """The file's text without a byte order mark.
+
+    Raises ``error`` when it is missing, too large or no UTF-8.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(MAX_CONFIG_BYTES + 1)
@@ -89,9 +91,12 @@ def read_text(path: Path, error: type[ConfigError] = ConfigError) -> str:
     if len(content) > MAX_CONFIG_BYTES:
         raise error(f"{path} is over {MAX_CONFIG_BYTES} bytes")
     try:
-        return content.decode("utf-8")
+        return content.decode("utf-8-sig")  # Windows editors put a mark in front
     except UnicodeDecodeError as problem:
-        raise error(f"{path} is no TOML: it is not UTF-8 ({problem.reason})") from problem
+        raise error(
+            f"{path} is no TOML: it is not UTF-8 ({problem.reason})",
+            remedy="save it as UTF-8 in your editor",
+        ) from problem
 
 
 def parse(path: Path, text: str) -> Document:
@@ -113,16 +118,20 @@ def syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> Problem:
 
 
 def with_environment(
-    document: Document, environment: Mapping[str, str], model: type[BaseModel]
+    document: Document,
+    environment: Mapping[str, str],
+    model: type[BaseModel],
+    foreign: Collection[str] = (),
 ) -> Document:
     """The document with ``SETSUDEN_NATS__URLS='["nats://…"]'`` and the like laid over it.
 
     A name without ``__`` counts when it is, or nearly is, one of the model's top-level keys:
-    Kubernetes sets ``SETSUDEN_SERVICE_HOST`` and more of that kind on its own.
+    Kubernetes sets ``SETSUDEN_SERVICE_HOST`` and more of that kind on its own. One that begins
+    with a key of ``foreign`` belongs to another file, whose process shares this environment.
     """
     for name, raw in sorted(environment.items()):
         path = _variable_path(name, model)
-        if path:
+        if path and (path[0] in model.model_fields or path[0] not in foreign):
             value = value_of(raw, model, path)
             document = with_value(document, path, value, f"environment {name}")
     return document
@@ -359,13 +368,3 @@ def _laid_over(document: Document, path: KeyPath) -> str | None:
         if origin is not None:
             return origin
     return None
-
-
-def masked(text: str) -> str:
-    """The text without the credentials of any address in it."""
-    return redacted(text)
-
-
-def is_secret(name: str) -> bool:
-    """True for an option whose value is never shown; the path of a secret's file is none."""
-    return _SECRET_NAME.search(name) is not None

@@ -28,6 +28,7 @@ from setsuden.schemas.bundle import ModelSpec
 from setsuden.schemas.pipeline import Limits
 from setsuden.schemas.result import ModelRef
 
+from . import quiet
 from .bundle import Bundle
 from .failure import FailureKind, RunFailedError
 from .model_child import END_RUN, HEADER, MAGIC
@@ -161,7 +162,7 @@ class ModelProcess:
             log.warning("model_memory_unlimited", extra={"remedy": remedy})
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        environment = os.environ | {"ORT_DISABLE_TELEMETRY": "1", "OPENBLAS_NUM_THREADS": "1"}
+        environment = os.environ | quiet.SWITCHES | {"OPENBLAS_NUM_THREADS": "1"}
         self._stderr = os.fdopen(os.memfd_create("model-stderr"), "wb+", buffering=0)
         child = subprocess.Popen(
             _COMMAND,

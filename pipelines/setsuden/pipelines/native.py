@@ -7,12 +7,13 @@ starts with this module alone.
 
 from __future__ import annotations
 
-import os
 import time
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+
+from . import quiet  # noqa: F401  # before onnxruntime is imported
 
 Array = NDArray[Any]
 
@@ -31,7 +32,6 @@ class Measured(NamedTuple):
 
 def import_runtime() -> Any:
     """onnxruntime: 0.1 s and 40 MB that only a running tier needs; raises ImportError."""
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # onnxruntime 1.29 and later phone home
     import onnxruntime  # noqa: PLC0415  # as said above
 
     return onnxruntime

@@ -11,6 +11,7 @@
     │   ├── PayloadTooLargeError      refused before parsing
     │   ├── UnknownPipelineError
     │   ├── UnsupportedContentTypeError
+    │   ├── RequestRefusedError       an HTTP request that was not let in
     │   └── OutboxFullError           the device's quota is used up
     ├── OutboxLockedError             a second agent on the same outbox
     ├── LinkError                     the broker
@@ -101,6 +102,26 @@ class UnsupportedContentTypeError(RejectedError):
 
     code = "content_type_unsupported"
     http_status = 415
+
+
+class RequestRefusedError(RejectedError):
+    """An HTTP request that was refused for where it comes from, its form, its size or its pace."""
+
+    code = "request_refused"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        field: str = "",
+        remedy: str = "",
+        http_status: int = 400,
+        headers: tuple[tuple[str, str], ...] = (),
+    ) -> None:
+        super().__init__(message, field=field, remedy=remedy)
+        self.http_status = http_status
+        self.headers = headers
+        """Of the answer, where HTTP asks for them: ``Allow``, ``WWW-Authenticate``."""
 
 
 class OutboxFullError(RejectedError):

@@ -1,20 +1,25 @@
-"""An event: CloudEvents 1.0 in binary mode, the body being the raw observation.
+"""An event: CloudEvents 1.0, the data being the raw observation.
 
-Attributes travel as ``ce-*`` headers on NATS and HTTP alike (CloudEvents NATS binding, draft
-with binary mode); trace context in lower-case W3C headers beside them.
+In binary mode attributes travel as ``ce-*`` headers on NATS and HTTP alike, trace context in
+lower-case W3C headers beside them; :mod:`.cloudevents` has the forms. The JSON format is read,
+never written.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import re
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Annotated
 
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
+from . import cloudevents
 from .base import ShortText, Token, WireModel
 from .errors import InvalidEventError
-from .trace_context import MAX_CHARACTERS, can_be_passed_on
+from .trace_context import MAX_CHARACTERS, can_be_passed_on, parse_traceparent
 
 TENSOR_LENGTH_HEADER = "inference-header-content-length"
 """Bytes of the Open Inference Protocol JSON header in front of the binary tail."""
@@ -42,8 +47,10 @@ _HEADERS = {
     "tracestate": "tracestate",
     "baggage": "baggage",
 }
+_READ = _HEADERS.keys() | {"ce-specversion", "ce-pipeline"}
 _TIMES = frozenset({"time", "deadline"})
-_INTEGERS = frozenset({"tensor_header_bytes", "priority", "ttl_ms"})
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""No part of CloudEvents' String, and the end of a header."""
 
 
 class Event(WireModel):
@@ -82,16 +89,46 @@ class Event(WireModel):
             value = getattr(self, name)
             if value is not None:
                 headers[header] = _time(value) if name in _TIMES else str(value)
+        if cloudevents.needs_encoding("".join(headers.values())):
+            for header, text in headers.items():
+                if header[:3] == "ce-":
+                    headers[header] = cloudevents.encoded(text)
         return headers
+
+    @cached_property
+    def identity(self) -> str:
+        """32 hexadecimal digits: the same for an event that is sent again, and for no other.
+
+        CloudEvents' identity is ``source`` and ``id``; pipeline and data are in it too, so an
+        application that gives every reading the same id does not get the first one's answer.
+        """
+        parts = (self.pipeline, self.source, self.id)
+        digest = hashlib.sha256("".join(f"{len(part)}:{part}" for part in parts).encode())
+        digest.update(self.data)
+        return digest.hexdigest()[:32]
 
     @classmethod
     def from_headers(
         cls, headers: Mapping[str, str], data: bytes, *, pipeline: str, device: str
     ) -> Event:
-        """An event from binary-mode headers with lower-case names.
+        """An event from a message: binary-mode headers, or ``content-type`` of the JSON format.
 
-        Raises InvalidEventError naming the first attribute at fault.
+        Raises InvalidEventError naming the first attribute at fault, with the caller's trace id.
         """
+        if "ce-id" not in headers:  # the JSON format, or names that are written otherwise
+            headers = {name.lower(): value for name, value in headers.items()}
+        try:
+            if headers.get("content-type", "").lower().startswith(cloudevents.ANY_FORMAT):
+                headers, data = _structured(headers, data)
+            return cls._from_names(headers, data, pipeline, device)
+        except InvalidEventError as error:
+            error.trace_id = error.trace_id or trace_id_of(headers)
+            raise
+
+    @classmethod
+    def _from_names(
+        cls, headers: Mapping[str, str], data: bytes, pipeline: str, device: str
+    ) -> Event:
         if headers.get("ce-specversion", "1.0") != "1.0":
             raise InvalidEventError(
                 "only CloudEvents 1.0 is spoken here", field="specversion", remedy="send 1.0"
@@ -99,13 +136,27 @@ class Event(WireModel):
         fields: dict[str, object] = {}
         for header, name in _HEADERS.items():
             raw = headers.get(header)
-            if raw and can_be_passed_on(header, raw):
-                fields[name] = _parse(name, raw)
+            if raw:
+                parse = _PARSERS.get(name)
+                if parse is not None:
+                    fields[name] = parse(name, raw)
+                else:
+                    plain = "%" not in raw and raw[0] != '"'
+                    fields[name] = raw if plain else cloudevents.decoded(name, raw)
+        for header in headers:
+            if header not in _READ and header[:3] == "ce-":
+                cloudevents.check_name(header[3:], _HEADERS)
+        for name in ("traceparent", "tracestate"):
+            if name not in fields and (raw := headers.get(f"ce-{name}")):
+                fields[name] = _context(name, cloudevents.decoded(name, raw))
+        if "ce-datacontenttype" in headers:
+            fields["content_type"] = _content_type(headers)
         return cls.of(**fields, pipeline=pipeline, device=device, data=data)
 
     @classmethod
     def of(cls, **fields: object) -> Event:
         """An event of these fields; raises InvalidEventError naming the first at fault."""
+        _check_characters(fields)
         try:
             return cls(**fields)  # type: ignore[arg-type]  # validated by pydantic right here
         except ValidationError as error:
@@ -114,30 +165,99 @@ class Event(WireModel):
             raise InvalidEventError(f"{field}: {first['msg']}", field=field) from error
 
 
-def _parse(name: str, raw: str) -> object:
-    if name in _TIMES:
-        return _parse_time(name, raw)
-    if name in _INTEGERS:
-        if not raw.isascii() or not raw.isdigit() or len(raw) > 12:
-            raise InvalidEventError(f"{name}: {raw[:40]!r} is no whole number", field=name)
-        return int(raw)
+def from_json(document: object) -> tuple[dict[str, str], bytes]:
+    """(binary-mode headers, data) of one event in the JSON format.
+
+    Raises InvalidEventError, with the trace id that the event names.
+    """
+    try:
+        return cloudevents.from_json(document, _HEADERS)
+    except InvalidEventError as error:
+        if isinstance(document, dict):
+            named = {
+                "traceparent": document.get("traceparent"),
+                "ce-traceid": document.get("traceid"),
+            }
+            error.trace_id = trace_id_of({k: v for k, v in named.items() if isinstance(v, str)})
+        raise
+
+
+def trace_id_of(headers: Mapping[str, str]) -> str | None:
+    """The trace that the sender named, by ``traceparent`` or ``ce-traceid``."""
+    for header in ("traceparent", "ce-traceparent"):  # the attribute of the tracing extension
+        context = parse_traceparent(headers.get(header))
+        if context is not None:
+            return context[0]
+    chosen = headers.get("ce-traceid", "")
+    return chosen if re.fullmatch(r"[0-9a-f]{32}", chosen) and int(chosen, 16) else None
+
+
+def _check_characters(fields: Mapping[str, object]) -> None:
+    texts = [value for value in fields.values() if type(value) is str]
+    if "".join(texts).isprintable():
+        return
+    for name, value in fields.items():
+        if isinstance(value, str) and _CONTROL.search(value):
+            raise InvalidEventError(f"{name}: control characters are not allowed", field=name)
+
+
+def _structured(headers: Mapping[str, str], body: bytes) -> tuple[dict[str, str], bytes]:
+    """An event in the JSON format; of the headers around it only what it lacks counts."""
+    content_type = headers["content-type"]
+    if cloudevents.media_type(content_type) != cloudevents.STRUCTURED:
+        raise InvalidEventError(
+            f"{content_type[:64]} is not spoken here",
+            field="content_type",
+            remedy=f"send {cloudevents.STRUCTURED}",
+        )
+    names, data = from_json(cloudevents.parse_json(body))
+    for header in ("ce-reply", "traceparent", "tracestate", "baggage"):
+        if header in headers:
+            names.setdefault(header, headers[header])
+    return names, data
+
+
+def _content_type(headers: Mapping[str, str]) -> str:
+    """NATS names it ``ce-datacontenttype``, HTTP ``content-type``: both may say one thing only."""
+    named = cloudevents.decoded("datacontenttype", headers["ce-datacontenttype"])
+    if headers.get("content-type", named) != named:
+        raise InvalidEventError(
+            "ce-datacontenttype and content-type differ", field="datacontenttype"
+        )
+    return named
+
+
+def _context(name: str, raw: str) -> str | None:
+    return raw if can_be_passed_on(name, raw) else None
+
+
+def _whole(name: str, raw: str) -> int:
+    if not raw.isascii() or not raw.isdigit() or len(raw) > 12:
+        raise InvalidEventError(f"{name}: {raw[:40]!r} is no whole number", field=name)
+    return int(raw)
+
+
+def _moment(name: str, raw: str) -> datetime:
+    return cloudevents.timestamp(name, cloudevents.decoded(name, raw))
+
+
+def _as_it_is(_name: str, raw: str) -> str:
     return raw
+
+
+_PARSERS: dict[str, Callable[[str, str], object]] = {
+    "time": _moment,
+    "deadline": _moment,
+    "priority": _whole,
+    "ttl_ms": _whole,
+    "tensor_header_bytes": _whole,
+    "content_type": _as_it_is,
+    "traceparent": _context,
+    "tracestate": _context,
+    "baggage": _context,
+}
+"""Whatever is not here is CloudEvents' String."""
 
 
 def _time(value: datetime) -> str:
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _parse_time(name: str, raw: str) -> datetime:
-    try:
-        value = datetime.fromisoformat(raw)
-    except ValueError as error:
-        raise InvalidEventError(
-            f"{name}: {raw[:40]!r} is no RFC 3339 time", field=name, remedy="2026-01-31T12:00:00Z"
-        ) from error
-    if value.tzinfo is None:
-        raise InvalidEventError(f"{name}: no time zone", field=name, remedy="end it with Z")
-    try:
-        return value.astimezone(UTC)
-    except OverflowError as error:
-        raise InvalidEventError(f"{name}: {raw[:40]!r} is out of range", field=name) from error

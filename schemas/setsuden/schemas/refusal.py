@@ -16,6 +16,7 @@ _CLASSES: dict[str, type[errors.SetsudenError]] = {
         errors.PayloadTooLargeError,
         errors.UnknownPipelineError,
         errors.UnsupportedContentTypeError,
+        errors.RequestRefusedError,
         errors.UnavailableError,
     )
 }
@@ -48,8 +49,8 @@ class Refusal(WireModel):
         known = error if isinstance(error, errors.SetsudenError) else None
         told = RefusedError(
             code=known.code if known else errors.SetsudenError.code,
-            message=(known.message if known else type(error).__name__)[:2048],
-            field=getattr(error, "field", ""),
+            message=_text((known.message if known else type(error).__name__)[:2000]),
+            field=_text(getattr(error, "field", "")),
             remedy=(known.remedy if known else "")[:1024],
             used_bytes=getattr(error, "used_bytes", None),
             quota_bytes=getattr(error, "quota_bytes", None),
@@ -71,3 +72,8 @@ class Refusal(WireModel):
             found.field = told.field
         found.trace_id, found.code = self.trace_id, told.code
         return found
+
+
+def _text(words: str) -> str:
+    """Words that may quote what came from outside, fit for JSON: half a surrogate pair is not."""
+    return words.encode("utf-8", "backslashreplace").decode()[:2048]

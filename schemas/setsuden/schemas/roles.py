@@ -45,6 +45,8 @@ class Access(StrEnum):
     """Published into ``CORE``; any number of answers."""
     LISTEN = "listen"
     """Published in ``CORE``, heard by the principal."""
+    TRACE = "trace"
+    """Told by the server of the principal's own traced messages, into ``CORE``."""
     REPLY = "reply"
     """Published into the account of the application that the subject names."""
     HEAR = "hear"
@@ -82,6 +84,7 @@ GRANTS = (
     Grant(Role.DEVICE, Access.ASK, "cloud.{device}.*"),
     Grant(Role.DEVICE, Access.SEND, "otel.spans.edge.{device}"),
     Grant(Role.DEVICE, Access.SEND, "otel.metrics.edge.{device}"),
+    Grant(Role.DEVICE, Access.TRACE, "otel.hops.edge.{device}"),
     Grant(Role.DEVICE, Access.REPLY, "reply.{application}.{device}.*.*"),
     Grant(Role.DEVICE, Access.LISTEN, "notify.{device}.*"),
     *(
@@ -93,6 +96,7 @@ GRANTS = (
         Grant(Role.APPLICATION, Access.SEND, f"{_GET}.{RESULTS}.{kind}.*.{{pipeline}}.{{device}}.*")
         for kind in _RECORDS
     ),
+    Grant(Role.APPLICATION, Access.TRACE, "otel.hops.app.{application}"),
     Grant(Role.APPLICATION, Access.HEAR, "reply.{application}.{device}.*.*"),
     Grant(Role.WORKER, Access.ASK, f"{_NEXT}.{ESCALATIONS}.{{consumer}}"),
     Grant(Role.WORKER, Access.SEND, f"{_ACK}.{ESCALATIONS}.{{consumer}}.>"),
@@ -106,6 +110,7 @@ GRANTS = (
     Grant(Role.WORKER, Access.ASK, "cloud.{worker}.lag"),
     Grant(Role.WORKER, Access.SEND, "otel.spans.cloud.*"),
     Grant(Role.WORKER, Access.SEND, "otel.metrics.cloud.*"),
+    Grant(Role.WORKER, Access.TRACE, "otel.hops.cloud.{worker}"),
     *(
         Grant(Role.BRIDGE, access, subject)
         for name in (BRIDGE, BRIDGE_METRICS)

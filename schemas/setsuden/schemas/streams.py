@@ -20,7 +20,7 @@ BRIDGE = "bridge"
 """The durable that all span bridges share."""
 BRIDGE_METRICS = "bridge-metrics"
 """Theirs for metrics: what its endpoint does not take must not stand before spans."""
-_SPANS, _METRICS = ("otel.spans.*.*", subjects.HOPS), "otel.metrics.*.*"
+_SPANS, _METRICS = ("otel.spans.*.*", subjects.HOPS, subjects.HOPS_OF), "otel.metrics.*.*"
 SPANS_MAX_MESSAGE_BYTES = 256 << 10
 """Of one message of spans, metrics or hops, headers included. Past it the broker refuses: a span
 bridge holds some hundred messages at once, whoever sent them."""

@@ -97,7 +97,19 @@ SUBJECTS = (
         "worker",
         "span bridge",
     ),
-    SubjectTemplate("otel.hops", "what the broker did with a message", "broker", "span bridge"),
+    SubjectTemplate(
+        "otel.hops",
+        "what the broker did with a message, in its sender's own account",
+        "broker",
+        "span bridge",
+    ),
+    SubjectTemplate(
+        "otel.hops.<kind>.<name>",
+        "the same in the streams' account: of a device (edge), a worker (cloud) or an "
+        "application (app)",
+        "broker",
+        "span bridge",
+    ),
 )
 
 
@@ -218,7 +230,13 @@ def service(name: str, request: str) -> str:
 
 
 HOPS = "otel.hops"
-"""Where the broker tells of traced messages: ``msg_trace { dest }`` of its account."""
+"""Where the broker tells of traced messages: ``msg_trace { dest }`` of their sender's account.
+
+In an account of its own a sender has no other subject, and the streams' account hears it under
+``otel.hops.<kind>.<name>``: so nobody's message is told of in another's name.
+"""
+HOPS_OF = "otel.hops.*.*"
+"""All of those."""
 
 
 class Sender(NamedTuple):
@@ -246,6 +264,25 @@ def sender_of(subject: str) -> Sender:
     if match is None:
         raise InvalidEventError(f"{subject[:80]!r} holds no telemetry", field="subject")
     return Sender(match[1], match[2])
+
+
+def hop_fits(subject: str, message: str) -> bool:
+    """True when whoever the subject of a hop names could have sent to ``message``.
+
+    In an account that everybody shares nothing is known of the sender.
+    """
+    if subject == HOPS:
+        return True
+    match [*subject.split(".")[2:], *message.split(".")]:
+        case ["edge", device, "esc" | "res" | "late", _, _, named, _]:
+            return named == device
+        case ["edge", device, "dead", _, named]:
+            return named == device
+        case ["cloud", _, "res" | "late" | "dead", *_]:
+            return True
+        case ["app", _, "evt", _, _]:
+            return True
+    return False
 
 
 def event_id(device: str, epoch: str, sequence: int) -> str:

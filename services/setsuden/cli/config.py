@@ -80,7 +80,7 @@ def _settings(value: Any, path: tuple[str | int, ...], document: Document) -> It
 
 
 def _shown(name: str, value: Any) -> Any:
-    from setsuden.pipelines.config import is_secret, masked  # noqa: PLC0415
+    from setsuden.schemas.redact import is_secret, masked_address  # noqa: PLC0415
 
     if value is None or isinstance(value, int | float):
         return value
@@ -88,7 +88,7 @@ def _shown(name: str, value: Any) -> Any:
         return SECRET
     if isinstance(value, list):
         return [_shown(name, part) for part in value]
-    return masked(value) if isinstance(value, str) else value
+    return masked_address(value) if isinstance(value, str) else value
 
 
 def _json(settings: list[Setting]) -> str:
@@ -96,7 +96,7 @@ def _json(settings: list[Setting]) -> str:
         {"key": ".".join(map(str, setting.path)), "value": setting.value, "origin": setting.origin}
         for setting in settings
     ]
-    return json.dumps({"values": values}, ensure_ascii=False, indent=2)
+    return json.dumps({"values": values}, indent=2)
 
 
 def _toml(settings: list[Setting], *, origins: bool) -> str:

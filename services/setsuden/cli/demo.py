@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 
 import click
 
+from .failure import unwinding
 from .lazy import needs
 
 if TYPE_CHECKING:
@@ -82,10 +83,11 @@ def demo(  # noqa: PLR0917  # one argument for each option
     """Start a real nats-server, the teacher's cloud and one edge agent, and stream real images.
 
     Exits 0 only if every accepted event got exactly one final result. Everything that was started
-    is stopped at the end, also on Ctrl-C.
+    is stopped at the end, also on Ctrl-C, SIGTERM and SIGHUP, and killed when this is killed.
     """
     with needs("demo"):
         from setsuden.services.demo.run import DemoOptions  # noqa: PLC0415  # numpy
+    from setsuden.services.guard import GuardedSession  # noqa: PLC0415  # subprocess
 
     folder = out or Path("setsuden-demo") / time.strftime("%Y%m%d-%H%M%S")
     options = DemoOptions(
@@ -97,7 +99,7 @@ def demo(  # noqa: PLR0917  # one argument for each option
         outage_s=outage,
     )
     meter = ProgressLine()
-    with _jaeger(options, jaeger, meter) as seen:
+    with unwinding(), GuardedSession(), _jaeger(options, jaeger, meter) as seen:
         report = _run(seen, meter, as_json=as_json)
         if keep and jaeger is None and seen.query_url is not None:
             _wait(seen.query_url)

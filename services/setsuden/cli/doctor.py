@@ -47,7 +47,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
     failed = any(finding.status == "fail" for finding in findings)
     if as_json:
         rows = [finding._asdict() for finding in findings]
-        click.echo(json.dumps({"ok": not failed, "findings": rows}, ensure_ascii=False, indent=2))
+        click.echo(json.dumps({"ok": not failed, "findings": rows}, indent=2))
     else:
         click.echo(table(findings))
     if failed:
@@ -82,7 +82,9 @@ def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
     energy = config.energy if config else EnergyOptions()
     yield host.power(machine, resolved(energy, base, base / config.state if config else base))
     if not wrong:
-        yield from broker.check(_link_options(config), configured=config is not None)
+        asker = broker.NOBODY if config is None else broker.asker_of(config)
+        options = _link_options(config)
+        yield from broker.check(options, configured=config is not None, asker=asker)
 
 
 def _configuration(

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-import sys
+import signal
 import traceback
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 
 import click
 
@@ -16,6 +19,7 @@ from setsuden.schemas.errors import (
     SetsudenError,
     UnavailableError,
 )
+from setsuden.schemas.redact import masked
 
 OK, FAILED, USAGE, UNAVAILABLE, BAD_CONFIG, INTERRUPTED = 0, 1, 2, 69, 78, 130
 _CODES: tuple[tuple[type[SetsudenError], int], ...] = (
@@ -23,7 +27,41 @@ _CODES: tuple[tuple[type[SetsudenError], int], ...] = (
     (ConfigError, BAD_CONFIG),
     (NotDurableError, BAD_CONFIG),
 )
+_FILE_REMEDIES = {
+    errno.EACCES: "run it as a user that may, or change the file's owner or mode",
+    errno.EPERM: "run it as a user that may, or change the file's owner or mode",
+    errno.ENOENT: "name a file that is there",
+    errno.ENOSPC: "make room on that disk",
+    errno.EDQUOT: "make room in this user's quota",
+    errno.EROFS: "name a place that can be written",
+}
 _INDENT = " " * len("error: ")
+
+
+class TerminatedError(KeyboardInterrupt):
+    """SIGTERM or SIGHUP, on its way through the ``finally`` blocks as Ctrl-C is."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+
+@contextmanager
+def unwinding() -> Iterator[None]:
+    """Inside, the first SIGTERM or SIGHUP raises TerminatedError; the next ones change nothing."""
+
+    def unwind(number: int, frame: object) -> None:  # noqa: ARG001  # signal's signature
+        for other in handled:
+            signal.signal(other, signal.SIG_IGN)
+        raise TerminatedError(number)
+
+    handled = (signal.SIGTERM, signal.SIGHUP)
+    before = [signal.signal(number, unwind) for number in handled]
+    try:
+        yield
+    finally:
+        for number, handler in zip(handled, before, strict=True):
+            signal.signal(number, handler)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +85,24 @@ def failure_of(error: BaseException) -> Failure:
         return Failure("usage", error.format_message(), USAGE, f"{path} --help")
     if isinstance(error, click.ClickException):
         return Failure("failed", error.format_message(), error.exit_code)
+    ended = error.__cause__ if isinstance(error, click.Abort) else error
+    if isinstance(ended, TerminatedError):
+        return Failure("terminated", f"ended by {ended}", 128 + ended.number)
     if isinstance(error, click.Abort | KeyboardInterrupt):
         return Failure("interrupted", "interrupted", INTERRUPTED)
-    return Failure(
+    return _file_failure(error) or Failure(
         "internal", f"{type(error).__name__}: {error}", FAILED, "setsuden --debug … shows where"
     )
+
+
+def _file_failure(error: BaseException) -> Failure | None:
+    """An error that the system gave for one file, with what to do about it."""
+    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes):
+        return None
+    if error.errno is None:
+        return None
+    words = f"{os.fsdecode(error.filename)}: {os.strerror(error.errno)}"
+    return Failure("file", words, FAILED, _FILE_REMEDIES.get(error.errno, ""))
 
 
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
@@ -59,15 +110,19 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     if isinstance(error, click.exceptions.NoArgsIsHelpError):
         error.show()
         return USAGE
-    failure = failure_of(error)
+    failure = _without_secrets(failure_of(error))
     if debug:
-        traceback.print_exception(error, file=sys.stderr)
+        click.echo(masked("".join(traceback.format_exception(error))), err=True, nl=False)
     if as_json:
         told = {name: value for name, value in asdict(failure).items() if value not in {None, ""}}
         click.echo(json.dumps({"error": told}), err=True)
     else:
         click.echo(_words(failure), err=True, color=colour())
     return failure.exit_code
+
+
+def _without_secrets(failure: Failure) -> Failure:
+    return replace(failure, message=masked(failure.message), remedy=masked(failure.remedy))
 
 
 def _words(failure: Failure) -> str:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from setsuden.link.options import FILES
-from setsuden.link.untrusted import redacted
 from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines.config import (
     Document,
@@ -24,7 +23,7 @@ from setsuden.pipelines.config import (
     validate,
     whereabouts,
 )
-from setsuden.pipelines.toml_places import place_of
+from setsuden.pipelines.toml_places import KeyPath, place_of
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.errors import (
     ConfigError,
@@ -34,10 +33,11 @@ from setsuden.schemas.errors import (
     UnavailableError,
 )
 from setsuden.schemas.pipeline import Limits
+from setsuden.schemas.redact import masked_address
 from setsuden.services.config import CloudConfig
 
 from .checked import Report
-from .loading import BUNDLE, CLOUD, kind_of, model_of, overlay
+from .loading import BUNDLE, CLOUD, kind_of, link_name, model_of, overlay
 
 if TYPE_CHECKING:
     from setsuden.edge_agent.config import AgentConfig
@@ -56,8 +56,9 @@ def inspect(path: Path, *, load: bool | None, connect: bool) -> Report:
     if load and not able:
         raise MissingExtraError("onnxruntime is not installed", remedy=EDGE_REMEDY)
     running = able if load is None else load
-    file = path / bundles.MANIFEST if path.is_dir() else path
-    report = Report(path, BUNDLE if path.is_dir() else "file", file)
+    folder = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where nobody may look
+    file = path / bundles.MANIFEST if folder else path
+    report = Report(path, BUNDLE if folder else "file", file)
     try:
         report.text = read_text(file)
     except ConfigError as error:
@@ -85,13 +86,14 @@ def _inspect_config(report: Report, *, load: bool, connect: bool) -> None:
     if report.problems:
         return
     config: AgentConfig | CloudConfig = validate(model, document)  # type: ignore[assignment]  # kind_of chose it
-    report.problems += _missing_files(config.nats, document)
+    report.problems += secret_files(config, document)
+    report.problems += _state(config.state, document)
     for index, spec in enumerate(config.pipelines):
         found = list(_pipeline_problems(report, spec, load=load))
         report.problems += [_placed(problem, document, index) for problem in found]
         report.checked.append(f"pipeline {spec.name}{'' if found or not load else ' runs'}")
     if connect and not report.problems:
-        _connect(report, config.nats)
+        _connect(report, config.nats, link_name(config))
 
 
 def _document(report: Report) -> Document | None:
@@ -102,19 +104,54 @@ def _document(report: Report) -> Document | None:
         return None
 
 
-def _missing_files(options: LinkOptions, document: Document) -> Iterator[Problem]:
-    for name in FILES:
-        value = getattr(options, name)
-        if value is not None and not (document.path.parent / value).is_file():
-            where, place = whereabouts(document, ("nats", name))
-            key = f"nats.{name}"
-            yield Problem(where, f"{key}: there is no file {value}", key, place)
+def secret_files(config: AgentConfig | CloudConfig, document: Document) -> Iterator[Problem]:
+    """Files that the configuration names by a key ending in ``_file`` and that cannot be read."""
+    for path, value in _files_in(config.model_dump(mode="json"), ()):
+        words = _unreadable(document.path.parent / value, value)
+        if not words:
+            continue
+        where, place = whereabouts(document, path)
+        yield Problem(where, f"{'.'.join(path)}: {words}", ".".join(path), place)
+
+
+def _unreadable(file: Path, value: str) -> str:
+    """Why this file is of no use; empty when it is."""
+    try:
+        with file.open("rb") as opened:
+            return "" if opened.read(1) else f"{value} is empty"
+    except PermissionError:
+        return f"user {os.geteuid()} may not read {value}"
+    except OSError:
+        return f"there is no file {value}"
+
+
+def _files_in(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(value, dict):
+        for key, part in value.items():
+            yield from _files_in(part, (*path, key))
+    elif path and path[-1].endswith("_file") and isinstance(value, str):
+        yield path, value
+
+
+def _state(state: str, document: Document) -> Iterator[Problem]:
+    """A state folder that this user cannot make or write to."""
+    folder = (document.path.parent / state).absolute()
+    there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
+    if not os.path.isdir(there):  # noqa: PTH112  # as above
+        words, remedy = f"{there} is no folder", "name another folder"
+    elif not os.access(there, os.W_OK | os.X_OK):
+        words = f"user {os.geteuid()} may not write to {there}"
+        remedy = "run this as the user that the process runs as, or give that user the folder"
+    else:
+        return
+    where, place = whereabouts(document, ("state",))
+    yield Problem(where, f"state: {words}", "state", place, remedy=remedy)
 
 
 def _pipeline_problems(report: Report, spec: PipelineSpec, *, load: bool) -> Iterator[Problem]:
     """Problems of one pipeline's bundle, by the key of the pipeline they concern."""
     folder = report.path.parent / spec.bundle
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112  # as above
         yield Problem("", f"there is no bundle folder {folder}", "bundle")
         return
     inner = Report(folder, BUNDLE, folder / bundles.MANIFEST)
@@ -207,22 +244,22 @@ def _placed(problem: Problem, document: Document, index: int) -> Problem:
     return replace(problem, where=where, key=key, message=f"{key}: {problem.message}", place=place)
 
 
-def _connect(report: Report, options: LinkOptions) -> None:
+def _connect(report: Report, options: LinkOptions, name: str) -> None:
     try:
-        asyncio.run(_try_broker(options))
+        asyncio.run(_try_broker(options, name))
     except LinkError as error:
         found = Problem("nats", error.message, "nats", remedy=error.remedy)
         away = isinstance(error, UnavailableError)
         (report.unreachable if away else report.problems).append(found)
     else:
-        report.checked.append(f"broker {redacted(options.urls[0])}")
+        report.checked.append(f"broker {masked_address(options.urls[0])}")
 
 
-async def _try_broker(options: LinkOptions) -> None:
+async def _try_broker(options: LinkOptions, name: str) -> None:
     from setsuden.link import Link  # noqa: PLC0415  # nats
     from setsuden.services.topology import up_or_refused  # noqa: PLC0415
 
-    link = Link(options, "validate")
+    link = Link(options, name)
     link.start()
     try:
         await up_or_refused(link, 2 * options.connect_timeout_seconds)

@@ -73,10 +73,14 @@ def laid_over(path: Path, model: type[BaseModel], assignments: Sequence[str]) ->
 
 
 def overlay(document: Document, model: type[BaseModel], assignments: Sequence[str]) -> Document:
-    """The document with environment and flags laid over it; raises ConfigError."""
+    """The document with environment and flags laid over it; raises ConfigError.
+
+    Variables of the other tier's options are left to it: agent and worker may share a machine.
+    """
     from setsuden.pipelines.config import with_environment, with_flag  # noqa: PLC0415
 
-    document = with_environment(document, os.environ, model)
+    foreign = {key for kind in (AGENT, CLOUD) for key in model_of(kind).model_fields}
+    document = with_environment(document, os.environ, model, foreign)
     for assignment in assignments:
         document = with_flag(document, assignment, model)
     return document
@@ -104,6 +108,12 @@ def model_of(kind: str) -> type[BaseModel]:
 
     models: dict[str, type[BaseModel]] = {AGENT: AgentConfig, CLOUD: CloudConfig, BUNDLE: Manifest}
     return models[kind]
+
+
+def link_name(config: AgentConfig | CloudConfig) -> str:
+    """As whom the configured process itself connects: the broker may allow its inbox alone."""
+    device: str | None = getattr(config, "device", None)
+    return device or f"worker-{config.pipelines[0].name}"
 
 
 def _own_keys() -> tuple[frozenset[str], frozenset[str]]:

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 
 import click
 
+from setsuden.pipelines import quiet  # noqa: F401  # before any command imports what reports home
+
 from .failure import colour, report
 from .lazy import LazyGroup, Place
+from .output import tolerate_any_terminal
 
 COMMANDS = {
     "demo": Place("setsuden.cli.demo:demo", "Run real events through a real cascade here."),
@@ -78,6 +81,7 @@ def run(arguments: Sequence[str]) -> int:
 
 def main() -> None:
     """The ``setsuden`` command."""
+    tolerate_any_terminal()
     sys.exit(run(sys.argv[1:]))
 
 

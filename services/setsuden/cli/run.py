@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +17,11 @@ from .loading import config_option, load_agent, load_cloud, set_option
 
 if TYPE_CHECKING:
     from setsuden.schemas.streams import PlannedStream
+
+
+def _hold_hangup() -> None:
+    """Keep SIGHUP waiting until the process can answer it with a reload; by itself it kills."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
 
 @click.group()
@@ -31,10 +38,51 @@ def agent_run(path: Path, assignments: Sequence[str]) -> None:
     Starts and answers without any network. Ends cleanly on SIGTERM; the log goes to standard
     error, one JSON object a line.
     """
+    _hold_hangup()
     config = load_agent(path, assignments)
     with needs("edge"):
         from setsuden.edge_agent.process import run_agent  # noqa: PLC0415  # numpy, uvicorn
-    sys.exit(run_agent(config, path.parent))
+    sys.exit(run_agent(config, path.parent, partial(load_agent, path, assignments)))
+
+
+@agent.command("salvage")
+@config_option("agent.toml")
+@set_option
+@click.argument("sources", nargs=-1, type=click.Path(path_type=Path, exists=True))
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def agent_salvage(
+    path: Path, assignments: Sequence[str], sources: tuple[Path, ...], as_json: bool
+) -> None:
+    """Queue again what can be read of damaged outboxes; the agent must not run.
+
+    SOURCES are the `damaged-...` folders that the agent set aside, or database files; without
+    any, all of them in the state folder. A folder that was read is renamed to `salvaged-...`.
+    """
+    config = load_agent(path, assignments)
+    with needs("edge"):
+        from setsuden.edge_agent.outbox import files, salvage  # noqa: PLC0415  # numpy
+
+    state = path.parent / config.state
+    wanted = sources or tuple(state / name for name in files.set_aside(state))
+    reports = []
+    for source in wanted:
+        report = salvage.salvage(source, state, _progress)
+        reports.append(report)
+        if not as_json:
+            click.echo(
+                f"{report.source}: {report.open_events} events and {report.finals} results queued "
+                f"again, {report.already} there already, {report.unreadable} unreadable"
+            )
+    if as_json:
+        click.echo(json.dumps([report._asdict() for report in reports]))
+    elif not wanted:
+        click.echo("nothing was set aside")
+    sys.exit(1 if any(report.unreadable for report in reports) else 0)
+
+
+def _progress(number: int) -> None:
+    if number % 1000 == 0 and sys.stderr.isatty():
+        click.echo(f"\r{number} rows", nl=False, err=True)
 
 
 @click.group()
@@ -52,6 +100,7 @@ def worker_run(path: Path, assignments: Sequence[str], pipeline: str | None) -> 
     The same worker that runs inside a Ray Serve replica, as a plain process. Where the file
     declares several pipelines, each gets a process of its own, started again whenever it ends.
     """
+    _hold_hangup()
     config = load_cloud(path, assignments)
     if pipeline is None and len(config.pipelines) > 1:
         from setsuden.services.worker_group import run_workers  # noqa: PLC0415  # asyncio
@@ -59,7 +108,8 @@ def worker_run(path: Path, assignments: Sequence[str], pipeline: str | None) -> 
         sys.exit(run_workers(config, path, assignments))
     with needs("edge"):
         from setsuden.services.worker.process import run_worker  # noqa: PLC0415  # numpy
-    sys.exit(run_worker(config, path.parent, pipeline))
+    load = partial(load_cloud, path, assignments)
+    sys.exit(run_worker(config, path.parent, pipeline, load))
 
 
 @click.group()
@@ -73,10 +123,12 @@ def cloud() -> None:
 @click.option("--address", help="An existing Ray cluster; without it a local one is started.")
 def cloud_run(path: Path, assignments: Sequence[str], address: str | None) -> None:
     """Deploy the teachers on Ray Serve and keep them running."""
+    _hold_hangup()
     config = load_cloud(path, assignments)
     with needs("cloud"):
         from setsuden.services.serve.supervise import run_cloud  # noqa: PLC0415  # much
-    sys.exit(run_cloud(config, path.parent, address))
+    load = partial(load_cloud, path, assignments)
+    sys.exit(run_cloud(config, path.parent, address, load))
 
 
 @cloud.command("bridge")
@@ -98,10 +150,11 @@ def cloud_bridge(
         wanted.append(f"bridge.endpoint={endpoint}")
     if file is not None:
         wanted.append(f"bridge.file={file.resolve()}")
+    _hold_hangup()
     config = load_cloud(path, wanted)
     with needs("edge"):
         from setsuden.services.bridge.process import run_bridge  # noqa: PLC0415  # protobuf
-    sys.exit(run_bridge(config, path.parent))
+    sys.exit(run_bridge(config, path.parent, partial(load_cloud, path, wanted)))
 
 
 @cloud.command("serve-config")
@@ -169,6 +222,8 @@ def cloud_streams(  # noqa: PLR0917  # click passes options by name
 
     Needs the operator's credentials where the broker asks for any.
     """
+    if serve:
+        _hold_hangup()
     config = load_cloud(path, assignments)
     from setsuden.schemas import streams  # noqa: PLC0415
 
@@ -181,7 +236,7 @@ def cloud_streams(  # noqa: PLR0917  # click passes options by name
     if serve:
         from setsuden.services.stream_service import serve_streams  # noqa: PLC0415  # nats
 
-        sys.exit(serve_streams(config))
+        sys.exit(serve_streams(config, partial(load_cloud, path, assignments)))
     quiet_logs()
     changed = apply(config)
     names = [str(stream["name"]) for stream in streams.all_streams(config.streams)]

@@ -41,7 +41,7 @@ def validate(paths: Sequence[Path], load: bool | None, connect: bool, as_json: b
     quiet_logs()
     reports = [inspect(path, load=load, connect=connect) for path in paths]
     if as_json:
-        click.echo(json.dumps(_document(reports), ensure_ascii=False, indent=2))
+        click.echo(json.dumps(_document(reports), indent=2))
     else:
         click.echo("\n".join(_words(report) for report in reports))
     if any(report.problems for report in reports):
@@ -68,7 +68,7 @@ def _document(reports: list[Report]) -> dict[str, Any]:
 
 
 def _problem(problem: Problem) -> dict[str, Any]:
-    from setsuden.pipelines.config import masked  # noqa: PLC0415
+    from setsuden.schemas.redact import masked  # noqa: PLC0415
 
     line, column = problem.place or (None, None)
     return {
@@ -103,16 +103,23 @@ def _shown(report: Report, problem: Problem) -> str:
     own = problem.where.startswith(f"{report.file}:")
     source = report.text.split("\n")
     if own and problem.place and problem.place.line <= len(source):
-        lines += _caret(source[problem.place.line - 1], *problem.place)
+        lines += _caret(_safe(source[problem.place.line - 1], problem), *problem.place)
     if problem.remedy:
         lines.append(f"    {click.style('remedy:', bold=True)} {problem.remedy}")
     return "\n".join(lines)
 
 
-def _caret(source: str, line: int, column: int) -> list[str]:
-    from setsuden.pipelines.config import masked  # noqa: PLC0415
+def _safe(source: str, problem: Problem) -> str:
+    """The line without a secret in it: a password may stand where none belongs."""
+    from setsuden.schemas.redact import MASK, is_secret, masked  # noqa: PLC0415
 
+    key, equals, _ = source.partition("=")
+    secret = is_secret(problem.key.rpartition(".")[2]) or is_secret(key.strip())
+    return f"{key}{equals} {MASK}" if equals and secret else masked(source)
+
+
+def _caret(source: str, line: int, column: int) -> list[str]:
     number = f"{line:>6}"
     blanks = "".join("\t" if char == "\t" else " " for char in source[: column - 1])
     mark = click.style("^", fg="red", bold=True)
-    return [f"{number} | {masked(source)}", f"{' ' * len(number)} | {blanks}{mark}"]
+    return [f"{number} | {source}", f"{' ' * len(number)} | {blanks}{mark}"]

@@ -14,7 +14,17 @@
 """
 
 from setsuden.link import LinkOptions
-from setsuden.schemas.result import Result, Status
+from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.errors import (
+    ConfigError,
+    ForbiddenError,
+    LinkError,
+    RejectedError,
+    ResultTimeoutError,
+    SetsudenError,
+    UnavailableError,
+)
+from setsuden.schemas.result import Answer, Energy, Problem, Result, Status, Tier, Timing
 
 from .aio import AsyncClient
 from .handle import AsyncHandle
@@ -22,13 +32,26 @@ from .observation import ArrayLike, Data
 from .sync import Client, Handle
 
 __all__ = [
+    "Answer",
     "ArrayLike",
     "AsyncClient",
     "AsyncHandle",
     "Client",
+    "ConfigError",
     "Data",
+    "Energy",
+    "EnergyReading",
+    "ForbiddenError",
     "Handle",
+    "LinkError",
     "LinkOptions",
+    "Problem",
+    "RejectedError",
     "Result",
+    "ResultTimeoutError",
+    "SetsudenError",
     "Status",
+    "Tier",
+    "Timing",
+    "UnavailableError",
 ]

@@ -6,18 +6,21 @@ import logging
 
 from pydantic import ValidationError
 
+from setsuden.link.faults import Throttle
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Energy, Result, Status, Tier
 
 log = logging.getLogger(__name__)
+_LINES = Throttle()
+"""Whoever may publish an update may publish many that nobody can read."""
 MAX_UPDATE_BYTES = 1 << 20
 
 
 def read(data: bytes) -> Result | SetsudenError | None:
     """A result, a refusal as its error, or None for what cannot be read."""
     if len(data) > MAX_UPDATE_BYTES:
-        log.warning("update_oversized", extra={"bytes": len(data)})
+        _complain("update_oversized", len(data))
         return None
     try:
         return Result.model_validate_json(data)
@@ -28,9 +31,15 @@ def read(data: bytes) -> Result | SetsudenError | None:
 def _refusal(data: bytes) -> SetsudenError | None:
     try:
         return Refusal.model_validate_json(data).exception()
-    except ValidationError as error:
-        log.warning("update_unreadable", extra={"problems": error.error_count()})
+    except ValidationError:
+        _complain("update_unreadable", len(data))
         return None
+
+
+def _complain(event: str, size: int) -> None:
+    suppressed = _LINES.due()
+    if suppressed is not None:
+        log.warning(event, extra={"bytes": size, "suppressed": suppressed})
 
 
 def completed(record: Result, provisional: Result | None) -> Result:

@@ -8,6 +8,7 @@ from typing import Any
 
 from setsuden.schemas import roles
 from setsuden.schemas.roles import CORE, INBOX, Access, Principal, Role, Site, Use
+from setsuden.schemas.subjects import HOPS
 
 ACCOUNT_PREFIX = {
     Role.DEVICE: "DEVICE_",
@@ -22,6 +23,9 @@ HEADER = """\
 """
 
 
+_MSG_TRACE = f'    msg_trace: {{ dest: "{HOPS}", sampling: "100%" }}'
+
+
 def account_name(role: Role, name: str) -> str:
     """The account of one principal."""
     return ACCOUNT_PREFIX[role] + name
@@ -31,11 +35,15 @@ def configuration(site: Site, source: str = "broker.toml", *, hops: bool = True)
     """The ``accounts`` block of nats-server's configuration.
 
     Passwords are read from the server's environment (:func:`password_variable`). With ``hops``
-    the server tells of the messages it traces in every account.
+    the server tells of the messages it traces in every account: in the sender's name, so each
+    sender needs leave for it, and in ``CORE`` it arrives under the sender's own subject.
     """
     blocks = [_core(site, hops=hops)]
-    for role, principal, uses in roles.principals(site):
+    for role, principal, every in roles.principals(site):
+        uses = [use for use in every if hops or use.access is not Access.TRACE]
         lines = [f"  {_quoted(account_name(role, principal.name))}: {{"]
+        if any(use.access is Access.TRACE for use in uses):
+            lines += [_MSG_TRACE]
         lines += [f"    users: [ {_user(principal, uses)} ]"]
         lines += _exports_of(principal, uses)
         lines += ["    imports: ["]
@@ -54,6 +62,7 @@ def password_variable(name: str) -> str:
 def permissions(uses: list[Use]) -> dict[str, Any]:
     """The user's own permissions: what goes nowhere is refused with a reason, not lost."""
     sent = [use.subject for use in uses if use.access in {Access.SEND, Access.ASK, Access.REPLY}]
+    sent += [HOPS for use in uses if use.access is Access.TRACE]
     heard = [use.subject for use in uses if use.access in {Access.LISTEN, Access.HEAR}]
     return {"publish": {"allow": sent}, "subscribe": {"allow": [*heard, INBOX]}}
 
@@ -62,7 +71,7 @@ def _core(site: Site, *, hops: bool) -> str:
     users = ", ".join(_login(operator) for operator in site.operators)
     lines = [f"  {CORE}: {{", "    jetstream: enabled"]
     if hops:
-        lines += ['    msg_trace: { dest: "otel.hops", sampling: "100%" }']
+        lines += [_MSG_TRACE]
     lines += [f"    users: [ {users} ]", "    exports: ["]
     lines += [f"      {_export(use)}," for use in roles.exports()]
     return "\n".join([*lines, "    ]", "  }"])
@@ -87,7 +96,8 @@ def _import(use: Use) -> str:
     if use.access is Access.REPLY:
         account = account_name(Role.APPLICATION, use.subject.split(".")[1])
     kind = "stream" if use.access is Access.LISTEN else "service"
-    return f"{{ {kind}: {{ account: {_quoted(account)}, subject: {_quoted(use.subject)} }} }}"
+    own = f", to: {_quoted(HOPS)}" if use.access is Access.TRACE else ""
+    return f"{{ {kind}: {{ account: {_quoted(account)}, subject: {_quoted(use.subject)} }}{own} }}"
 
 
 def _user(principal: Principal, uses: list[Use]) -> str:
@@ -170,6 +180,7 @@ def _account(
             "consumer": storage,
         },
         "default_permissions": {"pub": {}, "sub": {}},
+        "trace": {"dest": HOPS, "sampling": 100},
     }  # fmt: skip
 
 
@@ -191,7 +202,7 @@ def _import_claim(use: Use, key_of: Callable[[str], str]) -> dict[str, Any]:
     kind = "stream" if use.access is Access.LISTEN else "service"
     return {
         "name": use.subject, "subject": use.subject, "account": key_of(account), "type": kind,
-        "local_subject": use.subject,
+        "local_subject": HOPS if use.access is Access.TRACE else use.subject,
     }  # fmt: skip
 
 

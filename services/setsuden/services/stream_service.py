@@ -17,9 +17,12 @@ from collections.abc import Awaitable, Callable
 from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkState
+from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
 from setsuden.schemas.stream_service import (
@@ -72,6 +75,7 @@ class StreamService:
             LAG: self._lag,
         }
         self._watch = Watch(config, jetstream)
+        self._refusals = Throttle()
         self.counts: Counter[str] = Counter()
         """Answered, refused, dropped and failed requests."""
 
@@ -105,7 +109,7 @@ class StreamService:
                 log.exception("request_failed")
 
     async def _answer(self, message: Incoming) -> None:
-        _, name, request = message.subject.split(".")
+        _, name, request = [*message.subject.split("."), "", ""][:3]
         answer = self._answers.get(request)
         if answer is None or not message.reply or len(message.data) > MAX_REQUEST_BYTES:
             self.counts["refused"] += 1
@@ -114,8 +118,10 @@ class StreamService:
             await answer(subjects.token(name, "name"), message)
         except (ValidationError, RejectedError) as error:
             self.counts["refused"] += 1
-            extra = {"subject": message.subject[:200], "detail": type(error).__name__}
-            log.warning("request_refused", extra=extra)
+            suppressed = self._refusals.due()
+            if suppressed is not None:
+                extra = {"subject": message.subject[:200], "suppressed": suppressed}
+                log.warning("request_refused", extra=extra | {"detail": type(error).__name__})
             return
         self.counts["answered"] += 1
 
@@ -231,20 +237,27 @@ class Watch:
             log.warning(event, extra=facts)
 
 
-def serve_streams(config: CloudConfig) -> int:
-    """Apply, then serve until SIGTERM or SIGINT; 0 after a clean stop. Raises LinkError."""
+def serve_streams(config: CloudConfig, load: Callable[[], CloudConfig] | None = None) -> int:
+    """Apply, then serve until SIGTERM or SIGINT; 0 after a clean stop. Raises LinkError.
+
+    ``load`` reads the configuration again at SIGHUP.
+    """
     logs.configure(config.log_level)
-    return asyncio.run(_serve_until_stopped(config))
+    return asyncio.run(_serve_until_stopped(config, load))
 
 
-async def _serve_until_stopped(config: CloudConfig) -> int:
-    await serve(config, stop_signal())
+async def _serve_until_stopped(config: CloudConfig, load: Callable[[], CloudConfig] | None) -> int:
+    link = Link(config.nats, "streams")
+    async with notifying(lambda: f"link {link.state.value}", link) as manager:
+        Reloader(config, load, link, manager).install()
+        manager.ready()
+        await serve(config, stop_signal(), link)
     return 0
 
 
-async def serve(config: CloudConfig, stop: asyncio.Future[None]) -> None:
+async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | None = None) -> None:
     """Apply streams and consumers, then serve until ``stop`` is done; raises LinkError."""
-    link = Link(config.nats, "streams")
+    link = link or Link(config.nats, "streams")
     jetstream = JetStream(link)
     await jetstream.start()
     service = StreamService(config, link, jetstream)

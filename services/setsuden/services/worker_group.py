@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from setsuden.pipelines import logs
+from setsuden.pipelines.notify import notifying
 
 from .config import CloudConfig
 from .heartbeat import PIPE_VARIABLE
@@ -50,9 +51,13 @@ async def _run(config: CloudConfig, path: Path, assignments: Sequence[str]) -> i
         _Child(pipeline.name, [*command, "--pipeline", pipeline.name], silence)
         for pipeline in config.pipelines
     ]
-    tasks = [asyncio.create_task(child.keep()) for child in children]
-    log.info("workers_started", extra={"pipelines": [child.name for child in children]})
-    await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hang_up, children)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+    async with notifying(lambda: _status(children)) as manager:
+        tasks = [asyncio.create_task(child.keep()) for child in children]
+        log.info("workers_started", extra={"pipelines": [child.name for child in children]})
+        manager.ready()
+        await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -62,6 +67,16 @@ async def _run(config: CloudConfig, path: Path, assignments: Sequence[str]) -> i
     return 0 if stop.done() else 1
 
 
+def _hang_up(children: Sequence[_Child]) -> None:
+    """Each reads the configuration file again, or refuses it."""
+    for child in children:
+        child.send(signal.SIGHUP)
+
+
+def _status(children: Sequence[_Child]) -> str:
+    return f"{sum(child.beats for child in children)} of {len(children)} workers run"
+
+
 class _Child:
     """One pipeline's worker, life after life."""
 
@@ -69,6 +84,14 @@ class _Child:
         self.name = name
         self._command, self._silence = command, silence_seconds
         self._process: asyncio.subprocess.Process | None = None
+        self.beats = False
+        """It was heard of in this life."""
+
+    def send(self, number: signal.Signals) -> None:
+        """Signal it, if it lives and has come so far that it heeds signals."""
+        if self._process is not None and self.beats:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.send_signal(number)
 
     async def keep(self) -> None:
         """Start it again whenever it ends, until cancelled."""
@@ -100,6 +123,7 @@ class _Child:
             await self._listen(self._process, beats)
         finally:
             os.close(beats)
+            self.beats = False
         return await self._process.wait()
 
     async def _listen(self, process: asyncio.subprocess.Process, beats: int) -> None:
@@ -115,7 +139,7 @@ class _Child:
                 return
             if not os.read(beats, 4096):
                 return
-            limit = self._silence
+            self.beats, limit = True, self._silence
 
     async def stop(self, patience_seconds: float) -> None:
         """SIGTERM, then patience, then SIGKILL."""

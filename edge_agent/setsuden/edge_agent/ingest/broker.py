@@ -251,7 +251,7 @@ class BrokerDoor:
         except RejectedError as error:
             self._engine.metrics.refused[error.code] += 1
             headers = stored.message.headers
-            reply, source_id = headers.get("ce-reply"), headers.get("ce-id")
+            reply, source_id = headers.get("ce-reply"), door.source_id(headers)
             if reply is not None and subjects.is_reply_of(reply, self._device):
                 self._tell(reply, door.refusal(error, source_id, headers.get("ce-traceid")))
                 return
@@ -267,7 +267,9 @@ class BrokerDoor:
         event = Event.from_headers(
             message.headers, message.data, pipeline=place.pipeline, device=self._device
         )
-        observation = None if known is not None else door.check(event, self._engine.students)
+        observation = None
+        if known is None:
+            event, observation = door.check(event, self._engine.students)
         submission = Submission(
             event,
             over_nats=True,
@@ -283,8 +285,8 @@ class BrokerDoor:
     ) -> Arrival:
         """An event that cannot be judged, and nobody to tell: a dead letter keeps the reason."""
         event = Event(
-            id=(stored.message.headers.get("ce-id") or "unreadable")[:256],
-            source="unreadable",
+            id=door.source_id(stored.message.headers) or "unreadable",
+            source=f"unreadable/{self._event_id(stored)}",  # none of them is another one again
             pipeline=place.pipeline,
             device=self._device,
             data=b"",

@@ -1,70 +1,89 @@
-"""CloudEvents 1.0 over HTTP, binary and structured mode."""
+"""CloudEvents 1.0 over HTTP: binary, structured and batched mode in, binary mode out."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import json
-from collections.abc import Mapping
-from typing import Any
-
-from setsuden.schemas import subjects
+from setsuden.schemas import cloudevents, subjects
 from setsuden.schemas.errors import InvalidEventError, UnsupportedContentTypeError
-from setsuden.schemas.event import Event
+from setsuden.schemas.event import Event, from_json, trace_id_of
+from setsuden.schemas.result import Result
 
-STRUCTURED = "application/cloudevents+json"
+from .request import Request
+
+MAX_BATCH_EVENTS = 256
+"""Events in one request; their bytes are bounded as any body's."""
 
 
-def read(headers: Mapping[str, str], body: bytes, device: str, pipelines: list[str]) -> Event:
+def is_batch(request: Request) -> bool:
+    """True when the body is an array of events."""
+    return cloudevents.media_type(request.content_type) == cloudevents.BATCH
+
+
+def read(request: Request, body: bytes, device: str, pipelines: list[str]) -> Event:
     """The event in an HTTP request; raises InvalidEventError or UnsupportedContentTypeError.
 
     ``ce-pipeline`` may be left out where the device has one pipeline.
     """
-    content_type = headers.get("content-type", "").split(";")[0].strip().lower()
-    if content_type == STRUCTURED:
-        names, data = _structured(body)
-    elif content_type.startswith("application/cloudevents"):
+    kind = cloudevents.media_type(request.content_type)
+    if kind == cloudevents.STRUCTURED:
+        return of_document(request, cloudevents.parse_json(body), device, pipelines)
+    if kind.startswith(cloudevents.ANY_FORMAT):
         raise UnsupportedContentTypeError(
-            f"{content_type} is not spoken here", field="content-type", remedy=f"send {STRUCTURED}"
+            f"{kind[:64]} is not spoken here",
+            field="content_type",
+            remedy=f"send {cloudevents.STRUCTURED}",
         )
-    else:
-        names, data = dict(headers), body
-    names.pop("ce-reply", None)  # a reply subject belongs to events that came over NATS
-    default = pipelines[0] if len(pipelines) == 1 else ""
-    pipeline = subjects.token(names.get("ce-pipeline", default), "pipeline")
-    return Event.from_headers(names, data, pipeline=pipeline, device=device)
+    return _event(dict(request.headers), body, device, pipelines)
 
 
-def _structured(body: bytes) -> tuple[dict[str, str], bytes]:
-    document = _document(body)
-    if "data_base64" not in document:
+def documents(body: bytes) -> list[object]:
+    """The events of a batch, unread; raises InvalidEventError."""
+    batch = cloudevents.parse_json(body)
+    if not isinstance(batch, list):
+        raise InvalidEventError("a batch is an array of events", field="body")
+    if len(batch) > MAX_BATCH_EVENTS:
         raise InvalidEventError(
-            "structured events carry their observation in data_base64", field="data_base64"
+            f"{len(batch)} events in one batch", field="body", remedy=f"send {MAX_BATCH_EVENTS}"
         )
-    data = _base64(document.pop("data_base64"))
-    names = {}
-    for name, value in document.items():
-        if isinstance(value, str | int) and not isinstance(value, bool):
-            names["content-type" if name == "datacontenttype" else f"ce-{name}"] = str(value)
-    names.setdefault("content-type", "application/octet-stream")
-    for header in ("traceparent", "tracestate"):  # the distributed tracing extension
-        if f"ce-{header}" in names:
-            names[header] = names.pop(f"ce-{header}")
-    return names, data
+    return batch
 
 
-def _document(body: bytes) -> dict[str, Any]:
+def of_document(request: Request, document: object, device: str, pipelines: list[str]) -> Event:
+    """The event of a JSON object; the request's own trace context counts where it has none."""
+    names, data = from_json(document)
+    for header in ("traceparent", "tracestate", "baggage"):
+        if header in request.headers:
+            names.setdefault(header, request.headers[header])
+    return _event(names, data, device, pipelines)
+
+
+def _event(names: dict[str, str], data: bytes, device: str, pipelines: list[str]) -> Event:
+    names.pop("ce-reply", None)  # a reply subject belongs to events that came over NATS
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
-        raise InvalidEventError("the body is no JSON", field="body") from error
-    if not isinstance(document, dict):
-        raise InvalidEventError("the body is no JSON object", field="body")
-    return document
+        pipeline = _pipeline(names, pipelines)
+        return Event.from_headers(names, data, pipeline=pipeline, device=device)
+    except InvalidEventError as error:
+        error.trace_id = trace_id_of(names)
+        raise
 
 
-def _base64(value: object) -> bytes:
-    try:
-        return base64.b64decode(value if isinstance(value, str) else "!", validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidEventError("data_base64 is no base64", field="data_base64") from error
+def _pipeline(names: dict[str, str], pipelines: list[str]) -> str:
+    given = names.get("ce-pipeline")
+    if given is None and len(pipelines) > 1:
+        raise InvalidEventError(
+            "no pipeline is named",
+            field="pipeline",
+            remedy=f"ce-pipeline: one of {', '.join(sorted(pipelines))}",
+        )
+    name = pipelines[0] if given is None else cloudevents.decoded("pipeline", given)
+    return subjects.token(name, "pipeline")
+
+
+def headers_of(result: Result) -> tuple[tuple[str, str], ...]:
+    """A result as an event of its own, in binary mode: its JSON is the data."""
+    return (
+        ("ce-specversion", "1.0"),
+        ("ce-type", "setsuden.result"),
+        ("ce-source", f"/devices/{result.device}/pipelines/{result.pipeline}"),
+        ("ce-id", f"{result.event_id}/{result.status}"),
+        ("ce-time", result.at.isoformat().replace("+00:00", "Z")),
+    )

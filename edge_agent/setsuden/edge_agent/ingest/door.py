@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from numpy.typing import NDArray
 
 from setsuden.edge_agent.student import Student
 from setsuden.pipelines import codec
-from setsuden.schemas.errors import UnknownPipelineError
+from setsuden.schemas import cloudevents
+from setsuden.schemas.errors import InvalidEventError, RejectedError, UnknownPipelineError
 from setsuden.schemas.event import Event
 from setsuden.schemas.refusal import Refusal
+from setsuden.schemas.trace_context import parse_traceparent
+
+from . import json_tensor
 
 
-def check(event: Event, students: dict[str, Student]) -> NDArray[Any]:
-    """The event's observation; raises RejectedError, and nothing has changed then."""
-    student = pipeline(event.pipeline, students)
-    limits, observation = student.spec.limits, student.manifest.observation
-    return codec.decode(event, observation, limits.max_body_bytes)
+def check(event: Event, students: dict[str, Student]) -> tuple[Event, NDArray[Any]]:
+    """The event as it is kept, and its observation.
+
+    Numbers in JSON become the octets they stand for. Raises RejectedError, with the event's trace
+    id, and nothing has changed then.
+    """
+    try:
+        student = pipeline(event.pipeline, students)
+        limits, observation = student.spec.limits, student.manifest.observation
+        if cloudevents.media_type(event.content_type) == cloudevents.JSON:
+            octets = json_tensor.read(event.data, observation, limits.max_body_bytes)
+            event = event.model_copy(update={"data": octets, "content_type": codec.OCTETS})
+        return event, codec.decode(event, observation, limits.max_body_bytes)
+    except RejectedError as error:
+        context = parse_traceparent(event.traceparent)
+        error.trace_id = context[0] if context is not None else event.trace_id
+        raise
 
 
 def pipeline(name: str, students: dict[str, Student]) -> Student:
@@ -32,6 +49,17 @@ def pipeline(name: str, students: dict[str, Student]) -> Student:
     return found
 
 
+def source_id(headers: Mapping[str, str]) -> str | None:
+    """The id that the sender gave, as far as it is one."""
+    try:
+        given = cloudevents.decoded("id", headers.get("ce-id", ""))[:256]
+        given.encode()
+    except (InvalidEventError, UnicodeError):
+        return None
+    return given or None
+
+
 def refusal(error: Exception, source_id: str | None = None, trace_id: str | None = None) -> bytes:
-    """The refusal as the application reads it."""
+    """The refusal as the application reads it; the error's own trace id counts first."""
+    trace_id = getattr(error, "trace_id", None) or trace_id
     return Refusal.of(error, source_id=source_id, trace_id=trace_id).model_dump_json().encode()

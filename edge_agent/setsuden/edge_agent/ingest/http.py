@@ -1,267 +1,302 @@
 """Local HTTP: CloudEvents and the Open Inference Protocol in, health and metrics out.
 
-A plain ASGI application, served by uvicorn. A body is refused by its announced length, or as
-soon as it outgrows the limit, before anything parses it.
+A plain ASGI application. What a request's head alone decides is decided first (:mod:`.guard`);
+a body is refused by its announced length, or as soon as it outgrows the limit, before anything
+parses it. Health and metrics take no place among the requests being answered.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
-from collections.abc import Awaitable, Callable
-from typing import Any, NamedTuple
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
-from setsuden.edge_agent.core import Submission, state
-from setsuden.edge_agent.engine import Arrival, Engine, now
+from setsuden.edge_agent.core import state
+from setsuden.edge_agent.engine import Engine
 from setsuden.edge_agent.status import AgentStatus
 from setsuden.edge_agent.uplink import Uplink
 from setsuden.pipelines import codec
+from setsuden.schemas import cloudevents as forms
 from setsuden.schemas.errors import (
-    InvalidEventError,
     RejectedError,
+    RequestRefusedError,
     SetsudenError,
     UnavailableError,
 )
-from setsuden.schemas.event import Event
+from setsuden.schemas.event import TENSOR_LENGTH_HEADER, Event
 from setsuden.schemas.result import Result
 
-from . import cloudevents, door, oip
+from . import cloudevents, compression, door, guard, oip, request, responses
+from .request import Body, Receive, Request, Scope
+from .responses import Response, Send
+from .submit import Submitter
 
-Scope = dict[str, Any]
-Receive = Callable[[], Awaitable[dict[str, Any]]]
-SendFunction = Callable[[dict[str, Any]], Awaitable[None]]
-JSON = "application/json"
-MAX_WAIT_SECONDS = 300.0
-DISCARDED_BYTES = 8 << 20
-"""Of a body that is too large; its sender is cut off past them."""
+log = logging.getLogger(__name__)
+MAX_BUFFERED_BYTES = 64 << 20
+"""Bodies held at once: a thousand senders of the largest body would be some gigabytes."""
+MAX_DISCARDING = 50
+"""Requests whose unread bodies are thrown away at once; the others' senders are cut off."""
 _LIVE = frozenset({"/livez", "/v2/health/live"})
 _READY = frozenset({"/readyz", "/healthz", "/v2/health/ready"})
-_MODEL = re.compile(r"^/v2/models/([A-Za-z0-9_-]{1,64})(/infer|/ready)?$")
-_EVENT = re.compile(r"^/events/([A-Za-z0-9_-]{1,64})$")
-
-
-class Response(NamedTuple):
-    """What goes back."""
-
-    status: int
-    body: bytes
-    content_type: str = JSON
-    headers: tuple[tuple[str, str], ...] = ()
-
-
-class Request(NamedTuple):
-    """What came, without its body."""
-
-    method: str
-    path: str
-    query: str
-    headers: dict[str, str]
+_READ = frozenset({*_LIVE, *_READY, "/metrics", "/v2"})
+_INDEX = "/v2/repository/index"
+_MODEL = re.compile(
+    r"/v2/models/([A-Za-z0-9_-]{1,64})(?:/versions/([^/]{1,256}))?(/infer|/ready|/config)?"
+)
+_EVENT = re.compile(r"/events/([A-Za-z0-9_-]{1,64})")
+_ELSEWHERE = (
+    (re.compile(r"/v2/models/(.*/)?stats"), "statistics are at /metrics"),
+    (re.compile(r"/v2/repository/.*"), "pipelines come from agent.toml"),
+    (re.compile(r"/v2/(.*/)?trace/setting"), "tracing is set in agent.toml"),
+    (re.compile(r"/v2/logging"), "log_level is set in agent.toml"),
+    (re.compile(r"/v2/(system|cuda)sharedmemory/.*"), "send tensors in the request"),
+)
+"""Extensions of the protocol that its clients know, and what serves their purpose here."""
 
 
 class HttpDoor:
     """The agent's HTTP application."""
 
-    def __init__(self, engine: Engine, uplink: Uplink, status: AgentStatus) -> None:
+    def __init__(
+        self, engine: Engine, uplink: Uplink, status: AgentStatus, token: bytes | None = None
+    ) -> None:
         self._engine = engine
-        self._uplink = uplink
+        self._submitter = Submitter(engine, uplink)
         self._status = status
         self._options = engine.config.http
-        self._waiting = 0
+        self._guard = guard.Guard(engine.config.http, token)
+        self._max_asking = self._options.max_waiting
+        self._asking = 0
+        self._discarding = 0
+        self._buffered = 0
 
-    async def __call__(self, scope: Scope, receive: Receive, send: SendFunction) -> None:
+    def stop(self) -> None:
+        """Answer those who wait for the cloud with what is known."""
+        self._submitter.stop()
+
+    def fit(self, connections: int) -> None:
+        """Answer fewer requests at once than there can be connections: health needs one too."""
+        spare = max(2, min(connections // 4, 2 * MAX_DISCARDING))
+        self._max_asking = max(1, min(self._options.max_waiting, connections - spare))
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One ASGI request."""
         if scope["type"] != "http":
             return
-        headers = {
-            name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]
-        }
-        request = Request(
-            scope["method"], scope["path"], scope["query_string"].decode("latin-1"), headers
-        )
+        asked = body = None
         try:
-            response = await self._answer(request, receive)
-        except SetsudenError as error:
-            response = _refused(error)
-        await _respond(send, response)
+            asked = request.read(scope)
+            body = Body(asked, receive)
+            response = await self._answer(asked, body)
+        except Exception as error:  # whatever it was, the caller is told, and nothing else ends
+            response = self._refused(error, asked)
+        if body is not None:
+            await self._discard(body)
+            body.close()
+        await responses.respond(send, response)
 
-    async def _answer(self, request: Request, receive: Receive) -> Response:
-        if request.method == "GET":
-            return await self._get(request)
-        if request.method != "POST":
-            return _message(405, "only GET and POST are served")
-        found = _MODEL.match(request.path)
-        if request.path != "/events" and (found is None or found[2] != "/infer"):
-            return _message(404, f"nothing at {request.path[:100]}")
-        if self._waiting >= self._options.max_waiting:
+    async def _discard(self, body: Body) -> None:
+        if self._discarding < MAX_DISCARDING:
+            self._discarding += 1
+            try:
+                await body.discard()
+            finally:
+                self._discarding -= 1
+
+    def _refused(self, error: Exception, asked: Request | None) -> Response:
+        if not isinstance(error, SetsudenError):
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            # The message may hold a payload.
+            detail = f"{type(error).__name__} in {place.name}, line {place.lineno}"
+            log.error("http_failed", extra={"detail": detail})
+            error = RequestRefusedError(
+                "the agent failed on this request", http_status=500, field=""
+            )
+        headers = asked.headers if asked is not None else {}
+        self._engine.metrics.http_refused[error.code] += 1
+        refusal = responses.refusal_of(error, headers)
+        inference = asked is not None and asked.path.startswith("/v2")
+        return responses.of_refusal(error, refusal, inference=inference)
+
+    # -- routes -------------------------------------------------------------------------------
+
+    async def _answer(self, asked: Request, body: Body) -> Response:
+        path = asked.path.rstrip("/")
+        self._guard.check(asked, health=path in _LIVE or path in _READY)
+        method = method_of(path)
+        if asked.method != method:
+            raise RequestRefusedError(
+                f"{asked.method[:16]} is not served at {path[:100]}",
+                http_status=405,
+                field="method",
+                remedy=f"use {method}",
+                headers=(("allow", "GET, HEAD" if method == "GET" else method),),
+            )
+        if method == "POST":
+            guard.check_content_type(asked, required=path == "/events")
+            return await self._post(path, asked, body)
+        return await self._get(path, asked, body)
+
+    async def _get(self, path: str, asked: Request, body: Body) -> Response:
+        if path in _LIVE:
+            return responses.document(200, {"status": "ok"})
+        if path in _READY:
+            return self._ready(asked)
+        if path == "/metrics":
+            return Response(200, self._status.metrics(), "text/plain; version=0.0.4; charset=utf-8")
+        if path == "/v2":
+            return responses.document(200, oip.server())
+        if match := _EVENT.fullmatch(path):
+            return await self._result(match[1], asked, body)
+        return self._model(path)
+
+    def _ready(self, asked: Request) -> Response:
+        report = self._status.report()
+        status = 200 if report["ready"] else 503
+        if not self._guard.knows_token(asked):
+            report.pop("checks")
+        return responses.document(status, report)
+
+    def _model(self, path: str) -> Response:
+        match = _MODEL.fullmatch(path)
+        assert match is not None  # noqa: S101  # method_of has found it
+        student = door.pipeline(match[1], self._engine.students)
+        oip.check_version(student, match[2])
+        if match[3] == "/ready":
+            return responses.document(200, {"name": student.spec.name, "ready": True})
+        about = oip.config if match[3] == "/config" else oip.metadata
+        return responses.document(200, about(student))
+
+    async def _result(self, event_id: str, asked: Request, body: Body) -> Response:
+        known = self._engine.outbox.result(event_id)
+        if known is None:
+            raise RequestRefusedError(f"no event {event_id}", http_status=404, field="path")
+        seconds = request.wait_seconds(asked, 0.0)
+        if known.result.is_final or not seconds:
+            return responses.of_result(known.result)
+        with self._place(asked, 0):
+            return responses.of_result(
+                await self._submitter.final(known.result, seconds, body.gone())
+            )
+
+    # -- events -------------------------------------------------------------------------------
+
+    async def _post(self, path: str, asked: Request, body: Body) -> Response:
+        compression.check(asked.encoding)
+        if path == _INDEX:
+            return responses.document(200, oip.index(self._engine.students))
+        limit = self._limit()
+        bounded = body.announced is not None and not asked.encoding
+        with self._place(asked, body.announced or 0 if bounded else limit):
+            data = compression.inflated(await body.read(limit), asked.encoding, limit)
+            if path == "/events":
+                return await self._events(asked, data, body)
+            return await self._infer(path, asked, data, body)
+
+    @contextmanager
+    def _place(self, asked: Request, size: int) -> Iterator[None]:
+        """One of the places for requests being answered, and room for the body."""
+        full = self._buffered and self._buffered + size > MAX_BUFFERED_BYTES
+        if full or self._asking >= self._max_asking:
             raise UnavailableError(
                 "too many requests at once", remedy="try again, or raise http.max_waiting"
             )
-        self._waiting += 1
-        try:
-            body = await _body(request, receive, self._limit())
-            if found is not None:
-                return await self._infer(request, body, found[1])
-            return await self._event(request, body)
-        finally:
-            self._waiting -= 1
+        with self._guard.place(asked.client):
+            self._asking += 1
+            self._buffered += size
+            try:
+                yield
+            finally:
+                self._asking -= 1
+                self._buffered -= size
 
     def _limit(self) -> int:
         """The largest body any pipeline takes, with room for base64 and an envelope."""
         largest = max(s.spec.limits.max_body_bytes for s in self._engine.students.values())
         return largest * 4 // 3 + codec.MAX_TENSOR_HEADER_BYTES
 
-    # -- reading ------------------------------------------------------------------------------
+    async def _events(self, asked: Request, data: bytes, body: Body) -> Response:
+        seconds = request.wait_seconds(asked, 0.0)
+        device, pipelines = self._engine.config.device, list(self._engine.students)
+        if not cloudevents.is_batch(asked):
+            with self._counted():
+                event = cloudevents.read(asked, data, device, pipelines)
+            return responses.of_result(await self._outcome(event, seconds, body))
+        documents = cloudevents.documents(data)
+        outcomes = [self._one_of_batch(asked, document, seconds, body) for document in documents]
+        return _batch(await asyncio.gather(*outcomes))
 
-    async def _get(self, request: Request) -> Response:
-        path = request.path
-        if path in _LIVE:
-            return _json(200, {"status": "ok"})
-        if path in _READY:
-            report = self._status.report()
-            return _json(200 if report["ready"] else 503, report)
-        if path == "/metrics":
-            return Response(200, self._status.metrics(), "text/plain; version=0.0.4; charset=utf-8")
-        if found := _EVENT.match(path):
-            return await self._result(found[1], _wait(request, 0.0))
-        return self._about(path)
-
-    def _about(self, path: str) -> Response:
-        if path == "/v2":
-            return _json(200, oip.server())
-        if found := _MODEL.match(path):
-            student = door.pipeline(found[1], self._engine.students)
-            return _json(200, {"ready": True} if found[2] else oip.metadata(student))
-        return _message(404, f"nothing at {path[:100]}")
-
-    async def _result(self, event_id: str, wait: float) -> Response:
-        known = self._engine.outbox.result(event_id)
-        if known is None:
-            return _message(404, f"no event {event_id}")
-        result = await self._finally(known.result, wait)
-        return _answered(result)
-
-    # -- events -------------------------------------------------------------------------------
-
-    async def _event(self, request: Request, body: bytes) -> Response:
-        device = self._engine.config.device
-        event = cloudevents.read(request.headers, body, device, list(self._engine.students))
-        result = await self._submit(event)
-        return _answered(await self._finally(result, _wait(request, 0.0)))
-
-    async def _infer(self, request: Request, body: bytes, pipeline: str) -> Response:
-        student = door.pipeline(pipeline, self._engine.students)
-        event = oip.read(request.headers, body, student, self._engine.config.device)
-        result = await self._submit(event)
-        result = await self._finally(result, _wait(request, self._options.wait_seconds))
-        return _json(200, oip.answer(result, student))
-
-    async def _submit(self, event: Event) -> Result:
-        received = now()
-        observation = self._checked(event)
-        future: asyncio.Future[Result | SetsudenError]
-        future = asyncio.get_running_loop().create_future()
-
-        def answered(outcome: Result | SetsudenError, _repeated: bool) -> None:
-            if not future.done():
-                future.set_result(outcome)
-
-        submission = Submission(event, over_nats=False, received=received)
-        await self._engine.put(Arrival(submission, observation, answered))
-        outcome = await future
-        if isinstance(outcome, SetsudenError):
-            raise outcome
-        return outcome
-
-    def _checked(self, event: Event) -> Any:
+    async def _one_of_batch(
+        self, asked: Request, document: object, seconds: float, body: Body
+    ) -> dict[str, Any]:
+        device, pipelines = self._engine.config.device, list(self._engine.students)
         try:
-            return door.check(event, self._engine.students)
+            with self._counted():
+                event = cloudevents.of_document(asked, document, device, pipelines)
+            result = await self._outcome(event, seconds, body)
+        except SetsudenError as error:
+            given = document.get("id") if isinstance(document, dict) else None
+            names = {"ce-id": given} if isinstance(given, str) else {}
+            refusal = responses.refusal_of(error, names).model_dump(mode="json")
+            return {"status": responses.refusal_status(error), **refusal}
+        return {"status": responses.status_of(result), "result": json.loads(state(result).text)}
+
+    async def _infer(self, path: str, asked: Request, data: bytes, body: Body) -> Response:
+        match = _MODEL.fullmatch(path)
+        assert match is not None  # noqa: S101  # method_of has found it
+        student = door.pipeline(match[1], self._engine.students)
+        oip.check_version(student, match[2])
+        with self._counted():
+            inference = oip.read(asked.headers, data, student, self._engine.config.device)
+        seconds = request.wait_seconds(asked, self._options.wait_seconds)
+        result = await self._outcome(inference.event, seconds, body)
+        text, json_length = oip.answer(result, student, inference)
+        response = Response(200, text)
+        if json_length is not None:
+            length = (TENSOR_LENGTH_HEADER, str(json_length))
+            response = Response(200, text, forms.OCTETS, (length,))
+        return responses.compressed(response, asked.headers.get("accept-encoding", ""))
+
+    async def _outcome(self, event: Event, seconds: float, body: Body) -> Result:
+        with self._counted():
+            event, observation = door.check(event, self._engine.students)
+        result = await self._submitter.submit(event, observation)
+        return await self._submitter.final(result, seconds, body.gone())
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count an event that is refused before the engine sees it."""
+        try:
+            yield
         except RejectedError as error:
             self._engine.metrics.refused[error.code] += 1
             raise
 
-    async def _finally(self, result: Result, seconds: float) -> Result:
-        """The final result when it comes in time, else the newest one."""
-        if result.is_final or seconds <= 0:
-            return result
-        waiter = self._uplink.wait_for(result.event_id)
-        known = self._engine.outbox.result(result.event_id)
-        if known is not None and known.result.is_final:
-            waiter.cancel()
-            return known.result
-        try:
-            async with asyncio.timeout(seconds):
-                return await waiter
-        except TimeoutError:
-            return result
+
+def method_of(path: str) -> str:
+    """The method of a path; raises RequestRefusedError where nothing is."""
+    model = _MODEL.fullmatch(path)
+    if path in {"/events", _INDEX} or (model is not None and model[3] == "/infer"):
+        return "POST"
+    if path in _READ or _EVENT.fullmatch(path) is not None:
+        return "GET"
+    for pattern, instead in _ELSEWHERE:
+        if pattern.fullmatch(path):
+            raise RequestRefusedError(
+                f"{path[:100]} is not served", http_status=501, field="path", remedy=instead
+            )
+    if model is not None:
+        return "GET"
+    raise RequestRefusedError(f"nothing at {path[:100]!r}", http_status=404, field="path")
 
 
-async def _body(request: Request, receive: Receive, limit: int) -> bytes:
-    announced = request.headers.get("content-length", "0")
-    if not announced.isdigit():
-        raise InvalidEventError("content-length is no number", field="content-length")
-    if int(announced) > limit:
-        await _discard(receive)
-    codec.check_size(int(announced), limit)
-    parts, size = [], 0
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise InvalidEventError("the body ended early", field="body")
-        part = message.get("body", b"")
-        size += len(part)
-        more = message.get("more_body")
-        if size > limit and more:
-            await _discard(receive)
-        codec.check_size(size, limit)
-        parts.append(part)
-        if not more:
-            return b"".join(parts)
-
-
-async def _discard(receive: Receive) -> None:
-    """Let the sender finish: one cut off in the middle hears a broken pipe and not the reason."""
-    left = DISCARDED_BYTES
-    while left > 0:
-        message = await receive()
-        left -= len(message.get("body", b""))
-        if message["type"] == "http.disconnect" or not message.get("more_body"):
-            return
-
-
-def _wait(request: Request, default: float) -> float:
-    """``Prefer: wait=5`` or ``?wait=5``, seconds, bounded."""
-    found = re.search(r"\bwait=([0-9]{1,3}(?:\.[0-9]{1,3})?)", request.headers.get("prefer", ""))
-    found = found or re.search(r"(?:^|&)wait=([0-9]{1,3}(?:\.[0-9]{1,3})?)", request.query)
-    return min(float(found[1]), MAX_WAIT_SECONDS) if found else default
-
-
-def _answered(result: Result) -> Response:
-    location = ("location", f"/events/{result.event_id}")
-    return Response(
-        200 if result.is_final else 202, state(result).text.encode(), headers=(location,)
-    )
-
-
-def _refused(error: SetsudenError) -> Response:
-    status = error.http_status if isinstance(error, RejectedError) else 503
-    headers = (("retry-after", "5"),) if status in {503, 507} else ()
-    return Response(status, door.refusal(error, trace_id=error.trace_id), headers=headers)
-
-
-def _message(status: int, text: str) -> Response:
-    return _json(status, {"error": {"code": "http", "message": text}})
-
-
-def _json(status: int, body: object) -> Response:
-    return Response(status, json.dumps(body).encode())
-
-
-async def _respond(send: SendFunction, response: Response) -> None:
-    headers = [
-        (b"content-type", response.content_type.encode()),
-        (b"content-length", str(len(response.body)).encode()),
-        *((name.encode(), value.encode()) for name, value in response.headers),
-    ]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": response.body})
+def _batch(outcomes: list[dict[str, Any]]) -> Response:
+    """200 when every event is final, 202 when some are not, 207 when some were refused."""
+    statuses = {int(outcome["status"]) for outcome in outcomes}
+    refused = any(status >= 400 for status in statuses)
+    return responses.document(207 if refused else max(statuses, default=200), outcomes)

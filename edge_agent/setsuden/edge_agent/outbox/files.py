@@ -30,7 +30,10 @@ LOCK = "outbox.lock"
 SET_ASIDE = "damaged-"
 SALVAGED = "salvaged-"
 BUSY_SECONDS = 10
-_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+VERSION = 2
+"""Of the tables, in the database's header; the first one had none."""
+# Our statements are constant: where one is in error, the schema was damaged.
+_DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 _NO_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR})
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
 _WAL_HEADER, _FRAME_HEADER = 32, 24
@@ -132,8 +135,46 @@ def set_aside_if_damaged(path: Path) -> None:
         damage = _damage_of(path)
     except (sqlite3.Error, OSError) as error:
         raise trouble(path, error) from error
-    if damage is None:
+    if damage is not None:
+        move_aside(path, damage)
+
+
+def is_damage(error: Exception) -> bool:
+    """True for what SQLite calls a corrupt or foreign file, and for a schema that is not ours."""
+    known = isinstance(error, UnicodeDecodeError | SchemaDamagedError)
+    return known or _code(error) in _DAMAGE
+
+
+class SchemaDamagedError(sqlite3.DatabaseError):
+    """The database's own description of its tables is not what we wrote."""
+
+
+def check_schema(connection: sqlite3.Connection, script: str) -> None:
+    """Raises SchemaDamagedError unless the tables are those that the script makes."""
+    query = "SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL"
+    with closing(sqlite3.connect(":memory:")) as wanted:
+        wanted.executescript(script)
+        if set(connection.execute(query)) != set(wanted.execute(query)):
+            raise SchemaDamagedError("the schema is not what was written")
+
+
+def check_version(connection: sqlite3.Connection, path: Path) -> None:
+    """Raises OutboxTroubleError for the outbox of another version of us; marks a new one."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+    if version == VERSION:
         return
+    if version or tables:
+        raise OutboxTroubleError(
+            f"the outbox {path} has format {version}, this agent writes {VERSION}",
+            remedy="let the version that wrote it send what it holds, then move it away",
+            passes=False,
+        )
+    connection.execute(f"PRAGMA user_version={VERSION}")
+
+
+def move_aside(path: Path, damage: str) -> None:
+    """Move the outbox, its log included, into a folder of its own."""
     aside = path.parent / f"{SET_ASIDE}{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}"
     while aside.exists():
         aside = aside.with_name(f"{aside.name}x")
@@ -165,10 +206,13 @@ def _damage_of(path: Path) -> str | None:
     # Read-only: a writer that closes copies the log's sound part into the database and deletes
     # the rest of it.
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as probe:
+        probe.text_factory = _text
         try:
             (verdict,) = probe.execute("PRAGMA quick_check(1)").fetchone()
+        except UnicodeDecodeError:  # of SQLite's own words about it
+            return "its schema cannot be read"
         except sqlite3.DatabaseError as error:
-            if _code(error) in _DAMAGE:
+            if is_damage(error):
                 return str(error)
             raise
         recovered = _recovered(path.with_name(path.name + "-shm")) if frames else 0

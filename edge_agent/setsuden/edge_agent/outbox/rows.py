@@ -62,7 +62,11 @@ COLUMNS = (
     "sequence, state, event_id, pipeline, key, reply, over_nats, age_ns, deadline, trail, headers, "
     "data, result, fixed_sum, content_sum, result_sum"
 )
-INSERT = f"INSERT INTO events VALUES ({','.join('?' * 16)})"  # noqa: S608  # marks only
+# Where anybody may publish, a forged notification can give two events one place in the stream.
+INSERT = (
+    f"INSERT INTO events VALUES ({','.join('?' * 16)}) "  # noqa: S608  # marks only
+    "ON CONFLICT (event_id) WHERE over_nats = 1 DO NOTHING"
+)
 _FINISH = (
     "UPDATE events SET state=?, reply=?, result=?, result_sum=?, headers=NULL, data=NULL, "
     "content_sum=0 WHERE sequence=?"
@@ -155,10 +159,13 @@ def _values(row: Row, age_ns: int) -> tuple[object, ...]:
     )  # fmt: skip
 
 
-def key_of(event: Event) -> str | None:
-    """The name under which a repeated event is known."""
+def key_of(event: Event) -> str:
+    """The name under which a repeated event is known: its key, else its own identity.
+
+    A pipeline's name holds no ``=``, so no key that an application chooses is an identity.
+    """
     if event.idempotency_key is None:
-        return None
+        return f"={event.identity}"
     return f"{event.pipeline}/{event.idempotency_key}"
 
 

@@ -134,16 +134,39 @@ class Outbox:
     def _open(self) -> None:
         files.set_aside_if_damaged(self.path)
         try:
-            self._reader = files.connect(self.path)
-            self.path.chmod(0o600)
-            self._reader.executescript(rows.SCHEMA)
-            self._age_base_ns = int(self.recall("age_ns") or 0)
-            self.damaged = self._remove_damaged()
-            self.next_sequence = self._next_sequence()
-            with self._reader:  # a disk that takes nothing is heard of now, not with an event
-                self._reader.execute(*_meta("age_ns", str(self._age_base_ns)))
+            try:
+                self._take_up()
+            except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+                if not files.is_damage(error):
+                    raise
+                self._take_up_again(error)
         except (sqlite3.Error, OSError) as error:
             raise files.trouble(self.path, error) from error
+
+    def _take_up_again(self, damage: Exception) -> None:
+        """After damage that the page checks did not see: mostly an index that belies its table."""
+        try:
+            self._reader.execute("REINDEX")
+            self._reader.close()
+            self._take_up()
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
+            if not files.is_damage(error):
+                raise
+            self._reader.close()
+            files.move_aside(self.path, str(damage))
+            self._take_up()
+
+    def _take_up(self) -> None:
+        self._reader = files.connect(self.path)
+        self.path.chmod(0o600)
+        files.check_version(self._reader, self.path)
+        self._reader.executescript(rows.SCHEMA)
+        files.check_schema(self._reader, rows.SCHEMA)
+        self._age_base_ns = int(self.recall("age_ns") or 0)
+        self.damaged = self._remove_damaged()
+        self.next_sequence = self._next_sequence()
+        with self._reader:  # a disk that takes nothing is heard of now, not with an event
+            self._reader.execute(*_meta("age_ns", str(self._age_base_ns)))
 
     def close(self) -> None:
         """Commit what is queued and let the files go."""

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from setsuden.pipelines import quiet  # noqa: F401  # before onnxruntime is imported
+
 from .export import tidy
 from .extras import extra
 

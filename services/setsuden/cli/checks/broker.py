@@ -6,16 +6,25 @@ import asyncio
 import json
 import os
 import time
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
+from pydantic import ValidationError
+
+from setsuden.cli.loading import link_name
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.link.durability import check_sync, check_version, read_varz
-from setsuden.schemas import streams
-from setsuden.schemas.errors import LinkError, NotDurableError
+from setsuden.schemas import streams, subjects
+from setsuden.schemas.errors import ForbiddenError, LinkError, NotDurableError
+from setsuden.schemas.stream_service import INFO, PROOF, Proof, StreamInfo
 from setsuden.services.topology import up_or_refused
 
 from .machine import Finding, Status
+
+if TYPE_CHECKING:
+    from setsuden.edge_agent.config import AgentConfig
+    from setsuden.services.config import CloudConfig
 
 NATS_PORT = 4222
 _NEARLY_FULL = 0.9
@@ -30,9 +39,27 @@ class Server(NamedTuple):
     milliseconds: float
 
 
-def check(options: LinkOptions, *, configured: bool) -> list[Finding]:
+class Asker(NamedTuple):
+    """As whom the broker is asked: who asks for more than its rights sees nothing at all."""
+
+    link_name: str
+    login: str | None
+    """The name in subjects of requests to the stream service; None where it is not known."""
+    device: bool
+
+
+NOBODY = Asker("doctor", None, device=False)
+
+
+def asker_of(config: AgentConfig | CloudConfig) -> Asker:
+    """The process that this configuration is for."""
+    device = getattr(config, "device", None)
+    return Asker(link_name(config), device or config.nats.user, device=device is not None)
+
+
+def check(options: LinkOptions, *, configured: bool, asker: Asker = NOBODY) -> list[Finding]:
     """Every finding about the broker. One that nobody configured is at most a warning."""
-    found = asyncio.run(_check(options))
+    found = asyncio.run(_check(options, asker))
     if configured:
         return found
     return [
@@ -41,15 +68,16 @@ def check(options: LinkOptions, *, configured: bool) -> list[Finding]:
     ]
 
 
-async def _check(options: LinkOptions) -> list[Finding]:
+async def _check(options: LinkOptions, asker: Asker = NOBODY) -> list[Finding]:
     told = [await _greeting(url, options.connect_timeout_seconds) for url in options.urls]
     servers = [server for server in told if isinstance(server, Server)]
     away = [server for server in told if isinstance(server, str)]
     if not servers:
         cause = "agents answer and queue without it, nothing reaches the cloud"
         return [Finding("broker", Status.FAIL, "; ".join(away), cause, "nats-server -c nats.conf")]
-    found = [_reachable(servers, away), _version(servers[0], options), await _durable(options)]
-    return [*found, *await _inside(options)]
+    inside, proof = await _inside(options, asker)
+    durable = await _durable(options, proof)
+    return [_reachable(servers, away), _version(servers[0], options), durable, *inside]
 
 
 def _reachable(servers: list[Server], away: list[str]) -> Finding:
@@ -97,8 +125,10 @@ def _version(server: Server, options: LinkOptions) -> Finding:
     return Finding("nats-server", Status.OK, server.version)
 
 
-async def _durable(options: LinkOptions) -> Finding:
-    """Strict durability, by the server's own word."""
+async def _durable(options: LinkOptions, proof: Proof | None) -> Finding:
+    """Strict durability, by the server's own word or the stream service's."""
+    if options.monitor_url is None and proof is not None and proof.sync_always:
+        return Finding("durability", Status.OK, "the stream service has proof of sync_always")
     if options.monitor_url is None:
         cause = "without nats.monitor_url the server cannot say when it syncs its disk"
         remedy = "setsuden agent run --set nats.monitor_url=http://HOST:8222"
@@ -114,37 +144,94 @@ def _severity(options: LinkOptions) -> Status:
     return Status.FAIL if options.durability == "strict" else Status.WARN
 
 
-async def _inside(options: LinkOptions) -> list[Finding]:
-    """Log in, and look for our streams. Durability was judged before."""
-    link = Link(options.model_copy(update={"durability": "relaxed"}), "doctor")
+async def _inside(options: LinkOptions, asker: Asker) -> tuple[list[Finding], Proof | None]:
+    """Log in, and look for our streams as far as this user may. Durability is judged apart."""
+    link = Link(options.model_copy(update={"durability": "relaxed"}), asker.link_name)
     jetstream = JetStream(link)
     await jetstream.start()
     link.start()
     try:
         await up_or_refused(link, 2 * options.connect_timeout_seconds)
-        return [Finding("login", Status.OK, "accepted"), await _streams(jetstream)]
+        login = Finding("login", Status.OK, "accepted")
+        if options.anonymous:
+            return [login, await _streams(jetstream)], None
+        seen, proof = await _service(jetstream, asker)
+        return [login, seen], proof
     except LinkError as error:
         cause = "the broker answers, and does not let us in"
-        return [Finding("login", Status.FAIL, error.message, cause, error.remedy)]
+        return [Finding("login", Status.FAIL, error.message, cause, error.remedy)], None
     finally:
         await link.close()
 
 
-async def _streams(jetstream: JetStream) -> Finding:
-    wanted = [str(stream["name"]) for stream in streams.all_streams(streams.StreamBounds())]
-    apply = "setsuden cloud streams --config cloud.toml"
+async def _service(jetstream: JetStream, asker: Asker) -> tuple[Finding, Proof | None]:
+    """What the stream service tells a user that may not ask JetStream itself."""
+    if asker.login is None:
+        seen = "not looked at: a .creds file does not tell the name to ask with"
+        return Finding("streams", Status.OK, seen), None
     try:
-        found = {name: await jetstream.find(f"STREAM.INFO.{name}") for name in wanted}
+        answer = await jetstream.ask(subjects.service(asker.login, PROOF), b"")
+        proof = Proof.model_validate_json(answer.data)
+        unserved = await _unserved(jetstream, asker.login) if asker.device else ()
+    except ForbiddenError as error:
+        cause = "this user has no leave to ask the stream service"
+        remedy = "setsuden cloud accounts broker.toml"
+        return Finding(
+            "streams", Status.WARN, "not seen", f"{cause}: {error.message}", remedy
+        ), None
+    except (LinkError, ValidationError):
+        cause = "devices cannot read events, and nobody watches the streams"
+        remedy = "setsuden cloud streams --serve --config cloud.toml"
+        return Finding("streams", Status.WARN, "nobody serves them", cause, remedy), None
+    told = "the stream service answers; the streams themselves are for it to see"
+    if unserved:
+        cause = f"no worker asks for the hard cases of {', '.join(unserved)}"
+        return Finding(
+            "streams", Status.WARN, told, cause, "setsuden worker run --config cloud.toml"
+        ), proof
+    return Finding("streams", Status.OK, told), proof
+
+
+async def _unserved(jetstream: JetStream, device: str) -> tuple[str, ...]:
+    answer = await jetstream.ask(subjects.service(device, INFO), b"")
+    return StreamInfo.model_validate_json(answer.data).unserved
+
+
+async def _streams(jetstream: JetStream) -> Finding:
+    every = [str(stream["name"]) for stream in streams.all_streams(streams.StreamBounds())]
+    try:
+        found, closed = await _seen(jetstream, every)
     except LinkError as error:
         remedy = error.remedy or "add `jetstream { sync_interval: always }` to nats.conf"
         return Finding("streams", Status.FAIL, error.message, "JetStream does not answer", remedy)
+    return _judged(found, [name for name in every if name not in found], closed)
+
+
+async def _seen(
+    jetstream: JetStream, wanted: Sequence[str]
+) -> tuple[dict[str, dict[str, Any] | None], str]:
+    """What the broker shows of these streams, and why it shows no more."""
+    found: dict[str, dict[str, Any] | None] = {}
+    for name in wanted:
+        try:
+            found[name] = await jetstream.find(f"STREAM.INFO.{name}")
+        except ForbiddenError:
+            return found, "for this user"  # each refusal takes seconds: one is enough
+    return found, ""
+
+
+def _judged(found: dict[str, dict[str, Any] | None], unseen: list[str], why: str) -> Finding:
+    apply = "setsuden cloud streams --config cloud.toml"
+    not_seen = f"; not {why} to see: {', '.join(unseen)}" if unseen else ""
     missing = [name for name, info in found.items() if info is None]
     if missing:
         cause = "events and results have no place to be stored"
-        return Finding("streams", Status.WARN, f"missing: {', '.join(missing)}", cause, apply)
+        seen = f"missing: {', '.join(missing)}{not_seen}"
+        return Finding("streams", Status.WARN, seen, cause, apply)
     filled = {name: _filled(info) for name, info in found.items() if info is not None}
-    seen = ", ".join(f"{name} {share:.0%} full" for name, share in filled.items())
-    if max(filled.values()) >= _NEARLY_FULL:
+    shares = ", ".join(f"{name} {share:.0%} full" for name, share in filled.items())
+    seen = f"{shares or 'none'}{not_seen}"
+    if max(filled.values(), default=0.0) >= _NEARLY_FULL:
         cause = "past its bound a stream refuses publishers"
         return Finding("streams", Status.WARN, seen, cause, f"raise [streams] bounds, then {apply}")
     return Finding("streams", Status.OK, seen)

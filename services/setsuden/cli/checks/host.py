@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from errno import EACCES
 from pathlib import Path
@@ -62,6 +63,10 @@ def disk(machine: Machine, folder: Path, *, needed_bytes: int, outbox: bool) -> 
     free = shutil.disk_usage(place).free
     kind = _filesystem(machine, place)
     seen = f"{_size(free)} free for {folder} on {kind}"
+    if not machine.writable(place):
+        cause = f"user {os.geteuid()} may not write to {place}"
+        remedy = f"sudo -u USER setsuden doctor …, or chown USER {place}"
+        return Finding("disk", Status.FAIL if needed_bytes else Status.WARN, seen, cause, remedy)
     if kind in _MEMORY_FILESYSTEMS:
         status = Status.FAIL if outbox else Status.WARN
         cause = "memory is lost at a reboot, and with it accepted events"
@@ -73,7 +78,7 @@ def disk(machine: Machine, folder: Path, *, needed_bytes: int, outbox: bool) -> 
 
 
 def _existing(folder: Path) -> Path:
-    return next(path for path in (folder, *folder.parents) if path.exists())
+    return next(path for path in (folder, *folder.parents) if os.path.exists(path))  # noqa: PTH110  # Path.exists raises where nobody may look
 
 
 def _filesystem(machine: Machine, place: Path) -> str:

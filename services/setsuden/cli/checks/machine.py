@@ -107,6 +107,7 @@ class Machine:
     installed: Callable[[str], str | None] = installed
     kernel_clock: Callable[[], KernelClock | None] = kernel_clock
     readable: Callable[[Path], bool] = lambda path: os.access(path, os.R_OK)
+    writable: Callable[[Path], bool] = lambda path: os.access(path, os.W_OK | os.X_OK)
 
     def text(self, path: str) -> str:
         """A file under the root, as text; empty when it cannot be read."""

@@ -8,6 +8,8 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
+from setsuden.pipelines import quiet  # noqa: F401  # the probe below inherits it
+
 from .machine import Completed, Finding, Machine, Status
 
 _ONE_NODE = (

@@ -71,11 +71,13 @@ def watch(  # noqa: PLR0917  # click hands over each option
     as_json: bool,
 ) -> None:
     """Show windows as they close: power, where it is from, and who used the CPU."""
+    from setsuden.pipelines.notify import ServiceManager  # noqa: PLC0415  # asyncio
+
     options = energy_of(path)
     if every is not None:
         options = options.model_copy(update={"window_seconds": every})
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
     with ExitStack() as stack:
         if serve is not None:
@@ -88,7 +90,10 @@ def watch(  # noqa: PLR0917  # click hands over each option
         show.begin(meter)
         meter.on_row = show
         meter.start()
+        manager = ServiceManager()
+        manager.ready()
         stop.wait()
+        manager.stopping()
 
 
 class _Shown:

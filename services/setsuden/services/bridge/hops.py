@@ -7,7 +7,8 @@ replay is identical.
 
 The server publishes in the name of the message's sender, so whoever may send a traced message can
 write here too, and nothing in an event proves that a server wrote it. So its shape is checked, and
-a span of it says nothing but where one of our messages was and when.
+that its sender could have sent the message it tells of; a span of it says nothing but where one of
+our messages was and when.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import spans
 from setsuden.schemas.base import ShortText, WireModel
 from setsuden.schemas.errors import TraceDataError
+from setsuden.schemas.subjects import HOPS, hop_fits
 from setsuden.schemas.trace_context import parse_traceparent
 
 MAX_BYTES: Final = 1 << 16
@@ -92,20 +94,21 @@ class _Told(WireModel):
         return next((step for step in self.events if step.type == kind), None)
 
 
-def spans_of(data: bytes) -> ResourceSpans | None:
+def spans_of(data: bytes, subject: str = HOPS) -> ResourceSpans | None:
     """The span of one server's hop; None for messages that are none of ours, or not sampled.
 
-    Raises TraceDataError for what is no trace event.
+    ``subject`` is where it was told. Raises TraceDataError for what is no trace event, or is of a
+    message that the sender whom the subject names cannot have sent.
     """
     if len(data) > MAX_BYTES:
         raise TraceDataError(f"a trace event of {len(data)} bytes, over {MAX_BYTES}")
     try:
-        return _spans_of(_Told.model_validate_json(data))
+        return _spans_of(_Told.model_validate_json(data), subject)
     except (ValidationError, ValueError, OverflowError) as error:
         raise TraceDataError(f"no trace event of nats-server: {error!r}"[:200]) from error
 
 
-def _spans_of(told: _Told) -> ResourceSpans | None:
+def _spans_of(told: _Told, told_at: str) -> ResourceSpans | None:
     context = parse_traceparent(told.request.value("traceparent"))
     arrived = told.first(_ARRIVED)
     if context is None or not context.sampled or arrived is None:
@@ -114,6 +117,8 @@ def _spans_of(told: _Told) -> ResourceSpans | None:
     place = next((row for row in _STREAM_OF if row[2].fullmatch(subject)), None)
     if place is None:
         return None
+    if not hop_fits(told_at, subject):
+        raise ValueError("it is of another sender's message")
     stream, template, _ = place
     return ResourceSpans(_resource(told.server), [_span(told, context, arrived, stream, template)])
 

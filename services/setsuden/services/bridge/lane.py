@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from setsuden.link import Incoming, Link
+from setsuden.link import Delivery, Incoming, Link
 from setsuden.schemas import streams
 from setsuden.schemas.errors import LinkError
 from setsuden.services.config import BridgeOptions
@@ -132,7 +132,7 @@ class Lane(ABC):
             consumer,
             prefetch=options.batch_messages,
             expires_seconds=PULL_SECONDS,
-            take=self._queue.put_nowait,
+            take=self._take,
             repair=repair,
             inbox=f"pull-{consumer}",
         )
@@ -160,6 +160,19 @@ class Lane(ABC):
         """Tell how much the sinks have thrown away so far."""
 
     # -- what does not ------------------------------------------------------------------------
+
+    def _take(self, message: Incoming) -> None:
+        """Queue a delivery.
+
+        What came by another way is answered nowhere: it could name any subject for our answer.
+        """
+        try:
+            Delivery.of(message.reply)
+        except ValueError:
+            self.warnings.tell("no_delivery", message.subject, message.reply[:200])
+            self._puller.consumed(1)
+            return
+        self._queue.put_nowait(message)
 
     async def run(self) -> None:
         """Pass on until cancelled; what was not acknowledged comes again."""

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import time
 
-from setsuden.link import Incoming
-from setsuden.link.jetstream import Delivery
+from setsuden.link import Delivery, Incoming
 from setsuden.pipelines.tracing import protobuf
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import RejectedError, TraceDataError
@@ -14,7 +12,6 @@ from setsuden.schemas.errors import RejectedError, TraceDataError
 from . import hops, rules
 from .lane import ACK, TERM, Lane, Load
 
-log = logging.getLogger(__name__)
 _SPANS_AGAIN_SECONDS = 1
 _METRICS_AGAIN_SECONDS = 15
 METRICS_KEEP_SECONDS = 900.0
@@ -28,7 +25,8 @@ class SpanLane(Lane):
     async def read(self, message: Incoming) -> Load | None:
         """The message's spans; one that has none is ended here."""
         try:
-            load = _hop(message) if message.subject == subjects.HOPS else _spans(message)
+            told = message.subject.startswith(subjects.HOPS)
+            load = _hop(message) if told else _spans(message)
         except (TraceDataError, RejectedError, ValueError) as error:
             self.warnings.tell("spans_unreadable", message.subject, str(error))
             self.counters.dropped += 1
@@ -51,7 +49,7 @@ class SpanLane(Lane):
     def refused(self, load: Load) -> None:
         """Count its spans as lost."""
         self.counters.dropped += load.items
-        log.error("spans_refused", extra={"count": load.items, "from": load.message.subject})
+        self.warnings.tell("spans_refused", load.message.subject, f"{load.items} spans")
 
     def later(self) -> int:
         """Soon: Jaeger is back in seconds."""
@@ -104,7 +102,7 @@ class MetricsLane(Lane):
     def refused(self, load: Load) -> None:
         """Count its message as lost."""
         self.counters.metrics_dropped += 1
-        log.error("metrics_refused", extra={"from": load.message.subject})
+        self.warnings.tell("metrics_refused", load.message.subject, f"{load.items} points")
 
     def later(self) -> int:
         """Without haste: the next message says as much."""
@@ -125,7 +123,7 @@ def _spans(message: Incoming) -> Load:
 
 def _hop(message: Incoming) -> Load:
     """Raises TraceDataError, and ValueError for a time that protobuf cannot hold."""
-    found = hops.spans_of(message.data)
+    found = hops.spans_of(message.data, message.subject)
     if found is None:
         return Load(message, b"", 0, hop=True)
     stored_ns = _stored_ns(message)
@@ -136,7 +134,7 @@ def _hop(message: Incoming) -> Load:
 
 
 def _stored_ns(message: Incoming) -> int:
-    """When the broker stored it; raises ValueError for what no consumer delivered."""
+    """When the broker stored it."""
     return Delivery.of(message.reply).stored_at_ns
 
 

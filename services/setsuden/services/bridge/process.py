@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.pipelines.tracing import metrics_protobuf
 from setsuden.schemas.errors import ConfigError
 from setsuden.services.config import CloudConfig
@@ -22,11 +25,16 @@ log = logging.getLogger(__name__)
 NAME = "bridge"
 
 
-def run_bridge(config: CloudConfig, base: Path) -> int:
-    """Run until SIGTERM or SIGINT; 0 after a clean stop. Raises ConfigError without a sink."""
+def run_bridge(
+    config: CloudConfig, base: Path, load: Callable[[], CloudConfig] | None = None
+) -> int:
+    """Run until SIGTERM or SIGINT; 0 after a clean stop. Raises ConfigError without a sink.
+
+    ``load`` reads the configuration again at SIGHUP.
+    """
     logs.configure(config.log_level)
     sinks = sinks_of(config, base), metrics_sinks_of(config, base)
-    return asyncio.run(_run(config, base, *sinks))
+    return asyncio.run(_run(config, base, load, *sinks))
 
 
 def sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
@@ -64,7 +72,11 @@ def _headers(base: Path, file: str | None) -> dict[str, str]:
 
 
 async def _run(
-    config: CloudConfig, base: Path, sinks: list[Sink], metrics_sinks: list[Sink]
+    config: CloudConfig,
+    base: Path,
+    load: Callable[[], CloudConfig] | None,
+    sinks: list[Sink],
+    metrics_sinks: list[Sink],
 ) -> int:
     stop = stop_signal()
     meter = side_meter(config, base, NAME)
@@ -78,7 +90,10 @@ async def _run(
     told = {"sinks": _kinds(sinks), "metrics_sinks": _kinds(metrics_sinks)}
     log.info("bridge_started", extra=told)
     try:
-        await asyncio.wait([running, stop], return_when=asyncio.FIRST_COMPLETED)
+        async with notifying(lambda: f"link {link.state.value}", link) as manager:
+            Reloader(config, load, link, manager).install()
+            manager.ready()
+            await asyncio.wait([running, stop], return_when=asyncio.FIRST_COMPLETED)
         if running.done():
             running.result()
     finally:

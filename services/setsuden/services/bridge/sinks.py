@@ -21,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from setsuden.pipelines.tracing import otlp, protobuf
 from setsuden.pipelines.tracing.ship import CONTENT_ENCODING, CONTENT_TYPE
 from setsuden.schemas.errors import ConfigError
+from setsuden.services import web
 
 log = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES = 1 << 16
@@ -37,7 +38,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """None: the redirect is an error."""
 
 
-_OPENER = urllib.request.build_opener(_NoRedirects)
+_OPENER = web.opener(_NoRedirects)
 
 
 class Outcome(Enum):
@@ -175,7 +176,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
         return {}
     found = {}
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(
             f"cannot read {path}: {error}", remedy="set bridge.headers_file"

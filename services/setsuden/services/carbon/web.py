@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, ValidationError
 
 from setsuden.schemas.errors import ConfigError
+from setsuden.services import web
 
 from .errors import IntensityError
 
@@ -35,7 +36,7 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         """None makes the redirect an HTTPError."""
 
 
-_OPENER = urllib.request.build_opener(_NoRedirect)
+_OPENER = web.opener(_NoRedirect)
 
 
 def get(url: str, headers: Mapping[str, str], timeout: float = TIMEOUT_SECONDS) -> bytes:

@@ -59,7 +59,11 @@ async def drive(
     run = Run()
     gate = asyncio.Semaphore(MAX_OPEN)
     started = time.perf_counter()
-    async with AsyncClient(options=broker.options, device=DEVICE) as client:
+    async with AsyncClient(
+        options=broker.options,
+        device=DEVICE,
+        submit_timeout_seconds=FINAL_SECONDS,  # an outage is meant to be sat out
+    ) as client:
 
         async def one(index: int, image: NDArray[Any]) -> None:
             try:

@@ -62,9 +62,19 @@ def find_jaeger(path: str | Path | None = None) -> str | None:
         if (found := shutil.which(path)) is None:
             raise ConfigError(f"no program at {path}", remedy=JAEGER_REMEDY)
         return str(found)
-    # Named by the desktop standard and read as PATH is: build.py writes there.
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return shutil.which("jaeger") or shutil.which(str(Path(cache) / BINARY))
+    cache = _cache()
+    return shutil.which("jaeger") or (shutil.which(str(cache / BINARY)) if cache else None)
+
+
+def _cache() -> Path | None:
+    """The user's cache folder, where build.py writes; None for a user without a home folder."""
+    # Named by the desktop standard and read as PATH is.
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
+    try:
+        return Path.home() / ".cache"
+    except RuntimeError:
+        return None
 
 
 class LocalJaeger(LocalServer):

@@ -19,6 +19,7 @@ from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines import session
 from setsuden.pipelines.gate import probabilities
 from setsuden.pipelines.workloads.digits import data
+from setsuden.schemas.errors import UnavailableError
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import consumer_name
 from setsuden.services.report import build
@@ -93,6 +94,7 @@ def run_demo(options: DemoOptions, say: Say, progress: Progress) -> DemoRun:
         try:
             _start(fleet, options, say)
             observed = _observe(fleet, options, images, progress)
+            _tell_failures(observed.run, say)
             _drain(fleet, say)
         finally:
             say("stopping everything that was started")
@@ -132,10 +134,18 @@ async def _wait_cloud(fleet: Fleet) -> None:
     waiting = asyncio.create_task(
         wait_workers(fleet.broker.options, consumer_name(REGION, PIPELINE), READY_SECONDS)
     )
-    while not waiting.done():
-        fleet.check()
-        await asyncio.wait([waiting], timeout=0.5)
-    await waiting
+    try:
+        while not waiting.done():
+            fleet.check()
+            await asyncio.wait([waiting], timeout=0.5)
+        await waiting
+    except TimeoutError as error:
+        raise UnavailableError(
+            f"no teacher was ready within {READY_SECONDS:g} s",
+            remedy=f"read {fleet.child('cloud').log}",
+        ) from error
+    finally:
+        waiting.cancel()
 
 
 def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progress) -> Observed:
@@ -150,6 +160,12 @@ def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progre
     metrics = fleet.agent_metrics()
     records = asyncio.run(read_results(fleet.broker.options))
     return Observed(run, records, metrics, span)
+
+
+def _tell_failures(run: Run, say: Say) -> None:
+    if run.failures:
+        first = next(iter(run.failures.values()))
+        say(f"events  {len(run.failures)} without a result, the first: {first}")
 
 
 def _drain(fleet: Fleet, say: Say) -> None:

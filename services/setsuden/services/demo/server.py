@@ -6,14 +6,15 @@ import signal
 import socket
 import subprocess
 import time
-import urllib.request
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
 from setsuden.schemas.errors import UnavailableError
+from setsuden.services import web
 
 READY_SECONDS = 15.0
+_OPENER = web.direct()
 
 
 class LocalServer:
@@ -107,7 +108,7 @@ def free_ports(number: int) -> tuple[int, ...]:
 
 def _answers(url: str) -> bool:
     try:
-        with urllib.request.urlopen(url, timeout=1) as answer:  # noqa: S310  # http, built by us
+        with _OPENER.open(url, timeout=1) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

@@ -27,6 +27,7 @@ from . import app
 
 log = logging.getLogger(__name__)
 FAILED_EXIT = 3
+_MAX_DETAIL = 500
 
 
 class Stopped(BaseException):
@@ -54,6 +55,10 @@ class Driver:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
             self._delete()
             return 0
+        except Exception as error:  # whatever Ray raises, the supervisor's log must name it
+            log.debug("driver_failed", exc_info=True)
+            self._say("failed", detail=f"{type(error).__name__}: {error}"[:_MAX_DETAIL])
+            return FAILED_EXIT
 
     def _connect(self) -> None:
         options: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING}
@@ -122,7 +127,7 @@ class Driver:
             serve.shutdown()  # type: ignore[no-untyped-call]  # ray's decorator hides its types
             ray.shutdown()
 
-    def _say(self, proof: str, **facts: int) -> None:
+    def _say(self, proof: str, **facts: int | str) -> None:
         self._proofs.write(json.dumps({"proof": proof} | facts) + "\n")
         self._proofs.flush()
 

@@ -17,9 +17,9 @@ MARK = "SETSUDEN_CLOUD_SESSION"
 _PAUSE_SECONDS = 0.05
 
 
-def marked(mark: str, leader: int) -> list[int]:
-    """Process ids with this mark or in the session of this leader, this process excepted."""
-    needle = f"{MARK}={mark}".encode()
+def marked(mark: str, *leaders: int, name: str = MARK) -> list[int]:
+    """Process ids with this mark or in a session of these leaders, this process excepted."""
+    needle = f"{name}={mark}".encode()
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -27,7 +27,7 @@ def marked(mark: str, leader: int) -> list[int]:
         with contextlib.suppress(OSError):
             pid = int(entry.name)
             if _alive(entry) and (
-                os.getsid(pid) == leader or needle in (entry / "environ").read_bytes().split(b"\0")
+                os.getsid(pid) in leaders or needle in (entry / "environ").read_bytes().split(b"\0")
             ):
                 found.append(pid)
     return found
@@ -40,11 +40,11 @@ def _alive(entry: Path) -> bool:
     ].split()[0] != "Z"
 
 
-def kill_marked(mark: str, leader: int, patience_seconds: float = 10.0) -> int:
+def kill_marked(mark: str, *leaders: int, name: str = MARK, patience_seconds: float = 10.0) -> int:
     """SIGKILL all of a session until none is left; how many there were. Blocks."""
     seen: set[int] = set()
     deadline = time.monotonic() + patience_seconds
-    while (pids := marked(mark, leader)) and time.monotonic() < deadline:
+    while (pids := marked(mark, *leaders, name=name)) and time.monotonic() < deadline:
         seen.update(pids)
         for pid in pids:
             with contextlib.suppress(ProcessLookupError, PermissionError):

@@ -11,42 +11,53 @@ import json
 import logging
 import os
 import secrets
-import shutil
 import sys
-import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from setsuden.pipelines import logs
 from setsuden.pipelines.energy import Meter
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.schemas.errors import MissingExtraError
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
+from setsuden.services.guard import Guard
 from setsuden.services.meters.platform import platform_meter
 from setsuden.services.signals import stop_signal
 from setsuden.services.worker.process import first_of
 
+from . import local
 from .package import pack
 from .processes import MARK, kill_marked, marked
 
 log = logging.getLogger(__name__)
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
+_DELETE_SECONDS = 20.0
+"""Beyond the drain: how long Ray may take to delete what was deployed."""
 _DRIVER = "setsuden.services.serve.driver"
 
 
-def run_cloud(config: CloudConfig, base: Path, address: str | None = None) -> int:
+def run_cloud(
+    config: CloudConfig,
+    base: Path,
+    address: str | None = None,
+    load: Callable[[], CloudConfig] | None = None,
+) -> int:
     """Run every pipeline's teacher on Ray Serve until SIGTERM or SIGINT; 0 after a clean stop.
 
     Without ``address`` a local Ray of its own is started, and all of it stopped at the end; with
     one the application is deployed there, again after that cluster was rebuilt, and deleted at
-    the end. Raises SetsudenError for what makes a start impossible.
+    the end. ``load`` reads the configuration again at SIGHUP. Raises SetsudenError for what makes
+    a start impossible.
     """
     logs.configure(config.log_level)
     _check_ray()
     for pipeline in config.pipelines:
         pack(base / pipeline.bundle, pipeline.teacher, config.serve.carry_max_bytes)
-    return asyncio.run(_run(config, base, address))
+    return asyncio.run(_run(config, base, address, load))
 
 
 def _check_ray() -> None:
@@ -59,8 +70,20 @@ def _check_ray() -> None:
         )
 
 
-async def _run(config: CloudConfig, base: Path, address: str | None) -> int:
+async def _run(
+    config: CloudConfig, base: Path, address: str | None, load: Callable[[], CloudConfig] | None
+) -> int:
     stop = stop_signal()
+    async with notifying(lambda: "supervising Ray") as manager:
+        # Replicas have links of their own, and get a new configuration with a new deployment.
+        Reloader(config, load, None, manager).install()
+        manager.ready()
+        return await _supervise(config, base, address, stop)
+
+
+async def _supervise(
+    config: CloudConfig, base: Path, address: str | None, stop: asyncio.Future[None]
+) -> int:
     applying = asyncio.create_task(topology.apply_when_up(config))
     await first_of(applying, stop)
     if not applying.done():
@@ -86,8 +109,15 @@ class Session:
     def __init__(self, config: CloudConfig, base: Path, address: str | None) -> None:
         self._config, self._base, self._address = config, base, address
         self._mark = secrets.token_hex(8)
-        self._temporary = tempfile.mkdtemp(prefix="setsuden-ray-")
+        self._folder = local.session_folder()
+        self._guard = Guard(
+            MARK,
+            self._mark,
+            grace_seconds=config.worker.drain_seconds + _DELETE_SECONDS,
+            folder=self._folder,
+        )
         self._ready = False
+        self._failure = ""
 
     async def run(self, stop: asyncio.Future[None]) -> bool:
         """Until it fails or ``stop``; leaves no process behind. True if it was ever ready."""
@@ -123,8 +153,9 @@ class Session:
             "config": self._config.model_dump(mode="json"),
             "base": str(self._base.resolve()),
             "address": self._address,
-            "temporary": self._temporary,
+            "temporary": str(self._folder),
         }
+        self._guard.watch(driver.pid)
         assert driver.stdin is not None  # noqa: S101  # opened as a pipe above
         driver.stdin.write(json.dumps(order).encode() + b"\n")
         await driver.stdin.drain()
@@ -135,20 +166,13 @@ class Session:
         """Ray's switches, every one that matters said."""
         found = os.environ | {
             MARK: self._mark,
-            "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_AUTH_MODE": self._config.serve.auth,
             "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
             "RAY_enable_metrics_collection": "0",
         }
         if self._address is None:
             found.pop("RAY_ADDRESS", None)
-            found["TMPDIR"] = self._temporary  # what a killed replica leaves goes with the session
-            # Ray turns 127.0.0.1 into the machine's outer address unless told so by this name.
-            found["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
-            # A dead raylet is known after 5 s, not 15; a slow one still has 10 s for each check.
-            found["RAY_health_check_period_ms"] = "1000"
-            if self._config.serve.auth == "token":
-                found["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+            found |= local.environment(self._folder, auth=self._config.serve.auth)
         return found
 
     async def _watch(self, driver: asyncio.subprocess.Process) -> str:
@@ -162,9 +186,11 @@ class Session:
                 async with asyncio.timeout_at(deadline):
                     line = await driver.stdout.readline()
             except TimeoutError:
-                return "Ray did not answer in time" if self._ready else "it did not start in time"
+                if self._ready:
+                    return f"Ray did not answer for {options.silence_seconds:g} s"
+                return f"nothing was deployed within {options.ready_seconds:g} s"
             if not line:
-                return f"the driver ended with code {await driver.wait()}"
+                return self._failure or f"the driver ended with code {await driver.wait()}"
             self._take(json.loads(line))
             if self._ready:
                 deadline = loop.time() + options.silence_seconds
@@ -173,13 +199,15 @@ class Session:
         if proof["proof"] == "ready":
             self._ready = True
             log.info("cloud_ready", extra={"replicas": proof["replicas"]})
+        elif proof["proof"] == "failed":
+            self._failure = proof["detail"]
 
     async def _stop(self, driver: asyncio.subprocess.Process) -> None:
         """Ask the driver to delete what it deployed, and wait as long as a drain may take."""
         if driver.returncode is None:
             driver.terminate()
         try:
-            async with asyncio.timeout(self._config.worker.drain_seconds + 20):
+            async with asyncio.timeout(self._config.worker.drain_seconds + _DELETE_SECONDS):
                 await driver.wait()
         except TimeoutError:
             log.warning("driver_killed", extra={"reason": "it did not stop in time"})
@@ -187,5 +215,5 @@ class Session:
     async def _clear(self, driver: asyncio.subprocess.Process) -> None:
         killed = await asyncio.to_thread(kill_marked, self._mark, driver.pid)
         await driver.wait()
-        shutil.rmtree(self._temporary, ignore_errors=True)
+        await asyncio.to_thread(self._guard.close)  # it removes the folder
         log.debug("session_cleared", extra={"killed": killed})

@@ -23,6 +23,7 @@ from setsuden.schemas.errors import (
     TraceDataError,
     UnavailableError,
 )
+from setsuden.services import web
 
 TIMEOUT_SECONDS = 10.0
 ANSWER_MAX_BYTES = 64 * 1024 * 1024
@@ -32,6 +33,7 @@ UPLOAD_MAX_BYTES = 64 * 1024 * 1024
 _WORDS_MAX_BYTES = 4096
 """Of an error's text."""
 _AWAY = frozenset({502, 503, 504})
+_OPENER = web.opener()
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 Document = dict[str, Any]
@@ -183,7 +185,7 @@ class JaegerQuery:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         request = urllib.request.Request(self.url + path, data=body, headers=headers)  # noqa: S310  # scheme checked
         try:
-            with urllib.request.urlopen(request, timeout=self.timeout_seconds) as answer:  # noqa: S310  # as above
+            with _OPENER.open(request, timeout=self.timeout_seconds) as answer:
                 text = answer.read(ANSWER_MAX_BYTES + 1)
         except urllib.error.HTTPError as error:
             if error.code == 404:

@@ -156,7 +156,7 @@ async def _serve(source: str, listening: socket.socket, told: Callable[[str], No
     server = uvicorn.Server(config)
     server.lifespan = config.lifespan_class(config)
     stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await server.startup(sockets=[listening])
     host, port = listening.getsockname()[:2]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from typing import Any
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import logs
+from setsuden.pipelines.notify import notifying
+from setsuden.pipelines.reload import Reloader
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
@@ -27,23 +29,34 @@ log = logging.getLogger(__name__)
 _WATCH_SECONDS = 1.0
 
 
-def run_worker(config: CloudConfig, base: Path, pipeline: str | None = None) -> int:
+Load = Callable[[], CloudConfig]
+
+
+def run_worker(
+    config: CloudConfig, base: Path, pipeline: str | None = None, load: Load | None = None
+) -> int:
     """Run one pipeline's teacher until SIGTERM or SIGINT; 0 after a clean stop.
 
+    ``load`` reads the configuration again at SIGHUP.
     Raises SetsudenError for what makes a start impossible: configuration, bundle, a broker that
     cannot prove its durability. A stalled worker ends with code 70, for whoever restarts it.
     """
     logs.configure(config.log_level)
-    return asyncio.run(run(config, base, config.pipeline(pipeline)))
+    return asyncio.run(run(config, base, config.pipeline(pipeline), load))
 
 
-async def run(config: CloudConfig, base: Path, pipeline: PipelineSpec) -> int:
+async def run(
+    config: CloudConfig, base: Path, pipeline: PipelineSpec, load: Load | None = None
+) -> int:
     """As :func:`run_worker`, inside a loop."""
     stop = stop_signal()
     async with (
         assembled(config, pipeline, base / pipeline.bundle, base) as (worker, link),
         heartbeat(config.worker.stall_seconds, _on_silence),
+        notifying(lambda: f"link {link.state.value}, {pipeline.name}", link) as manager,
     ):
+        Reloader(config, load, link, manager).install()
+        manager.ready()  # it waits for a broker as long as it takes
         starting = asyncio.create_task(_start(config, worker, link))
         await first_of(starting, stop)
         if not starting.done():

@@ -10,6 +10,7 @@ from functools import partial
 from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link
+from setsuden.link.faults import Throttle
 from setsuden.link.messages import Outcome
 from setsuden.pipelines.tracing import Recorder, Span
 from setsuden.schemas import subjects
@@ -53,6 +54,7 @@ class Settler:
         self._writer, self._spans, self._recorder = writer, spans, recorder
         self._clock, self._counters = clock, counters
         self._stopping = asyncio.Event()
+        self._deaths, self._unreadable = Throttle(), Throttle()
         self._refused = ""
         """Why results cannot be stored now; said once for each new reason."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -71,7 +73,7 @@ class Settler:
         except LinkError as error:  # the compare-and-set will tell
             log.debug("records_unread", extra={"detail": str(error)})
             return False
-        final = _status(records.get(work.place.result))
+        final = self._status(records.get(work.place.result))
         step = settle.after_look(final, late_is_stored=work.place.late in records)
         work.late = work.late or step is Step.STORE_LATE
         if step is Step.ACK:
@@ -144,7 +146,7 @@ class Settler:
         except LinkError as error:
             await self._store_again(work, answer, str(error))
             return
-        final = _status(record)
+        final = self._status(record)
         if settle.after_look(final) is Step.STORE_LATE:
             work.late = True
             await self._store(work, answer)
@@ -152,6 +154,19 @@ class Settler:
             await self._store_again(work, answer, "the record that was first is gone")
         else:
             self._finish(work, final)
+
+    def _status(self, record: Incoming | None) -> Status | None:
+        """The status of a record; one that cannot be read is there all the same, and final."""
+        if record is None:
+            return None
+        try:
+            return Result.model_validate_json(record.data).status
+        except ValidationError:
+            suppressed = self._unreadable.due()
+            if suppressed is not None:
+                extra = {"subject": record.subject, "suppressed": suppressed}
+                log.error("record_unreadable", extra=extra)  # noqa: TRY400  # no trace is of use
+            return Status.FINAL
 
     def bury(self, work: Work, problem: Problem) -> None:
         """No teacher can answer this event: a dead letter, and a final result that says so."""
@@ -178,15 +193,18 @@ class Settler:
                 return
             break
         self._counters.dead += 1
-        log.warning(
-            "event_dead",
-            extra={
-                "event_id": work.event_id,
-                "code": problem.code,
-                "failed_runs": len(work.failures),
-                "trace_id": work.trace_id,
-            },
-        )
+        suppressed = self._deaths.due()
+        if suppressed is not None:
+            log.warning(
+                "event_dead",
+                extra={
+                    "event_id": work.event_id,
+                    "code": problem.code,
+                    "failed_runs": len(work.failures),
+                    "trace_id": work.trace_id,
+                    "suppressed": suppressed,
+                },
+            )
         self._finish(work, Status.DEAD)
 
     async def _write_letter(self, work: Work, problem: Problem) -> None:
@@ -237,14 +255,3 @@ class Settler:
 def _subject(work: Work) -> str:
     assert work.place is not None  # noqa: S101  # only events that were read are answered
     return work.place.late if work.late else work.place.result
-
-
-def _status(record: Incoming | None) -> Status | None:
-    """The status of a record; one that cannot be read is there all the same, and final."""
-    if record is None:
-        return None
-    try:
-        return Result.model_validate_json(record.data).status
-    except ValidationError:
-        log.error("record_unreadable", extra={"subject": record.subject})  # noqa: TRY400  # no trace of use
-        return Status.FINAL
