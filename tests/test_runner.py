@@ -52,6 +52,18 @@ class Rig:
         self.folder = folder
         self.meter: Meter = meter(folder)
         self.runners: list[ModelRunner] = []
+        self.watchdogs: list[Watchdog] = []
+        self._others = {child.pid for child in psutil.Process().children()}
+
+    def children(self) -> list[psutil.Process]:
+        """Processes of these runners' models."""
+        return [each for each in psutil.Process().children() if each.pid not in self._others]
+
+    def close(self) -> None:
+        for runner in self.runners:
+            runner.close()
+        for watchdog in self.watchdogs:
+            watchdog.close()
 
     def runner(
         self,
@@ -65,10 +77,11 @@ class Rig:
     ) -> ModelRunner:
         folder = bad.bundle(self.folder / f"b{len(self.runners)}", None, content, **changes)
         dog = watchdog or Watchdog()
+        self.watchdogs.append(dog)
         made = ModelRunner(
             bundles.load(folder),
             "teacher",
-            "p",
+            "rig",
             limits=limits,
             meter=self.meter,
             tier=tier,
@@ -83,8 +96,7 @@ class Rig:
 def rig(tmp_path: Path) -> Iterator[Rig]:
     made = Rig(tmp_path)
     yield made
-    for each in made.runners:
-        each.close()
+    made.close()
 
 
 @pytest.fixture
@@ -108,15 +120,40 @@ def where(runner: ModelRunner) -> str:
 
 
 def test_a_bounded_quick_model_runs_here_and_costs_no_thread_and_no_process(rig: Rig) -> None:
-    threads = threading.active_count()
     runner = rig.runner(bad.linear())
     assert where(runner) == HERE
     outcome = runner.run_now([observation(), observation()])
     assert outcome is not None
     assert label(outcome) == "low"
     assert outcome.method is Method.THREAD
-    assert threading.active_count() == threads + 1  # the watchdog
-    assert psutil.Process().children() == []
+    assert rig.children() == []
+
+
+def test_a_trial_in_a_fork_leaves_no_thread_and_no_process(tmp_path: Path) -> None:
+    """In a process of its own: others' tests leave threads behind."""
+    code = f"""
+import threading
+from pathlib import Path
+import psutil
+from tests.test_runner import Rig, bad
+from setsuden.pipelines import forked_trial
+assert forked_trial.possible()
+rig = Rig(Path({str(tmp_path)!r}))
+assert rig.runner(bad.linear()).quick(1)
+assert [thread.name for thread in threading.enumerate()] == ["MainThread", "watchdog"]
+assert psutil.Process().children() == []
+rig.close()
+assert forked_trial.possible()
+for content, kind in ((bad.memory(poison=False), "out_of_memory"), (b"none", "unusable")):
+    problem = rig.runner(content).problem
+    assert problem is not None and problem.kind == kind, problem
+    rig.close()
+assert rig.children() == []
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], check=False, capture_output=True, text=True
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 async def test_a_process_with_other_threads_places_it_the_same(rig: Rig, threaded: None) -> None:
@@ -132,7 +169,7 @@ async def test_a_bounded_slow_model_runs_in_a_thread(rig: Rig) -> None:
     assert where(runner) == THREAD
     assert runner.run_now([observation()]) is None
     assert label(await runner.run([observation()])) == "low"
-    assert psutil.Process().children() == []
+    assert rig.children() == []
 
 
 async def test_an_unbounded_model_runs_in_a_process_of_its_own(rig: Rig) -> None:
@@ -144,7 +181,7 @@ async def test_an_unbounded_model_runs_in_a_process_of_its_own(rig: Rig) -> None
     assert label(outcome) == "low"
     assert outcome.method is Method.THREAD
     assert outcome.cpu_seconds > 0
-    (child,) = psutil.Process().children()
+    (child,) = rig.children()
     assert child.nice() > psutil.Process().nice()
 
 
@@ -291,15 +328,15 @@ async def test_a_model_that_may_wait_is_started_again_when_it_may(rig: Rig) -> N
         assert outcome.failure.kind is FailureKind.CRASHED
 
 
-def kill_child() -> None:
-    (child,) = psutil.Process().children()
+def kill_child(rig: Rig) -> None:
+    (child,) = rig.children()
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
 
 
 async def test_a_process_that_died_in_its_sleep_is_nobodys_failure(rig: Rig) -> None:
     runner = rig.runner(bad.endless(poison=True))
-    kill_child()
+    kill_child(rig)
     assert label(await runner.run([observation()])) == "low"
 
 
@@ -326,7 +363,7 @@ async def test_a_suspect_runs_alone_beside_all_others(rig: Rig) -> None:
 async def test_a_model_that_runs_here_can_run_alone_too(rig: Rig) -> None:
     runner = rig.runner(bad.linear())
     assert label(await runner.run_alone(observation())) == "low"
-    (child,) = psutil.Process().children()
+    (child,) = rig.children()
     runner.close()
     assert await asyncio.to_thread(psutil.wait_procs, [child], 5) == ([child], [])
 
@@ -334,7 +371,7 @@ async def test_a_model_that_runs_here_can_run_alone_too(rig: Rig) -> None:
 async def test_a_closed_runner_leaves_no_process(rig: Rig) -> None:
     runner = rig.runner(bad.endless(poison=True), limits=Limits())
     hanging = asyncio.create_task(runner.run([observation(ml.POISON)]))
-    (child,) = psutil.Process().children()
+    (child,) = rig.children()
     await asyncio.sleep(0)
     runner.close()
     assert await asyncio.to_thread(psutil.wait_procs, [child], 5) == ([child], [])
@@ -371,7 +408,7 @@ def test_a_child_holds_nothing_of_its_parents(rig: Rig, tmp_path: Path) -> None:
     with (tmp_path / "secret").open("w") as secret:
         os.set_inheritable(secret.fileno(), True)  # its only parameter
         rig.runner(bad.endless(poison=True))
-        (child,) = psutil.Process().children()
+        (child,) = rig.children()
         held = [str(fd.readlink()) for fd in Path(f"/proc/{child.pid}/fd").iterdir()]
     assert not any("secret" in name or "socket" in name for name in held)
     limits = Path(f"/proc/{child.pid}/limits").read_text(encoding="ascii")
@@ -565,7 +602,7 @@ def test_a_suspect_runs_apart_and_the_others_here(rig: Rig, tmp_path: Path) -> N
     )
     (tmp_path / "state").mkdir()
     record = RunRecord(tmp_path / "state")
-    place = record.place(key_of("p", digest))
+    place = record.place(key_of("rig", digest))
     assert place is not None
     record.suspect(place)
     record.close()

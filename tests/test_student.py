@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +11,30 @@ from tests.support import ml
 from tests.support.meters import WATTS, meter
 
 from setsuden.edge_agent import student
+from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.pipeline import GateOverride, PipelineSpec
 
+_loaded: list[tuple[student.Student, Watchdog]] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Threads and processes of students go with their test."""
+    yield
+    while _loaded:
+        one, watchdog = _loaded.pop()
+        one.close()
+        watchdog.close()
+
 
 def loaded(folder: Path, **gate: float) -> student.Student:
     spec = PipelineSpec(name="p", bundle=str(folder), gate=GateOverride(**gate))
-    return student.load(spec, folder, meter(folder.parent))
+    watchdog = Watchdog()
+    one = student.load(spec, folder, meter(folder.parent), watchdog)
+    _loaded.append((one, watchdog))
+    return one
 
 
 def observation(first: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:

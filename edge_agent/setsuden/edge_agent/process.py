@@ -168,7 +168,8 @@ async def build(
         Identity(Component.EDGE, config.device, host_id(config.traces), fingerprint(config)),
         counts=lambda: metrics.counts(link.wire()),
     )
-    loaded = student.load_all(config.pipelines, base, meter, watchdog or Watchdog())
+    watchdog = watchdog or Watchdog()
+    loaded = student.load_all(config.pipelines, base, meter, watchdog)
     students = {each.spec.name: each for each in loaded}
     outbox = await _outbox(config, state)
     extra: dict[str, Any] = {"device.id": config.device}
@@ -216,6 +217,7 @@ async def build(
         outbox.close()
         for each in loaded:
             each.close()
+        watchdog.close()
 
 
 async def _outbox(config: AgentConfig, state: Path) -> Outbox:

@@ -89,8 +89,10 @@ class RunRecord:
         if self._traceback is not None:
             faulthandler.disable()
             self._traceback.close()
+            self._traceback = None
         if self._fd is not None:
             os.close(self._fd)
+            self._fd = None
 
 
 def _locked(path: Path) -> int:

@@ -136,6 +136,8 @@ class Watchdog:
         self._record, self._on_stuck = record, on_stuck
         self._watches: dict[int, Watch] = {}
         self._timers = select.epoll()
+        self._end = os.eventfd(0)
+        self._timers.register(self._end, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
     def watch(self, pipeline: str, digest: str, end: Callable[[], None]) -> Watch:
@@ -165,9 +167,19 @@ class Watchdog:
         if self._record is not None:
             self._record.mark(place, running=running)
 
+    def close(self) -> None:
+        """Watch no more, and let the record go."""
+        os.eventfd_write(self._end, 1)
+        if self._thread.is_alive():
+            self._thread.join(timeout=1)
+        if self._record is not None:
+            self._record.close()
+
     def _run(self) -> None:
         while True:
             for fd, _ in self._timers.poll():
+                if fd == self._end:
+                    return
                 watch = self._watches.get(fd)
                 if watch is not None and watch.look():
                     self._give_up(watch)

@@ -70,7 +70,7 @@ class Teacher:
         """Tried within its limits first; raises BundleError when it cannot be used."""
         self.bundle = bundle
         tier = Tier(inline_below_ms / 1000, RestartPolicy(50, seconds_each=0.1, waits=True))
-        watchdog = watchdog or Watchdog()
+        self._watchdog = watchdog = watchdog or Watchdog()
         self.runner = ModelRunner(
             bundle,
             pipeline.teacher,
@@ -105,6 +105,7 @@ class Teacher:
     def close(self) -> None:
         """Let thread and process go; does not wait for a model that hangs."""
         self.runner.close()
+        self._watchdog.close()
 
     def _answers(self, outcome: RunOutcome) -> Answers:
         failure = outcome.failure
