@@ -385,9 +385,9 @@ def test_the_opener_spins_only_when_asked_to(tiny: Path) -> None:
     entry = "session.intra_op.allow_spinning"
     for spinning, value in ((False, "0"), (True, "1")):
         opened = sessions.opened(content, spec, ref, 3, spinning=spinning)
-        options = opened._native.get_session_options()
+        options = opened.native.session.get_session_options()
         assert options.get_session_config_entry(entry) == value
-    options = sessions.load(bundle, "teacher")._native.get_session_options()
+    options = sessions.load(bundle, "teacher").native.session.get_session_options()
     assert options.get_session_config_entry(entry) == "0"
 
 

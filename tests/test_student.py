@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from tests.support import ml
-from tests.support.agent import AgentProcess, config
 from tests.support.meters import WATTS, meter
 
 from setsuden.edge_agent import student
-from setsuden.edge_agent.outbox import Outbox
+from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.pipeline import GateOverride, PipelineSpec
 
+_loaded: list[tuple[student.Student, Watchdog]] = []
+
+
+@pytest.fixture(autouse=True)
+def _closed() -> Iterator[None]:
+    """Threads and processes of students go with their test."""
+    yield
+    while _loaded:
+        one, watchdog = _loaded.pop()
+        one.close()
+        watchdog.close()
+
 
 def loaded(folder: Path, **gate: float) -> student.Student:
     spec = PipelineSpec(name="p", bundle=str(folder), gate=GateOverride(**gate))
-    return student.load(spec, folder, meter(folder.parent))
+    watchdog = Watchdog()
+    one = student.load(spec, folder, meter(folder.parent), watchdog)
+    _loaded.append((one, watchdog))
+    return one
 
 
 def observation(first: float = 1.0) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
@@ -33,9 +48,9 @@ def with_student(folder: Path, content: bytes) -> Path:
     return folder
 
 
-def test_a_student_that_raises_on_one_event_spoils_only_that_one(tmp_path: Path) -> None:
+async def test_a_student_that_raises_on_one_event_spoils_only_that_one(tmp_path: Path) -> None:
     folder = with_student(tmp_path / "b", ml.linear(ml.WEIGHTS * 9, poisoned=True))
-    run = loaded(folder).judge([observation(), observation(ml.POISON), observation()])
+    run = await loaded(folder).judge([observation(), observation(ml.POISON), observation()])
     reasons = [judged.decision.reason for judged in run.judged]
     assert reasons == [Reason.CONFIDENT, Reason.STUDENT_RAISED, Reason.CONFIDENT]
     assert run.judged[1].answer is None
@@ -43,23 +58,23 @@ def test_a_student_that_raises_on_one_event_spoils_only_that_one(tmp_path: Path)
 
 
 @pytest.mark.parametrize("broken", [np.nan, np.inf])
-def test_a_student_that_gives_no_number_escalates(tmp_path: Path, broken: float) -> None:
+async def test_a_student_that_gives_no_number_escalates(tmp_path: Path, broken: float) -> None:
     folder = with_student(tmp_path / "b", ml.linear(np.full_like(ml.WEIGHTS, broken)))
-    (judged,) = loaded(folder).judge([observation()]).judged
+    (judged,) = (await loaded(folder).judge([observation()])).judged
     assert judged.decision.reason is Reason.STUDENT_NOT_FINITE
     assert judged.decision.escalates
 
 
-def test_a_bundle_without_a_student_escalates_everything(tmp_path: Path) -> None:
+async def test_a_bundle_without_a_student_escalates_everything(tmp_path: Path) -> None:
     folder = ml.write_bundle(tmp_path / "b")
-    run = loaded(folder).judge([observation(), observation()])
+    run = await loaded(folder).judge([observation(), observation()])
     assert {judged.decision.reason for judged in run.judged} == {Reason.NO_STUDENT}
     assert run.energy is None
 
 
-def test_the_energy_of_a_batch_is_shared_equally(tmp_path: Path) -> None:
+async def test_the_energy_of_a_batch_is_shared_equally(tmp_path: Path) -> None:
     folder = with_student(tmp_path / "b", ml.linear(ml.WEIGHTS))
-    run = loaded(folder).judge([observation()] * 8)
+    run = await loaded(folder).judge([observation()] * 8)
     assert run.energy is not None
     assert run.energy.cpu_seconds > 0
     assert run.energy.joules is not None
@@ -70,23 +85,3 @@ def test_an_operating_point_that_was_never_fitted_is_refused(tmp_path: Path) -> 
     folder = ml.write_bundle(tmp_path / "b", student=True)
     with pytest.raises(ConfigError, match=r"\[\[gate.points\]\]"):
         loaded(folder, escalate=0.2)
-
-
-def test_an_agent_whose_student_keeps_killing_it_escalates_what_it_cannot_judge(
-    tmp_path: Path,
-) -> None:
-    """Three lives ended before one event was accepted: the fourth does not run the student."""
-    state = tmp_path / "agent" / "state"
-    for _ in range(3):
-        outbox = Outbox(state, keep_seconds=60, keep_events=10)
-        outbox._lock.close()  # a killed process lets its lock go, and closes nothing else
-    agent = AgentProcess(tmp_path / "agent", config(pipeline_extra="gate = { threshold = 0.0 }"))
-    try:
-        agent.start(link=False)
-        first = agent.event(bytes(784))[1]
-        second = agent.event(bytes(784))[1]
-    finally:
-        agent.kill()
-    assert first["decision"]["reason"] == "student_crashed"
-    assert first["status"] == "provisional"
-    assert second["decision"]["reason"] == "confident"

@@ -13,7 +13,7 @@ from tests.support import cloud, ml, processes
 from setsuden.link import JetStream, Link
 from setsuden.schemas.result import Status
 from setsuden.services.demo.broker import LocalBroker
-from setsuden.services.worker.process import STALLED_EXIT
+from setsuden.services.worker.assembly import STALLED_EXIT
 
 
 @pytest.mark.slow
@@ -69,16 +69,38 @@ async def test_an_aborting_model_ends_in_one_dead_letter_and_spares_its_neighbou
 
 
 @pytest.mark.slow
-async def test_a_hanging_model_ends_its_worker_and_then_in_a_dead_letter(
+async def test_a_hanging_model_costs_its_event_and_not_its_worker(
     tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
 ) -> None:
-    limits = "stall_seconds = 1.0\nisolate_timeout_seconds = 1.0\n"
     config = processes.write_config(
-        tmp_path, broker, hanging=True, extra=limits + "inline_below_ms = 0.0\n"
+        tmp_path, broker, hanging=True, pipeline_extra="limits = { run_seconds = 1.0 }\n"
     )
+    await cloud.escalate(link, range(1, 10))
     await cloud.escalate(link, [0], first=ml.POISON)
-    assert await processes.worker_process(config).ended() == STALLED_EXIT
+    await cloud.escalate(link, range(10, 20))
     running = processes.worker_process(config)
+    found = {result.event_id: result for result in await cloud.results(jetstream, 20)}
+    dead = found.pop(cloud.event_id(0))
+    assert dead.error is not None
+    assert dead.error.code == "teacher_timed_out"
+    assert {result.status for result in found.values()} == {Status.FINAL}
+    await cloud.until_settled(jetstream)
+    running.popen.send_signal(signal.SIGTERM)
+    assert await running.ended() == 0
+
+
+@pytest.mark.slow
+async def test_a_worker_that_cannot_end_a_run_ends_itself_and_then_runs_it_apart(
+    tmp_path: Path, broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    """Native code that hangs within one node: the watchdog stands outside the loop."""
+    config = processes.write_config(
+        tmp_path, broker, pipeline_extra="limits = { run_seconds = 1.0 }\n"
+    )
+    environment = processes.aborting(tmp_path / "hang")
+    await cloud.escalate(link, [0], first=667.0)
+    assert await processes.worker_process(config, environment).ended() == STALLED_EXIT
+    running = processes.worker_process(config, environment)
     await cloud.escalate(link, range(1, 20))
     found = {result.event_id: result for result in await cloud.results(jetstream, 20)}
     dead = found.pop(cloud.event_id(0))

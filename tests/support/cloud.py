@@ -69,16 +69,19 @@ class Bench:
             self.folder / "bundle", poisoned=poisoned, hanging=hanging, max_batch=max_batch
         )
         config = config_of(self.broker, folder, **worker)
-        teacher = Teacher(bundle.load(folder), "teacher", config.worker.inline_below_ms)
+        meter = self._meter()
+        pipeline = config.pipelines[0]
+        below_ms = config.worker.inline_below_ms
+        teacher = Teacher(bundle.load(folder), pipeline, meter, below_ms)
         link = Link(config.nats, "worker")
         jetstream = JetStream(link)
         await jetstream.start()
         self.recorder = Recorder(config.traces, self.folder / "state", "worker", {})
         running = Worker(
             config,
-            config.pipelines[0],
+            pipeline,
             teacher=teacher,
-            meter=self._meter(),
+            meter=meter,
             link=link,
             jetstream=jetstream,
             recorder=self.recorder,

@@ -112,14 +112,23 @@ def write_config(
     hanging: bool = False,
     repeats: int = 0,
     extra: str = "",
+    pipeline_extra: str = "",
 ) -> Path:
     """``cloud.toml`` and its bundle; ``extra`` ends the ``[worker]`` table."""
     ml.write_bundle(folder / "bundle", hanging=hanging, repeats=repeats)
     path = folder / "cloud.toml"
     urls = {"url": broker.url, "monitor_url": broker.monitor_url}
     text = CONFIG.format(replicas=replicas, cpus=cpus, **urls)
-    path.write_text(text.replace("\n[serve]", f"{extra}\n[serve]"), encoding="utf-8")
+    text = text.replace("\n[serve]", f"{extra}\n[serve]") + pipeline_extra
+    path.write_text(text, encoding="utf-8")
     return path
+
+
+def worker_group(config: Path) -> Process:
+    """``setsuden worker run`` as a person starts it: a process for each pipeline of the file."""
+    program = "from setsuden.cli.main import main; main()"
+    log = config.with_name("workers.log")
+    return Process(program, "worker", "run", "--config", str(config), log=log)
 
 
 def worker_process(config: Path, environment: dict[str, str] | None = None) -> Process:
@@ -128,21 +137,23 @@ def worker_process(config: Path, environment: dict[str, str] | None = None) -> P
     return Process(WORKER, str(config), log=log, environment=environment)
 
 
-ABORTING = """
-import os, onnxruntime
+MISBEHAVING = """
+import ctypes, os, onnxruntime
 _run = onnxruntime.InferenceSession.run
 def run(self, names, feed, options=None):
     if any((value == 666).any() for value in feed.values()):
         os.abort()
+    if any((value == 667).any() for value in feed.values()):
+        ctypes.CDLL(None).sleep(1000)
     return _run(self, names, feed, options)
 onnxruntime.InferenceSession.run = run
 """
 
 
 def aborting(folder: Path) -> dict[str, str]:
-    """An environment in whose processes onnxruntime aborts on the number 666."""
+    """An environment in whose processes onnxruntime aborts on 666, and on 667 hangs in one node."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "sitecustomize.py").write_text(ABORTING, encoding="utf-8")
+    (folder / "sitecustomize.py").write_text(MISBEHAVING, encoding="utf-8")
     return {"PYTHONPATH": str(folder)}
 
 

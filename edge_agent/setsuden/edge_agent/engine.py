@@ -10,9 +10,7 @@ from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from random import Random, SystemRandom
-from typing import Any, NamedTuple
-
-from numpy.typing import NDArray
+from typing import NamedTuple
 
 from setsuden.pipelines.energy import MeteredRun
 from setsuden.pipelines.tracing import SpanClock, TraceContext, new_trace_id, parse_traceparent
@@ -20,6 +18,8 @@ from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableE
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Problem, Result
 
+from .arrival import Arrival as Arrival  # noqa: PLC0414  # doors take it from here
+from .arrival import Placed, Runs
 from .config import AgentConfig
 from .core import (
     AgentCore,
@@ -33,6 +33,7 @@ from .core import (
     at_moment,
     in_time,
 )
+from .intake import Intake
 from .metrics import Metrics
 from .outbox import (
     Cursor,
@@ -41,23 +42,17 @@ from .outbox import (
     OutboxBrokenError,
     OutboxUnwritableError,
     RowDamagedError,
-    StreamPlace,
     key_of,
 )
 from .student import Student, StudentRun
 
 log = logging.getLogger(__name__)
-SLOW_STUDENT_SECONDS = 0.002
-"""CPU time of one observation; a slower student leaves the event loop to a thread."""
 MAX_UNCOMMITTED_BATCHES = 2
 DISK_RETRY_SECONDS = 2.0
 """Pause before events on the broker are read again that a full disk did not take."""
 NS_PER_MS = 1_000_000
 
 _RANDOM = Random(SystemRandom().getrandbits(128))  # noqa: S311  # ids, no secrets
-
-Answered = Callable[[Result | SetsudenError, bool], None]
-"""Told (outcome, whether the event had been accepted before)."""
 
 
 class Tell(NamedTuple):
@@ -68,20 +63,6 @@ class Tell(NamedTuple):
 
 
 Perform = Callable[[Send | Tell], Awaitable[None]]
-
-
-class Arrival(NamedTuple):
-    """A checked event on its way to student, gate and outbox."""
-
-    submission: Submission
-    observation: NDArray[Any] | None
-    answered: Answered
-    """Told once: the accepted result when it is durable, or why the event was refused."""
-    place: StreamPlace | None = None
-    """Where the event lay in the broker's stream."""
-    generation: int = 0
-    settled: Result | Problem | None = None
-    """It needs no judging: its final result is known, or why it can have no other than none."""
 
 
 class Engine:
@@ -116,45 +97,41 @@ class Engine:
         self._full_at: int | None = None
         self.broken: asyncio.Future[SetsudenError] = asyncio.get_running_loop().create_future()
         self._loop = asyncio.get_running_loop()
-        self._queue: asyncio.Queue[Arrival] = asyncio.Queue(config.intake.queue_max_events)
         self._uncommitted: dict[str, list[Arrival]] = defaultdict(list)
-        self._batches = asyncio.Semaphore(MAX_UNCOMMITTED_BATCHES)
+        self.batches = asyncio.Semaphore(MAX_UNCOMMITTED_BATCHES)
         self._sends: deque[Send | Tell] = deque()
         self._sends_waiting = asyncio.Event()
         self._wakeup: asyncio.TimerHandle | None = None
         self._wakeup_ns: int | None = None
-        self._slow: set[str] = set()
-        self._distrusted = False
+        self.intake = Intake(self)
 
     # -- arrivals -----------------------------------------------------------------------------
 
     async def put(self, arrival: Arrival) -> None:
         """Hand over one arrival; waits while the queue is full."""
-        await self._queue.put(arrival)
+        await self.intake.put(arrival)
 
     async def run(self, perform: Perform) -> None:
         """Judge and commit until cancelled; ``perform`` does each send, in order."""
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._take())
+            tasks.create_task(self.intake.run(tasks))
             tasks.create_task(self._send(perform))
 
-    async def _take(self) -> None:
-        while True:
-            batch = [await self._queue.get()]
-            while len(batch) < self.config.intake.batch and not self._queue.empty():
-                batch.append(self._queue.get_nowait())
-            await self._batches.acquire()
-            await self._process([a for a in batch if a.generation in {0, self.generation}])
+    def is_current(self, arrival: Arrival) -> bool:
+        """False for an event of the broker that is being read again."""
+        return arrival.generation in {0, self.generation}
 
-    async def _process(self, batch: list[Arrival]) -> None:
-        fresh = self._without_repeats(batch)
-        runs = await self._judge([arrival for arrival in fresh if arrival.settled is None])
+    def decide(self, batch: list[Arrival], fresh: list[Arrival], runs: Runs) -> None:
+        """Admit what was judged and commit it; nothing here waits.
+
+        Called with one of ``batches`` acquired, which the commit releases.
+        """
         out = Effects()
         accepted: list[tuple[Arrival, Result]] = []
         waiting: set[int] = set()
         for arrival in fresh:
             if waiting and arrival.place is not None:
-                self._release(arrival, UnavailableError("waits on the broker for room"))
+                self.release(arrival, UnavailableError("waits on the broker for room"))
                 waiting.add(id(arrival))
             elif arrival.settled is not None:
                 self._keep(arrival, arrival.settled, out, accepted)
@@ -175,7 +152,7 @@ class Engine:
                 self.cursor = self.cursor.past(place)
         return None if self.cursor is before else self.cursor
 
-    def _without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
+    def without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
         """Those whose idempotency key is new; the others are told what is known already."""
         keys = {key for a in batch if (key := key_of(a.submission.event)) is not None}
         known = self.outbox.known(list(keys)) if keys else {}
@@ -194,6 +171,11 @@ class Engine:
                     self._uncommitted[key] = []
                 fresh.append(arrival)
         return fresh
+
+    def forget_key(self, arrival: Arrival) -> list[Arrival]:
+        """It is not being committed after all; those that waited for its key are returned."""
+        key = key_of(arrival.submission.event)
+        return self._uncommitted.pop(key, []) if key is not None else []
 
     def _repeat(self, arrival: Arrival, result: Result) -> None:
         self.metrics.repeated += 1
@@ -217,40 +199,10 @@ class Engine:
         elif submission.event_id is not None:
             self.core.bury(now(), submission.event, submission.event_id, settled, out)
 
-    async def _judge(self, batch: Sequence[Arrival]) -> dict[int, tuple[StudentRun, int]]:
-        """(run, position in it) of each arrival, one run per pipeline and student batch."""
-        groups: dict[str, list[Arrival]] = defaultdict(list)
-        for arrival in batch:
-            groups[arrival.submission.event.pipeline].append(arrival)
-        found: dict[int, tuple[StudentRun, int]] = {}
-        for pipeline, arrivals in groups.items():
-            student = self.students[pipeline]
-            for start in range(0, len(arrivals), student.max_batch):
-                part = arrivals[start : start + student.max_batch]
-                run = await self._run(
-                    student, [a.observation for a in part if a.observation is not None]
-                )
-                found.update({id(arrival): (run, place) for place, arrival in enumerate(part)})
-        return found
-
-    async def _run(self, student: Student, observations: list[NDArray[Any]]) -> StudentRun:
-        name = student.spec.name
-        if self._distrusted:
-            return student.distrusted(len(observations))
-        if name in self._slow:
-            run = await asyncio.to_thread(student.judge, observations)
-        else:
-            run = student.judge(observations)
-            if run.energy is not None and run.energy.cpu_seconds > SLOW_STUDENT_SECONDS:
-                self._slow.add(name)
-        if run.energy is not None:
-            self.metrics.student_cpu_seconds += run.energy.cpu_seconds * len(observations)
-        return run
-
     def _admit(
         self,
         arrival: Arrival,
-        placed: tuple[StudentRun, int],
+        placed: Placed,
         out: Effects,
         accepted: list[tuple[Arrival, Result]],
     ) -> bool:
@@ -259,7 +211,7 @@ class Engine:
         try:
             result = self.core.admit(now(), arrival.submission, verdict, out)
         except OutboxFullError as error:
-            self._release(arrival, error)
+            self.release(arrival, error)
             never_fits = len(arrival.submission.event.data) > self.config.outbox.max_bytes
             if arrival.place is None or never_fits:
                 self.refuse(arrival, error)
@@ -333,7 +285,7 @@ class Engine:
     def _committed(
         self, out: Effects, accepted: list[tuple[Arrival, Result]], error: Exception | None
     ) -> None:
-        self._batches.release()
+        self.batches.release()
         if isinstance(error, OutboxUnwritableError):
             self._take_back(out, accepted, error)
             return
@@ -345,7 +297,7 @@ class Engine:
                 self.metrics.accepted[result.pipeline] += 1
                 self.metrics.escalated += result.decision is not None and result.decision.escalates
             arrival.answered(result, arrival.settled is not None)
-            self._release(arrival, result)
+            self.release(arrival, result)
         self._queue_sends(out)
 
     def _take_back(
@@ -354,7 +306,7 @@ class Engine:
         """Nothing of the batch is on disk: refuse it, or let it wait on the broker."""
         for arrival, result in accepted:
             self.runs.pop(result.event_id, None)
-            self._release(arrival, error)
+            self.release(arrival, error)
             if arrival.place is None and result.is_final and self.config.outbox.answer_when_full:
                 self.metrics.undurable += 1
                 arrival.answered(result.model_copy(update={"durable": False}), False)
@@ -379,7 +331,7 @@ class Engine:
             self.core.bury(now(), _event_of(damaged.was), damaged.was.event_id, problem, out)
             self.apply(out)
 
-    def _release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
+    def release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
         """Answer those who sent the same key while the first was being committed."""
         key = key_of(arrival.submission.event)
         for repeat in self._uncommitted.pop(key, ()) if key is not None else ():
@@ -455,8 +407,14 @@ class Engine:
 
         The broker still holds those that came from there, and the next life reads them.
         """
-        while not self._queue.empty():
-            arrival = self._queue.get_nowait()
+        self._refuse_all(self.intake.drain())
+
+    def refuse_lanes(self) -> None:
+        """As :meth:`refuse_queued`, of what waits for students that take their time."""
+        self._refuse_all(self.intake.drain_lanes())
+
+    def _refuse_all(self, arrivals: Sequence[Arrival]) -> None:
+        for arrival in arrivals:
             if arrival.place is None:
                 self.refuse(arrival, UnavailableError("the agent is stopping"))
 

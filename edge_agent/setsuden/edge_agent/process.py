@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import random
 import secrets
 import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +22,12 @@ from setsuden.pipelines import logs
 from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
 from setsuden.pipelines.notify import notifying
 from setsuden.pipelines.reload import Reloader
+from setsuden.pipelines.run_record import RunRecord
 from setsuden.pipelines.tracing import Recorder, SpanClock
 from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
+from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
@@ -45,6 +50,8 @@ from .status import AgentStatus
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
+LANE_SECONDS = 2.0
+"""How long a stopping agent waits for students that take their time."""
 DISK_PAUSE_SECONDS = 2.0
 """Between two looks at a disk that does not let the outbox be opened."""
 DEFAULT_RESULTS_AGE_SECONDS = StreamBounds().results_max_age_seconds
@@ -85,8 +92,11 @@ def run_agent(
 
 
 async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig] | None) -> int:
+    state = base / config.state
+    state.mkdir(parents=True, exist_ok=True)
+    watchdog = Watchdog(RunRecord(state), partial(_start_again, dict(os.environ)))
     async with (
-        build(config, base) as agent,
+        build(config, base, watchdog) as agent,
         notifying(agent.status.line, agent.link) as manager,
     ):
         stop = _stop_signal()
@@ -119,6 +129,8 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
         agent.status.stopping = True
         manager.stopping()
         server.stop()
+        await asyncio.wait([serving], timeout=LANE_SECONDS)
+        agent.engine.refuse_lanes()
         await asyncio.wait([serving], timeout=STOP_SECONDS)
         agent.engine.refuse_queued()
         outcomes = [await _ended(task) for task in tasks]
@@ -143,7 +155,9 @@ def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
 
 
 @asynccontextmanager
-async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
+async def build(
+    config: AgentConfig, base: Path, watchdog: Watchdog | None = None
+) -> AsyncIterator[Agent]:
     """Every part of an agent; outbox, link and traces are closed at the end."""
     state = base / config.state
     token = read_token(config.http, base)
@@ -154,7 +168,9 @@ async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
         Identity(Component.EDGE, config.device, host_id(config.traces), fingerprint(config)),
         counts=lambda: metrics.counts(link.wire()),
     )
-    students = {spec.name: student.load(spec, base, meter) for spec in config.pipelines}
+    watchdog = watchdog or Watchdog()
+    loaded = student.load_all(config.pipelines, base, meter, watchdog)
+    students = {each.spec.name: each for each in loaded}
     outbox = await _outbox(config, state)
     extra: dict[str, Any] = {"device.id": config.device}
     jetstream = JetStream(link)
@@ -199,6 +215,9 @@ async def build(config: AgentConfig, base: Path) -> AsyncIterator[Agent]:
             )
         await link.close()
         outbox.close()
+        for each in loaded:
+            each.close()
+        watchdog.close()
 
 
 async def _outbox(config: AgentConfig, state: Path) -> Outbox:
@@ -241,6 +260,15 @@ def _policy(config: AgentConfig, boot: str) -> Policy:
         publish_nats=config.publish_results in {"nats", "all"},
         publish_all=config.publish_results == "all",
     )
+
+
+def _start_again(environment: dict[str, str], pipeline: str) -> None:
+    """The watchdog's last resort: begin anew in place, with that student in a process of its own.
+
+    What is accepted is on the disk. Not an exit: an agent that a person started has no supervisor.
+    """
+    log.critical("agent_starts_again", extra={"because_of": pipeline})
+    os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606  # our own command line
 
 
 def _stop_signal() -> asyncio.Future[int]:

@@ -40,7 +40,7 @@ class AgentStatus:
         """Ready while events can be accepted; what else is wrong degrades, and is named."""
         outbox = self._outbox()
         checks = {
-            "models": {"ok": True, "pipelines": sorted(self._engine.students)},
+            "models": self._models(),
             "outbox": outbox,
             "link": {
                 "ok": self._link.state is LinkState.UP,
@@ -60,6 +60,11 @@ class AgentStatus:
         whole = all(check["ok"] for check in checks.values())
         status = ("ok" if whole else "degraded") if ready else "not_ready"
         return {"ready": ready, "status": status, "checks": checks}
+
+    def _models(self) -> dict[str, Any]:
+        students = self._engine.students
+        unusable = {name: each.problem for name, each in students.items() if each.problem}
+        return {"ok": not unusable, "pipelines": sorted(students), "without_student": unusable}
 
     def line(self) -> str:
         """One line for a service manager: ``link up, 3 events wait for the cloud``."""

@@ -4,25 +4,40 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
 from setsuden.pipelines import bundle as bundles
-from setsuden.pipelines import session as sessions
-from setsuden.pipelines.energy import Meter, MeteredRun, WorkKey
+from setsuden.pipelines import loading
+from setsuden.pipelines.apart import RestartPolicy
+from setsuden.pipelines.energy import Meter, MeteredRun
+from setsuden.pipelines.failure import Failure, FailureKind
 from setsuden.pipelines.gate import Gate, Judged, unusable
+from setsuden.pipelines.runner import ModelRunner, RunOutcome, Tier
+from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas.bundle import Manifest, OutputKind
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.energy import EnergyReading, share_of, total
 from setsuden.schemas.errors import ConfigError
-from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.schemas.pipeline import Limits, PipelineSpec
 from setsuden.schemas.result import ModelRef
 
 log = logging.getLogger(__name__)
 Array = NDArray[Any]
+
+TIER = Tier(quick_seconds=0.002, restarts=RestartPolicy(20, seconds_each=1.0, waits=False))
+"""Two milliseconds keep no other pipeline waiting that one would notice. A student whose process
+dies more often than this rests, so that a hundredth of a core goes into new ones."""
+START_SECONDS = 2.0
+"""How long all trials together may keep an agent from starting; they go on beside it."""
+_DEADLINE_SHARE = 0.5
+"""Of a pipeline's deadline: a student that takes longer leaves the cloud no time."""
+_REPEAT_SECONDS = 60.0
+"""One line of log in this time for each way that a student fails."""
+_NOT_RUN = frozenset({FailureKind.SUSPENDED, FailureKind.UNUSABLE})
 
 
 class StudentRun(NamedTuple):
@@ -46,95 +61,167 @@ class Student:
         self,
         spec: PipelineSpec,
         manifest: Manifest,
-        session: sessions.Session | None,
+        runner: ModelRunner | None,
         meter: Meter,
     ) -> None:
         self.spec = spec
         self.manifest = manifest
-        self.model: ModelRef | None = session.ref if session is not None else None
-        self._session = session
+        self.runner = runner
+        self.model: ModelRef | None = runner.ref if runner is not None else None
         self._meter = meter
-        self._work = _work_key(spec.name, self.model)
         self._gate = _gate(spec, manifest)
-        self.max_batch = session.spec.max_batch if session is not None else 1024
-        self.failures = 0
+        self._failures = _Failures(spec.name)
 
-    def judge(self, observations: Sequence[Array]) -> StudentRun:
+    @property
+    def max_batch(self) -> int:
+        """Observations in one run at most."""
+        return self.runner.max_batch if self.runner is not None else 1024
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is a student that is never run."""
+        broken = self.runner.problem if self.runner is not None else None
+        return None if broken is None else str(broken)
+
+    @property
+    def patience_seconds(self) -> float:
+        """How long a request waits for its turn: as long as one run may take."""
+        return (
+            self.spec.limits.run_seconds if self.runner is None else self.runner.limits.run_seconds
+        )
+
+    def quick(self, items: int) -> bool:
+        """True when so many can be judged at once, in the event loop."""
+        return self.runner is None or self.runner.quick(items)
+
+    def judge_now(self, observations: Sequence[Array]) -> StudentRun | None:
+        """Judge the observations together; None when :meth:`judge` has to do it elsewhere."""
+        if self.runner is None or self._gate is None:
+            return self.unjudged(Reason.NO_STUDENT, len(observations))
+        outcome = self.runner.run_now(observations)
+        if outcome is None:
+            return None
+        if not _whole_batch_failed(outcome, observations):
+            return self._judged(self._gate, outcome, len(observations))
+        runs = [self.judge_now([observation]) for observation in observations]
+        whole = [run for run in runs if run is not None]
+        return _together(whole) if len(whole) == len(runs) else None
+
+    async def judge(self, observations: Sequence[Array]) -> StudentRun:
         """Judge the observations together, or one by one when the model fails on them all."""
-        start = time.monotonic_ns()
-        if self._session is None or self._gate is None:
-            return _nothing_ran(Reason.NO_STUDENT, len(observations), start)
-        try:
-            return self._run(self._session, self._gate, observations, start)
-        except Exception as error:  # a user's model may raise anything; its events escalate
-            if len(observations) > 1:
-                return self._one_by_one(observations, start)
-            self.failures += 1
-            log.warning("student_failed", extra={"detail": type(error).__name__})
-            judged = [unusable(Reason.STUDENT_RAISED)]
-            return StudentRun(judged, None, start, start, time.monotonic_ns())
+        if self.runner is None or self._gate is None:
+            return self.unjudged(Reason.NO_STUDENT, len(observations))
+        outcome = await self.runner.run(observations)
+        if not _whole_batch_failed(outcome, observations):
+            return self._judged(self._gate, outcome, len(observations))
+        return _together([await self.judge([observation]) for observation in observations])
 
-    def distrusted(self, items: int) -> StudentRun:
-        """Nothing is run: these observations, or some near them, killed the agent before."""
-        return _nothing_ran(Reason.STUDENT_CRASHED, items, time.monotonic_ns())
+    def unjudged(self, reason: Reason, items: int) -> StudentRun:
+        """Nothing is run, and this is why."""
+        now = time.monotonic_ns()
+        return StudentRun([unusable(reason)] * items, None, now, now, now)
 
-    def _run(
-        self, session: sessions.Session, gate: Gate, observations: Sequence[Array], start: int
-    ) -> StudentRun:
-        count = len(observations)
-        run, metered = self._metered(session, observations)
-        end = time.monotonic_ns()
-        if session.check(run.output, count):
-            judged = gate.judge(run.output)
+    def close(self) -> None:
+        """Let thread and process go."""
+        if self.runner is not None:
+            self.runner.close()
+
+    def _judged(self, gate: Gate, outcome: RunOutcome, items: int) -> StudentRun:
+        energy = None
+        if outcome.metered is not None:
+            energy = self._meter.provisional(outcome.metered)
+        if outcome.output is not None:
+            judged = gate.judge(outcome.output)
         else:
-            judged = [unusable(Reason.STUDENT_WRONG_SHAPE)] * count
-        energy = self._meter.provisional(metered)
-        began = max(start, end - int(run.wall_seconds * 1e9))
-        return StudentRun(judged, energy, start, began, end, metered)
-
-    def _metered(
-        self, session: sessions.Session, observations: Sequence[Array]
-    ) -> tuple[sessions.Run, MeteredRun]:
-        """One run, with its part of the window's joules to come."""
-        batch = session.prepare(observations)
-        metered = self._meter.begin(self._work)
-        try:
-            run = session.run(batch)
-        except BaseException:
-            self._meter.abandon(metered)
-            raise
-        self._meter.finish(metered, len(observations), run.cpu_seconds, run.method)
-        return run, metered
-
-    def _one_by_one(self, observations: Sequence[Array], start: int) -> StudentRun:
-        runs = [self.judge([observation]) for observation in observations]
-        judged = [run.judged[0] for run in runs]
-        # One figure stands for all: what the successful ones took, by equal shares.
-        readings = [run.energy for run in runs if run.energy is not None]
-        energy = share_of(total(readings), 1 / len(runs)) if readings else None
-        return StudentRun(judged, energy, start, start, time.monotonic_ns())
+            assert outcome.failure is not None  # noqa: S101  # a run gives one of the two
+            self._failures.tell(outcome.failure)
+            judged = [unusable(Reason(f"student_{outcome.failure.kind}"))] * items
+        times = outcome.prepare_ns, outcome.start_ns, outcome.end_ns
+        return StudentRun(judged, energy, *times, outcome.metered)
 
 
-def _nothing_ran(reason: Reason, items: int, now_ns: int) -> StudentRun:
-    return StudentRun([unusable(reason)] * items, None, now_ns, now_ns, now_ns)
+class _Failures:
+    """Says how a student fails, at most once a minute for each way."""
+
+    def __init__(self, pipeline: str, now: Callable[[], float] = time.monotonic) -> None:
+        self._pipeline, self._now = pipeline, now
+        self._untold: dict[FailureKind, int] = {}
+        self._told: dict[FailureKind, float] = {}
+
+    def tell(self, failure: Failure) -> None:
+        """Log it, with how many there were since the last line."""
+        kind = failure.kind
+        self._untold[kind] = self._untold.get(kind, 0) + 1
+        if self._now() - self._told.get(kind, -_REPEAT_SECONDS) < _REPEAT_SECONDS:
+            return
+        self._told[kind] = self._now()
+        where = {"pipeline": self._pipeline, "kind": kind.value, "runs": self._untold.pop(kind)}
+        log.warning("student_failed", extra={**where, "detail": failure.message})
 
 
-def _work_key(pipeline: str, model: ModelRef | None) -> WorkKey:
-    if model is None:
-        return WorkKey(pipeline, "none", "")
-    return WorkKey(pipeline, f"{model.bundle}/{model.model}", model.digest)
+def _whole_batch_failed(outcome: RunOutcome, observations: Sequence[Array]) -> bool:
+    """One of several may be at fault: the others deserve a run without it."""
+    failure = outcome.failure
+    return failure is not None and len(observations) > 1 and failure.kind not in _NOT_RUN
 
 
-def load(spec: PipelineSpec, base: Path, meter: Meter) -> Student:
-    """The student of a declared pipeline; raises ConfigError, BundleError, MissingExtraError."""
+def _together(runs: Sequence[StudentRun]) -> StudentRun:
+    """Runs of one observation each, as one."""
+    judged = [run.judged[0] for run in runs]
+    # One figure stands for all: what the successful ones took, by equal shares.
+    readings = [run.energy for run in runs if run.energy is not None]
+    energy = share_of(total(readings), 1 / len(runs)) if readings else None
+    start = runs[0].prepare_ns
+    return StudentRun(judged, energy, start, start, time.monotonic_ns())
+
+
+def load(spec: PipelineSpec, base: Path, meter: Meter, watchdog: Watchdog | None = None) -> Student:
+    """The student of one declared pipeline; raises what :func:`load_all` raises."""
+    return load_all([spec], base, meter, watchdog or Watchdog())[0]
+
+
+def load_all(
+    specs: Sequence[PipelineSpec], base: Path, meter: Meter, watchdog: Watchdog
+) -> list[Student]:
+    """The students of the declared pipelines, tried as far as START_SECONDS reach.
+
+    A student that cannot be used costs its own pipeline its student, and says so in ``problem``.
+    Raises ConfigError, BundleError (for a manifest or a file), MissingExtraError.
+    """
+    students = [_student(spec, base, meter, watchdog) for spec in specs]
+    runners = [student.runner for student in students if student.runner is not None]
+    loading.load(runners, watchdog, START_SECONDS)
+    return students
+
+
+def _student(spec: PipelineSpec, base: Path, meter: Meter, watchdog: Watchdog) -> Student:
     bundle = bundles.load(base / spec.bundle)
     if spec.teacher not in bundle.manifest.models:
         raise ConfigError(
             f"pipeline {spec.name}: the bundle has no model {spec.teacher!r}",
             remedy=f"set teacher to one of {', '.join(sorted(bundle.manifest.models))}",
         )
-    session = sessions.load(bundle, "student") if "student" in bundle.manifest.models else None
-    return Student(spec, bundle.manifest, session, meter)
+    runner = None
+    if "student" in bundle.manifest.models:
+        limits = _limits(spec)
+        runner = ModelRunner(
+            bundle,
+            "student",
+            spec.name,
+            limits=limits,
+            meter=meter,
+            tier=TIER,
+            watchdog=watchdog,
+        )
+    return Student(spec, bundle.manifest, runner, meter)
+
+
+def _limits(spec: PipelineSpec) -> Limits:
+    """The declared ones, with time left for the cloud before the pipeline's deadline."""
+    if spec.deadline_seconds is None:
+        return spec.limits
+    seconds = min(spec.limits.run_seconds, _DEADLINE_SHARE * spec.deadline_seconds)
+    return spec.limits.model_copy(update={"run_seconds": seconds})
 
 
 def _gate(spec: PipelineSpec, manifest: Manifest) -> Gate | None:

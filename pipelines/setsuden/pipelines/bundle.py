@@ -39,16 +39,42 @@ class Bundle:
         Raises BundleError when the file is missing, too large or not the declared one.
         """
         spec = self.spec(model)
-        content = _content(self.folder / spec.file)
-        digest = hashlib.sha256(content).hexdigest()
-        if spec.sha256 is not None and digest != spec.sha256:
+        content = read_model(self.folder / spec.file)
+        ref = self.ref(model, content)
+        if spec.sha256 is not None and ref.digest != spec.sha256:
             raise BundleError(
                 f"{spec.file} is not the file that models.{model}.sha256 declares",
                 remedy="restore the bundle, or correct the digest if the change was meant",
             )
-        return content, ModelRef(
+        return content, ref
+
+    def ref(self, model: str, content: bytes) -> ModelRef:
+        """The name under which results tell of this model."""
+        digest = hashlib.sha256(content).hexdigest()
+        return ModelRef(
             bundle=self.manifest.name, version=self.manifest.version, model=model, digest=digest
         )
+
+    def sample(self) -> bytes | None:
+        """The recorded observation as it travels, if the bundle has one; raises BundleError."""
+        declared = self.manifest.observation
+        if declared.sample is None:
+            return None
+        try:
+            with (self.folder / declared.sample).open("rb") as file:
+                content = file.read(declared.nbytes + 1)
+        except OSError as error:
+            raise BundleError(
+                f"cannot read the sample {declared.sample}: {error.strerror}",
+                remedy=f"put it beside {MANIFEST}",
+            ) from error
+        if len(content) != declared.nbytes:
+            raise BundleError(
+                f"the sample {declared.sample} has not the {declared.nbytes} bytes of "
+                f"{declared.dtype} {list(declared.shape)}",
+                remedy="record exactly one observation, as events carry it",
+            )
+        return content
 
 
 def load(folder: Path) -> Bundle:
@@ -57,7 +83,8 @@ def load(folder: Path) -> Bundle:
     return Bundle(folder, validate(Manifest, document, BundleError))
 
 
-def _content(path: Path) -> bytes:
+def read_model(path: Path) -> bytes:
+    """A model file's bytes; raises BundleError when it is missing or too large."""
     try:
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:

@@ -60,7 +60,7 @@ def decode(event: Carrier, declared: Observation, max_body_bytes: int) -> Array:
     tail = event.data
     if event.tensor_header_bytes is not None:
         tail = _tensor_tail(event.data, event.tensor_header_bytes, declared)
-    return _array(tail, declared)
+    return raw_array(tail, declared)
 
 
 def check_size(size: int, max_body_bytes: int) -> None:
@@ -91,7 +91,8 @@ def encode_tensor(array: Array, name: str = "observation") -> tuple[bytes, int]:
     return header + np.ascontiguousarray(array).tobytes(), len(header)
 
 
-def _array(tail: bytes, declared: Observation) -> Array:
+def raw_array(tail: bytes, declared: Observation) -> Array:
+    """The raw bytes of one observation (a read-only view); raises InvalidTensorError."""
     if len(tail) != declared.nbytes:
         raise InvalidTensorError(
             f"{len(tail)} bytes, but {declared.dtype} {list(declared.shape)} takes "

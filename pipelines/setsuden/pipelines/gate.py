@@ -40,7 +40,7 @@ class Gate:
         finite = np.asarray(np.isfinite(output).all(axis=1))
         safe = np.where(finite[:, None], output, 0.0)
         scores = probabilities(safe, self._kind, self._temperature)
-        usable = np.asarray(finite & _is_distribution(scores)) & _was_distribution(safe, self._kind)
+        usable = np.asarray(finite & _sums_to_one(scores)) & is_distribution(safe, self._kind)
         answers = answers_of(scores, self._classes)
         if usable.all():
             return [self._one(answer) for answer in answers]
@@ -99,21 +99,22 @@ def answers_of(scores: Array, classes: Sequence[str]) -> list[Answer]:
     ]
 
 
-def _is_distribution(scores: Array) -> NDArray[np.bool_]:
+def is_distribution(output: Array, kind: OutputKind) -> NDArray[np.bool_]:
+    """False for each row that is declared a distribution and is none; logits never are.
+
+    Looked at before any temperature: scaling would hide it.
+    """
+    if kind is OutputKind.LOGITS:
+        return np.ones(len(output), dtype=np.bool_)
+    values = output.astype(np.float64)
+    return _sums_to_one(np.exp(np.minimum(values, 1.0)) if kind is OutputKind.LOG_PROBS else values)
+
+
+def _sums_to_one(scores: Array) -> NDArray[np.bool_]:
     within: NDArray[np.bool_] = (scores.min(axis=1) >= -1e-6) & (
         np.abs(scores.sum(axis=1) - 1.0) <= 1e-3
     )
     return within
-
-
-def _was_distribution(output: Array, kind: OutputKind) -> NDArray[np.bool_]:
-    """False where a row is none though it should be: scaling by a temperature would hide it."""
-    if kind is OutputKind.LOGITS:
-        return np.ones(len(output), dtype=np.bool_)
-    values = output.astype(np.float64)
-    return _is_distribution(
-        np.exp(np.minimum(values, 1.0)) if kind is OutputKind.LOG_PROBS else values
-    )
 
 
 def _threshold(spec: GateSpec, override: GateOverride) -> float:

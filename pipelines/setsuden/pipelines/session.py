@@ -1,34 +1,30 @@
-"""The one door to onnxruntime: load a bundle's model, run it, know its CPU time exactly.
-
-Threads are always explicit and spinning is off: onnxruntime's default burned 18.9 ms of CPU for
-a 0.47 ms inference every 20 ms.
-"""
+"""A bundle's model, opened in this process and checked against its manifest."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 from setsuden.schemas.bundle import ModelSpec
 from setsuden.schemas.energy import Method
-from setsuden.schemas.errors import BundleError, MissingExtraError
+from setsuden.schemas.errors import MissingExtraError
 from setsuden.schemas.result import ModelRef
 
-from . import quiet  # noqa: F401  # before onnxruntime is imported
+from . import trial
 from .bundle import Bundle
+from .failure import FailureKind, TrialError
+from .native import NativeModel, first_line, ran_out_of_memory
+from .preparation import Preparation
 
 Array = NDArray[Any]
 
 
 class Run(NamedTuple):
-    """One ``session.run``."""
+    """One run of a model."""
 
     output: Array
-    """[items, classes], float."""
+    """[items, classes]."""
     cpu_seconds: float
     wall_seconds: float
     method: Method
@@ -37,109 +33,91 @@ class Run(NamedTuple):
 class Session:
     """One loaded model. One inference at a time: its CPU clock depends on it."""
 
-    def __init__(self, native: Any, spec: ModelSpec, ref: ModelRef, classes: int) -> None:
-        self._native = native
+    def __init__(self, native: NativeModel, spec: ModelSpec, ref: ModelRef, classes: int) -> None:
+        self.native = native
         self.spec = spec
         self.ref = ref
-        self._classes = classes
-        self._dtype = np.dtype(spec.dtype.value)
-        # With one thread all work is the caller's own; a pool's work only the process clock sees.
-        self._exact = spec.threads == 1
-        self._clock = time.thread_time_ns if self._exact else time.process_time_ns
-        self.method = Method.THREAD if self._exact else Method.EXCLUSIVE
-
-    def prepare(self, observations: Sequence[Array]) -> Array:
+        self.prepare = Preparation(spec)
         """Observations as the graph's input: [items, *shape] in the model's dtype."""
-        batch = np.stack(observations).astype(self._dtype)
-        if self.spec.scale != 1.0:
-            batch *= self._dtype.type(self.spec.scale)
-        if self.spec.offset != 0.0:
-            batch += self._dtype.type(self.spec.offset)
-        return batch.reshape(len(observations), *self.spec.shape)
+        self._classes = classes
+        self.method = method_of(spec)
 
     def run(self, batch: Array) -> Run:
-        """The model's output for [items, *shape]; whatever onnxruntime raises comes through.
-
-        ``cpu_seconds`` is the CPU time of the run itself: the calling thread's when the model has
-        one thread (exact to 0.2 %), else the process's.
-        """
-        feed = {self.spec.input: batch}
-        wall, cpu = time.perf_counter_ns(), self._clock()
-        (output,) = self._native.run([self.spec.output], feed)
-        used, passed = self._clock() - cpu, time.perf_counter_ns() - wall
-        return Run(np.asarray(output), used / 1e9, passed / 1e9, self.method)
+        """The model's output for [items, *shape]; whatever onnxruntime raises comes through."""
+        return Run(*self.native.run(self.spec.output, {self.spec.input: batch}), self.method)
 
     def check(self, output: Array, items: int) -> bool:
-        """True when the output has one row of scores for each item."""
-        return output.shape == (items, self._classes)
+        """True when the output has one row of numbers, its scores, for each item."""
+        return is_row_per_item(output, items, self._classes)
+
+
+def is_row_per_item(output: Array, items: int, classes: int) -> bool:
+    """True for numbers of shape [items, classes]."""
+    return output.shape == (items, classes) and output.dtype.kind in "fiu"
+
+
+def method_of(spec: ModelSpec) -> Method:
+    """How the CPU time of this model's runs is known."""
+    return Method.THREAD if spec.threads == 1 else Method.EXCLUSIVE
 
 
 def load(bundle: Bundle, model: str) -> Session:
-    """The named model, checked against the manifest by names, shapes and one trial run.
+    """The named model, tried in this process; for models that are trusted not to harm it.
 
     Raises BundleError; MissingExtraError without onnxruntime.
     """
     content, ref = bundle.read(model)
-    return opened(content, bundle.spec(model), ref, len(bundle.manifest.classes))
+    session = opened(content, bundle.spec(model), ref, len(bundle.manifest.classes))
+    trial.check(bundle, model, session.run)
+    return session
 
 
 def opened(
     content: bytes, spec: ModelSpec, ref: ModelRef, classes: int, *, spinning: bool = False
 ) -> Session:
-    """A model that was read already, checked as :func:`load` does; raises what it raises.
+    """A model that was read already, checked by names and one run on zeros.
 
-    ``spinning`` lets idle threads of its pool spin, as onnxruntime would by itself: for measuring
-    what that costs, and for nothing else.
+    Raises BundleError; MissingExtraError without onnxruntime. ``spinning`` as NativeModel has it.
     """
     native = _open(content, spec, spinning=spinning)
-    _check_names(native, spec)
+    check_names(spec, native.inputs(), native.outputs())
     session = Session(native, spec, ref, classes)
-    _trial(session, classes)
+    trial.shape_run(spec, classes, session.run)
     return session
 
 
-def _open(content: bytes, spec: ModelSpec, *, spinning: bool = False) -> Any:
+def _open(content: bytes, spec: ModelSpec, *, spinning: bool) -> NativeModel:
     try:
-        import onnxruntime  # noqa: PLC0415  # 0.1 s and 40 MB that only a running tier needs
+        return NativeModel(content, threads=spec.threads, spinning=spinning)
     except ImportError as error:
         raise MissingExtraError(
             "onnxruntime is not installed", remedy="pip install 'setsuden[edge]'"
         ) from error
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = spec.threads
-    options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
-    options.log_severity_level = 3
-    try:
-        return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own tree derives from Exception alone
-        raise BundleError(
-            f"{spec.file} cannot be loaded: {str(error).splitlines()[0][:200]}",
-            remedy="export it again as ONNX (opset 17 or newer)",
+        memory = ran_out_of_memory(error)
+        raise unopened(
+            spec,
+            FailureKind.OUT_OF_MEMORY if memory else FailureKind.UNUSABLE,
+            first_line(error),
         ) from error
 
 
-def _check_names(native: Any, spec: ModelSpec) -> None:
-    inputs = [found.name for found in native.get_inputs()]
-    outputs = [found.name for found in native.get_outputs()]
+def unopened(spec: ModelSpec, kind: FailureKind, message: str) -> TrialError:
+    """The error of a file that onnxruntime does not open."""
+    remedy = "export it again as ONNX (opset 17 or newer)"
+    if kind is FailureKind.OUT_OF_MEMORY:
+        remedy = "raise limits.run_memory_bytes"
+    return TrialError(kind, f"{spec.file} cannot be loaded: {message[:300]}", remedy=remedy)
+
+
+def check_names(spec: ModelSpec, inputs: list[str], outputs: list[str]) -> None:
+    """Raises TrialError unless the graph takes and gives what the manifest says."""
+    words = ""
     if inputs != [spec.input]:
-        raise BundleError(f"{spec.file} takes {inputs}, the manifest says input = {spec.input!r}")
-    if spec.output not in outputs:
-        raise BundleError(f"{spec.file} gives {outputs}, the manifest says {spec.output!r}")
-
-
-def _trial(session: Session, classes: int) -> None:
-    spec = session.spec
-    try:
-        output = session.run(np.zeros((1, *spec.shape), dtype=spec.dtype.value)).output
-    except Exception as error:  # onnxruntime's own tree derives from Exception alone
-        raise BundleError(
-            f"{spec.file} does not run on {spec.dtype} [1, {', '.join(map(str, spec.shape))}]: "
-            f"{str(error).splitlines()[0][:200]}",
-            remedy="correct dtype and shape in the manifest",
-        ) from error
-    if not session.check(output, 1):
-        raise BundleError(
-            f"{spec.file} gives {list(output.shape)} for one item, not [1, {classes}]",
-            remedy="the bundle's classes must be as many as the model's scores",
+        words = f"{spec.file} takes {inputs}, the manifest says input = {spec.input!r}"
+    elif spec.output not in outputs:
+        words = f"{spec.file} gives {outputs}, the manifest says output = {spec.output!r}"
+    if words:
+        raise TrialError(
+            FailureKind.UNUSABLE, words[:1000], remedy="use the names that the graph has"
         )

@@ -55,6 +55,11 @@ class Observation(Model):
     """Element type as it travels."""
     shape: tuple[Dimension, ...] = Field(strict=False, min_length=1, max_length=8)
     """Size of each axis of one observation."""
+    sample: FileName | None = None
+    """A file in the bundle folder that holds one recorded observation, exactly as it travels;
+    every model is tried on it before it is used."""
+    sample_label: ShortText | None = None
+    """The class that every model of the bundle must give to the sample."""
 
     @property
     def nbytes(self) -> int:
@@ -65,13 +70,17 @@ class Observation(Model):
     def _bounded(self) -> Self:
         if prod(self.shape) > MAX_ELEMENTS:
             raise ValueError(f"shape has more than {MAX_ELEMENTS} elements")
+        if self.sample_label is not None and self.sample is None:
+            raise ValueError("sample_label needs a sample")
         return self
 
 
 class ModelSpec(Model):
     """One ONNX file, and how an observation becomes its input.
 
-    ``input = observation.astype(dtype) * scale + offset``, reshaped to ``shape``.
+    ``input = observation * scale + offset``, axes reordered by ``transpose``, then reshaped to
+    ``shape`` and cast to ``dtype``. The arithmetic is in floating point; a value that an integer
+    ``dtype`` cannot hold is refused, never wrapped.
     """
 
     file: FileName
@@ -88,6 +97,11 @@ class ModelSpec(Model):
     """Element type of the graph's input."""
     shape: tuple[Dimension, ...] = Field(strict=False, min_length=1, max_length=8)
     """One item; the graph has a batch axis in front of it."""
+    transpose: tuple[Annotated[int, Field(ge=0, le=7)], ...] | None = Field(
+        default=None, strict=False, min_length=1, max_length=8
+    )
+    """Axes of the observation in the order the graph wants them, e.g. [2, 0, 1] for an image with
+    its channels last; [0, 1, …] says that a plain reshape is meant."""
     scale: float = 1.0
     """Factor of the pre-processing."""
     offset: float = 0.0
@@ -159,11 +173,22 @@ class Manifest(Model):
     def _consistent(self) -> Self:
         if "student" in self.models and self.gate is None:
             raise ValueError("a bundle with a student needs a [gate] with a threshold")
-        elements = prod(self.observation.shape)
+        label = self.observation.sample_label
+        if label is not None and label not in self.classes:
+            raise ValueError(f"observation.sample_label {label!r} is none of the classes")
         for name, spec in self.models.items():
-            if prod(spec.shape) != elements:
-                raise ValueError(
-                    f"models.{name}.shape {list(spec.shape)} has {prod(spec.shape)} elements, "
-                    f"the observation has {elements}"
-                )
+            self._check_shape(name, spec)
         return self
+
+    def _check_shape(self, name: str, spec: ModelSpec) -> None:
+        own = self.observation.shape
+        if prod(spec.shape) != prod(own):
+            raise ValueError(
+                f"models.{name}.shape {list(spec.shape)} has {prod(spec.shape)} elements, "
+                f"the observation has {prod(own)}"
+            )
+        if spec.transpose is not None and sorted(spec.transpose) != list(range(len(own))):
+            raise ValueError(
+                f"models.{name}.transpose {list(spec.transpose)} must name each axis of "
+                f"{list(own)} once, counted from 0"
+            )

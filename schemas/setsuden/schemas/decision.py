@@ -27,6 +27,19 @@ class Reason(StrEnum):
     STUDENT_WRONG_SHAPE = "student_wrong_shape"
     NO_CONFIDENCE = "no_confidence"
     STUDENT_CRASHED = "student_crashed"
+    """It ended the process it ran in."""
+    STUDENT_TIMED_OUT = "student_timed_out"
+    """It ran longer than ``limits.run_seconds``."""
+    STUDENT_OUT_OF_MEMORY = "student_out_of_memory"
+    """It wanted more than ``limits.run_memory_bytes``."""
+    STUDENT_UNFIT_INPUT = "student_unfit_input"
+    """The observation, prepared, does not fit the element type of the student's input."""
+    STUDENT_SUSPENDED = "student_suspended"
+    """It was not run: it failed so often just now that it rests a while."""
+    STUDENT_BUSY = "student_busy"
+    """It was not run: it is slower than its events come, and others should not wait for it."""
+    STUDENT_UNUSABLE = "student_unusable"
+    """It was not run: its trial at load showed that its manifest cannot be meant."""
 
 
 class Decision(WireModel):

@@ -8,10 +8,14 @@ from .base import Model, Token
 
 
 class Limits(Model):
-    """Bounds of one pipeline; past them an event is refused with a typed error."""
+    """Bounds of one pipeline; past them an event is refused, or a model's run is ended."""
 
     max_body_bytes: int = Field(default=1_000_000, ge=1, le=64_000_000)
     """Refused before parsing. The broker's own max_payload (1 MB by default) also holds."""
+    run_seconds: float = Field(default=10.0, ge=0.05, le=3600)
+    """One run of a model, whatever its batch; past it the run is ended and has failed."""
+    run_memory_bytes: int = Field(default=1 << 30, ge=1 << 24, le=1 << 40)
+    """What one run may allocate on top of the loaded model; past it the run has failed."""
 
 
 class GateOverride(Model):

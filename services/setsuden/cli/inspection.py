@@ -32,6 +32,7 @@ from setsuden.schemas.errors import (
     SetsudenError,
     UnavailableError,
 )
+from setsuden.schemas.pipeline import Limits
 from setsuden.schemas.redact import masked_address
 from setsuden.services.config import CloudConfig
 
@@ -166,7 +167,7 @@ def _pipeline_problems(report: Report, spec: PipelineSpec, *, load: bool) -> Ite
     yield from _gate_problems(spec, manifest)
     wanted = spec.teacher if report.kind == CLOUD else "student"
     if wanted in manifest.models:
-        yield from _model_problems(folder, manifest, [wanted], load=load)
+        yield from _model_problems(folder, manifest, [wanted], spec.limits, load=load)
 
 
 def _gate_problems(spec: PipelineSpec, manifest: Manifest) -> Iterator[Problem]:
@@ -188,7 +189,8 @@ def _inspect_bundle(report: Report, *, load: bool) -> None:
     manifest = _manifest(report)
     if manifest is not None:
         names = list(manifest.models)
-        report.problems += _model_problems(report.file.parent, manifest, names, load=load)
+        folder = report.file.parent
+        report.problems += _model_problems(folder, manifest, names, Limits(), load=load)
         report.checked += [f"model {name}{' runs' if load else ''}" for name in names]
 
 
@@ -207,14 +209,14 @@ def _manifest(report: Report) -> Manifest | None:
 
 
 def _model_problems(
-    folder: Path, manifest: Manifest, names: list[str], *, load: bool
+    folder: Path, manifest: Manifest, names: list[str], limits: Limits, *, load: bool
 ) -> Iterator[Problem]:
     """Models whose file is missing, is not the declared one, or does not run."""
     bundle = bundles.Bundle(folder, manifest)
     text = read_text(folder / bundles.MANIFEST)
     for name in names:
         try:
-            _try_model(bundle, name, load=load)
+            _try_model(bundle, name, limits, load=load)
         except SetsudenError as error:
             place = place_of(text, ("models", name))
             where = f"{folder / bundles.MANIFEST}:{place.line}"
@@ -222,13 +224,14 @@ def _model_problems(
             yield Problem(where, words, f"models.{name}", place, remedy=error.remedy)
 
 
-def _try_model(bundle: bundles.Bundle, name: str, *, load: bool) -> None:
+def _try_model(bundle: bundles.Bundle, name: str, limits: Limits, *, load: bool) -> None:
+    """As a tier does before it uses the model: in a process of its own, within limits."""
     if not load:
         bundle.read(name)
         return
-    from setsuden.pipelines import session  # noqa: PLC0415  # numpy
+    from setsuden.pipelines import loading  # noqa: PLC0415  # numpy
 
-    session.load(bundle, name)
+    loading.check(bundle, name, limits)
 
 
 def _placed(problem: Problem, document: Document, index: int) -> Problem:

@@ -93,14 +93,19 @@ def worker() -> None:
 @worker.command("run")
 @config_option("cloud.toml")
 @set_option
-@click.option("--pipeline", help="Whose teacher to run; needed when the file declares several.")
+@click.option("--pipeline", help="Whose teacher to run; without it all, a process for each.")
 def worker_run(path: Path, assignments: Sequence[str], pipeline: str | None) -> None:
     """Pull hard cases, run the teacher, store each result once.
 
-    The same worker that runs inside a Ray Serve replica, as a plain process.
+    The same worker that runs inside a Ray Serve replica, as a plain process. Where the file
+    declares several pipelines, each gets a process of its own, started again whenever it ends.
     """
     _hold_hangup()
     config = load_cloud(path, assignments)
+    if pipeline is None and len(config.pipelines) > 1:
+        from setsuden.services.worker_group import run_workers  # noqa: PLC0415  # asyncio
+
+        sys.exit(run_workers(config, path, assignments))
     with needs("edge"):
         from setsuden.services.worker.process import run_worker  # noqa: PLC0415  # numpy
     load = partial(load_cloud, path, assignments)

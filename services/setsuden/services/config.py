@@ -33,8 +33,6 @@ class WorkerOptions(Model):
     """A batch expected to take longer runs in a thread of its own, so that acks go on."""
     stall_seconds: float = Field(default=30.0, gt=0, le=3600)
     """Work in hand and no progress for this long: unhealthy."""
-    isolate_timeout_seconds: float = Field(default=60.0, gt=0, le=3600)
-    """A child that has not answered by then is killed, and the run has failed."""
     pull_expires_seconds: float = Field(default=30.0, ge=1, le=300)
     """How long the broker keeps one pull request open."""
     drain_seconds: float = Field(default=10.0, gt=0, le=600)

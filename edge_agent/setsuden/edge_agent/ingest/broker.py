@@ -81,6 +81,8 @@ class BrokerDoor:
         self._met = False
         self._read = dict(engine.cursor.positions)
         self._released = dict(self._read)
+        self._behind: set[str] = set()
+        """Pipelines whose lanes were full: they are read on when there is room."""
         self._earlier: int | None = None
         """Events up to this sequence may have been accepted by an earlier start of this device;
         None until the stream was first met."""
@@ -141,13 +143,15 @@ class BrokerDoor:
         if self._generation != self._engine.generation:
             self._generation = self._engine.generation
             self._read = dict(self._engine.cursor.positions)
-            self._caught_up = False
+            self._caught_up = self._met = False  # a pipeline without a position is read from 1
         while self._caught_up and self._notified:
             stored = self._notified.popleft()
-            if self._follows(stored):
+            if stored.pipeline not in self._behind and self._follows(stored):
                 await self._take(stored, None)
         if not self._caught_up:
             await self._catch_up()
+        for pipeline in sorted(filter(self._engine.intake.takes, self._behind)):
+            await self._read_on(pipeline)
         if self._generation != self._engine.generation:
             self._something.set()
         await self._release()
@@ -171,14 +175,16 @@ class BrokerDoor:
             await self._read_on(pipeline)
 
     async def _read_on(self, pipeline: str) -> None:
+        """Read one subject to its end, or until its pipeline's lane is full."""
+        self._behind.discard(pipeline)
         while self._generation == self._engine.generation:
-            before = self._read[pipeline]
+            before = self._read.setdefault(pipeline, 0)
             messages = await self._source.read(pipeline, before + 1)
             stored = [one for m in messages if (one := _stored(m, self._device)) is not None]
             known = await self._known_results([one for one in stored if self._may_be_known(one)])
             for one in stored:
                 await self._take(one, known.get(self._event_id(one)))
-            if self._read[pipeline] == before:
+            if self._read[pipeline] == before or pipeline in self._behind:
                 return
 
     async def _meet_stream(self) -> None:
@@ -234,6 +240,9 @@ class BrokerDoor:
     async def _take(self, stored: _Stored, known: Result | None) -> None:
         if stored.sequence <= self._read.get(stored.pipeline, 0):
             return  # an answer that came twice
+        if stored.pipeline in self._behind or not self._engine.intake.takes(stored.pipeline):
+            self._behind.add(stored.pipeline)
+            return
         place = StreamPlace(self._created, stored.pipeline, stored.sequence)
         self._read[place.pipeline] = place.sequence
         received = now()

@@ -14,7 +14,10 @@ THREADS = {"models": {"__all__": {"threads"}}}
 
 def render(manifest: Manifest) -> str:
     """The manifest as TOML that reads back as an equal one."""
-    return "\n".join(_table(manifest.model_dump(mode="json", exclude=THREADS), "")) + "\n"
+    return (
+        "\n".join(_table(manifest.model_dump(mode="json", exclude=THREADS, exclude_none=True), ""))
+        + "\n"
+    )
 
 
 def _table(table: dict[str, Any], prefix: str) -> Iterator[str]:

@@ -17,6 +17,8 @@ WINDOW_SECONDS = 5.0
 """Finding the processes reads all of ``/proc``: 2 ms."""
 RAY = "ray"
 _REPLICA = b"ray::ServeReplica"
+_MODEL = b"setsuden.pipelines.model_child"
+"""A model's own process: its replica's meter counts it."""
 
 
 def platform_meter(config: CloudConfig, base: Path, find: Callable[[], list[int]]) -> Meter:
@@ -46,6 +48,7 @@ def side_meter(
 
 def _replica(pid: int) -> bool:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(_REPLICA)
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+        return command.startswith(_REPLICA) or _MODEL in command
     except OSError:
         return True

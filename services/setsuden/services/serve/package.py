@@ -25,8 +25,11 @@ def pack(folder: Path, model: str, carry_max_bytes: int) -> Package:
     content, _ = found.read(model)
     if len(content) > carry_max_bytes:
         return Package({}, str(folder.resolve()))
-    manifest = (folder / MANIFEST).read_bytes()
-    return Package({MANIFEST: manifest, found.spec(model).file: content}, None)
+    files = {MANIFEST: (folder / MANIFEST).read_bytes(), found.spec(model).file: content}
+    sample = found.sample()
+    if sample is not None:
+        files[str(found.manifest.observation.sample)] = sample
+    return Package(files, None)
 
 
 def unpack(package: Package, folder: Path) -> Path:

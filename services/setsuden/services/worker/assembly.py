@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
+import logging
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
-from setsuden.pipelines import bundle
+from setsuden.pipelines import bundle, forked_trial
 from setsuden.pipelines.energy import Meter
 from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+from setsuden.pipelines.run_record import RunRecord
 from setsuden.pipelines.tracing import Recorder
 from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
 from setsuden.pipelines.tracing.recorder import host_id
 from setsuden.pipelines.tracing.ship import Shipper
+from setsuden.pipelines.watchdog import Watchdog
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
@@ -28,6 +32,8 @@ from setsuden.services.config import CloudConfig
 from .teacher import Teacher
 from .worker import Worker
 
+log = logging.getLogger(__name__)
+STALLED_EXIT = 70
 MAX_SLOTS = 1024
 FAREWELL_SECONDS = 2.0
 """How long a stopping worker sends spans; the next one of its slot sends the rest."""
@@ -78,14 +84,20 @@ async def assembled(
     Raises BundleError when the bundle in ``folder`` cannot be used.
     """
     state = base / config.state
-    teacher = Teacher(bundle.load(folder), pipeline.teacher, config.worker.inline_below_ms)
-    link = Link(config.nats, f"worker-{pipeline.name}")
     slot = TraceSlot(state)
+    meter = _meter(config, slot.name, base, reserved_cpus)
+    try:
+        teacher = await _loaded(
+            partial(_teacher, config, pipeline, folder, meter, state / slot.name)
+        )
+    except BaseException:
+        slot.close()
+        raise
+    link = Link(config.nats, f"worker-{pipeline.name}")
     recorder = Recorder(config.traces, state / slot.name, spans.SERVICE_WORKER, {})
     sender = subjects.Sender(Tier.CLOUD, slot.name)
     shipper = Shipper(link, recorder, sender)
     shipping = asyncio.create_task(shipper.run()) if config.traces.ship else None
-    meter = _meter(config, slot.name, base, reserved_cpus)
     meter.start()
     seconds = config.traces.metrics_seconds
     telling = MetricsShipper(link, meter, recorder.resource, sender, seconds)
@@ -115,6 +127,26 @@ async def assembled(
             await telling.finish(FAREWELL_SECONDS)
         await link.close()
         slot.close()
+
+
+async def _loaded(load: Callable[[], Teacher]) -> Teacher:
+    """In a thread where others would have to wait for it, as in a replica."""
+    return load() if forked_trial.possible() else await asyncio.to_thread(load)
+
+
+def _teacher(
+    config: CloudConfig, pipeline: PipelineSpec, folder: Path, meter: Meter, state: Path
+) -> Teacher:
+    """Tried and open; raises BundleError."""
+    state.mkdir(parents=True, exist_ok=True)
+    watchdog = Watchdog(RunRecord(state), _give_up)
+    return Teacher(bundle.load(folder), pipeline, meter, config.worker.inline_below_ms, watchdog)
+
+
+def _give_up(pipeline: str) -> None:
+    """The watchdog's last resort: end, for whoever starts workers again."""
+    log.critical("worker_gives_up", extra={"pipeline": pipeline})
+    os._exit(STALLED_EXIT)
 
 
 def _counts(worker: Worker, link: Link) -> Counts:

@@ -18,14 +18,14 @@ from setsuden.pipelines.reload import Reloader
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
+from setsuden.services.heartbeat import heartbeat
 from setsuden.services.signals import stop_signal
 from setsuden.services.stream_service import StreamService
 
-from .assembly import assembled
+from .assembly import STALLED_EXIT, assembled
 from .worker import StalledError, Worker
 
 log = logging.getLogger(__name__)
-STALLED_EXIT = 70
 _WATCH_SECONDS = 1.0
 
 
@@ -52,6 +52,7 @@ async def run(
     stop = stop_signal()
     async with (
         assembled(config, pipeline, base / pipeline.bundle, base) as (worker, link),
+        heartbeat(config.worker.stall_seconds, _on_silence),
         notifying(lambda: f"link {link.state.value}, {pipeline.name}", link) as manager,
     ):
         Reloader(config, load, link, manager).install()
@@ -90,6 +91,12 @@ async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:
     await topology.up_or_refused(link, None)
     await topology.apply_if_allowed(worker.jetstream, config)
     await worker.start()
+
+
+def _on_silence() -> None:
+    """Called outside the loop, which is stuck: no other exit would come about."""
+    log.critical("worker_silent")
+    os._exit(STALLED_EXIT)
 
 
 async def _until_stopped(worker: Worker, stop: asyncio.Future[None]) -> None:

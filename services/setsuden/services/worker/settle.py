@@ -13,6 +13,11 @@ TEACHER_NOT_FINITE: Final = "teacher_not_finite"
 TEACHER_WRONG_SHAPE: Final = "teacher_wrong_shape"
 TEACHER_CRASHED: Final = "teacher_crashed"
 TEACHER_TIMED_OUT: Final = "teacher_timed_out"
+TEACHER_OUT_OF_MEMORY: Final = "teacher_out_of_memory"
+TEACHER_NO_DISTRIBUTION: Final = "teacher_no_distribution"
+TEACHER_UNFIT_INPUT: Final = "teacher_unfit_input"
+HARMFUL: Final = frozenset({TEACHER_CRASHED, TEACHER_TIMED_OUT, TEACHER_OUT_OF_MEMORY})
+"""What became of a batch that only runs of its events alone can be asked again."""
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
 """Pauses between two tries double from the first to the longest."""
@@ -63,13 +68,14 @@ def after_look(final: Status | None, *, late_is_stored: bool = False) -> Step:
     return Step.ACK
 
 
-def after_failures(problems: list[Problem], max_attempts: int) -> Step:
+def after_failures(problems: list[Problem], max_attempts: int, *, apart: bool = False) -> Step:
     """The step after these failed runs of one event. Only runs count, never deliveries.
 
-    A run alone in a child process that did not end in time would not end the next time either.
+    A run alone, ``apart`` in a child process, that did not end in time would not end the next
+    time either.
     """
     timed_out = [problem.code == TEACHER_TIMED_OUT for problem in problems]
-    if len(problems) >= max_attempts or sum(timed_out) > 1:
+    if len(problems) >= max_attempts or sum(timed_out) > 1 or (apart and timed_out[-1]):
         return Step.DEAD
     return Step.RUN
 

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from setsuden.pipelines import gate, session
+from setsuden.pipelines import gate, loading
+from setsuden.pipelines.apart import RestartPolicy
 from setsuden.pipelines.bundle import Bundle
-from setsuden.pipelines.session import Run
+from setsuden.pipelines.energy import Meter, MeteredRun
+from setsuden.pipelines.failure import Failure
+from setsuden.pipelines.runner import ModelRunner, RunOutcome, Tier
+from setsuden.pipelines.watchdog import Watchdog
+from setsuden.schemas.bundle import OutputKind
+from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem
 
 from . import settle
 from .records import problem
 
 Observations = Sequence[NDArray[Any]]
-_WEIGHT = 0.2
-"""How fast the estimate of a run's time follows."""
+_START_SECONDS = 3600.0
+"""A worker has nothing else to do than wait until its model is tried."""
 
 
 class Choice(NamedTuple):
@@ -39,11 +43,13 @@ class Answers(NamedTuple):
     """What one inference gave."""
 
     rows: list[Row]
-    run: Run
+    run: RunOutcome
+    metered: MeteredRun
+    """Has the settled joules once its window has closed."""
 
 
 class TeacherRaisedError(Exception):
-    """The model could not be run on this batch."""
+    """The model gave nothing for this batch; ``problem`` says what became of it."""
 
     def __init__(self, problem: Problem) -> None:
         super().__init__(problem.message)
@@ -51,53 +57,88 @@ class TeacherRaisedError(Exception):
 
 
 class Teacher:
-    """One loaded model, run in the event loop when it is quick and in a thread when it is not."""
+    """One pipeline's teacher, run where it harms nobody else."""
 
-    def __init__(self, bundle: Bundle, model: str, inline_below_ms: float) -> None:
-        self.bundle, self.model = bundle, model
-        self.session = session.load(bundle, model)
-        self.spec = self.session.spec
+    def __init__(
+        self,
+        bundle: Bundle,
+        pipeline: PipelineSpec,
+        meter: Meter,
+        inline_below_ms: float,
+        watchdog: Watchdog | None = None,
+    ) -> None:
+        """Tried within its limits first; raises BundleError when it cannot be used."""
+        self.bundle = bundle
+        tier = Tier(inline_below_ms / 1000, RestartPolicy(50, seconds_each=0.1, waits=True))
+        self._watchdog = watchdog = watchdog or Watchdog()
+        self.runner = ModelRunner(
+            bundle,
+            pipeline.teacher,
+            pipeline.name,
+            limits=pipeline.limits,
+            meter=meter,
+            tier=tier,
+            watchdog=watchdog,
+        )
+        loading.load([self.runner], watchdog, _START_SECONDS)
+        if self.runner.problem is not None:
+            self.runner.close()
+            raise self.runner.problem
+        self.spec, self.ref = self.runner.spec, self.runner.ref
+        self.max_batch = self.runner.max_batch
         self.classes = bundle.manifest.classes
         self.observation = bundle.manifest.observation
-        self._inline_below = inline_below_ms / 1000
-        self._executor = ThreadPoolExecutor(1, thread_name_prefix="teacher")
-        zeros = np.zeros(self.observation.shape, self.observation.dtype.value)
-        self._seconds_per_item = self._run([zeros]).run.wall_seconds
 
     async def run(self, observations: Observations) -> Answers:
         """One inference; raises TeacherRaisedError. One at a time, the caller sees to it."""
-        expected = self._seconds_per_item * len(observations)
-        if expected < self._inline_below:
-            answers = self._run(observations)
-        else:
-            loop = asyncio.get_running_loop()
-            answers = await loop.run_in_executor(self._executor, self._run, observations)
-        per_item = answers.run.wall_seconds / len(observations)
-        self._seconds_per_item += _WEIGHT * (per_item - self._seconds_per_item)
-        return answers
+        return self._answers(await self.runner.run(observations))
+
+    async def run_alone(self, observation: NDArray[Any]) -> Answers:
+        """One inference in a process of the model's own, which it may crash; raises as ``run``."""
+        return self._answers(await self.runner.run_alone(observation))
+
+    @property
+    def is_apart(self) -> bool:
+        """True while every run happens in a process of the model's own."""
+        return self.runner.why_apart is not None
 
     def close(self) -> None:
-        """Let the thread go; does not wait for a model that hangs."""
-        self._executor.shutdown(wait=False, cancel_futures=True)
+        """Let thread and process go; does not wait for a model that hangs."""
+        self.runner.close()
+        self._watchdog.close()
 
-    def _run(self, observations: Observations) -> Answers:
-        try:
-            run = self.session.run(self.session.prepare(observations))
-        except Exception as error:  # onnxruntime's own tree derives from Exception alone
-            raise TeacherRaisedError(problem(settle.TEACHER_RAISED, _words(error))) from error
-        if not self.session.check(run.output, len(observations)):
-            shape = list(run.output.shape)
-            raise TeacherRaisedError(problem(settle.TEACHER_WRONG_SHAPE, f"output is {shape}"))
-        return Answers(self._rows(run.output), run)
+    def _answers(self, outcome: RunOutcome) -> Answers:
+        failure = outcome.failure
+        if failure is not None or outcome.output is None or outcome.metered is None:
+            raise TeacherRaisedError(_problem(failure))
+        return Answers(_rows(outcome.output, self.spec.kind), outcome, outcome.metered)
 
-    def _rows(self, output: NDArray[Any]) -> list[Row]:
-        finite = np.isfinite(output)
-        if finite.all():
-            return list(_choices(gate.probabilities(output, self.spec.kind)))
-        good = finite.all(axis=1)
-        safe = _choices(gate.probabilities(np.where(good[:, None], output, 0.0), self.spec.kind))
-        bad = problem(settle.TEACHER_NOT_FINITE, "the output holds NaN or infinity")
-        return [row if ok else bad for row, ok in zip(safe, good.tolist(), strict=True)]
+
+def _problem(failure: Failure | None) -> Problem:
+    assert failure is not None  # noqa: S101  # a run gives an output or a failure
+    return problem(f"teacher_{failure.kind}", failure.message)
+
+
+def _rows(output: NDArray[Any], kind: OutputKind) -> list[Row]:
+    finite = np.isfinite(output)
+    if finite.all():
+        good = gate.is_distribution(output, kind)
+        if good.all():
+            return list(_choices(gate.probabilities(output, kind)))
+    whole = finite.all(axis=1)
+    safe = np.where(whole[:, None], output, 0.0)
+    good = whole & gate.is_distribution(safe, kind)
+    choices = _choices(gate.probabilities(safe, kind))
+    return [
+        row if ok else (_NO_DISTRIBUTION if is_finite else _NOT_FINITE)
+        for row, ok, is_finite in zip(choices, good.tolist(), whole.tolist(), strict=True)
+    ]
+
+
+_NOT_FINITE = problem(settle.TEACHER_NOT_FINITE, "the output holds NaN or infinity")
+_NO_DISTRIBUTION = problem(
+    settle.TEACHER_NO_DISTRIBUTION, "the output is declared to be probabilities and is not"
+)
 
 
 def _choices(scores: NDArray[Any]) -> list[Choice]:
@@ -105,8 +146,3 @@ def _choices(scores: NDArray[Any]) -> list[Choice]:
     best = scores.argmax(axis=1).tolist()
     confidence = scores.max(axis=1).clip(0.0, 1.0).tolist()
     return list(map(Choice, best, confidence, np.round(scores, 6).tolist()))
-
-
-def _words(error: Exception) -> str:
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0] if lines else ''}"

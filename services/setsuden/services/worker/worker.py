@@ -9,7 +9,8 @@ from typing import Any
 
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.tasks import end
-from setsuden.pipelines.energy import Meter, MeteredRun, WorkKey
+from setsuden.pipelines.energy import Meter
+from setsuden.pipelines.model_process import LOAD_SECONDS
 from setsuden.pipelines.tracing import Recorder
 from setsuden.pipelines.tracing.span import energy_attributes
 from setsuden.schemas import streams
@@ -24,7 +25,6 @@ from . import settle
 from .clock import Clock
 from .counters import Counters
 from .hand import Hand
-from .isolation import Isolation
 from .records import Writer, problem
 from .settle import Step
 from .settler import Settler
@@ -59,27 +59,22 @@ class Worker:
         self.counters = Counters()
         self._config, self._options, self._pipeline = config, config.worker, pipeline
         self._teacher, self._meter, self._link = teacher, meter, link
-        ref = teacher.session.ref
-        self._work = WorkKey(pipeline.name, f"{ref.bundle}/{ref.model}", ref.digest)
-        self._batch = config.worker.max_batch or teacher.spec.max_batch
+        self._batch = min(config.worker.max_batch or teacher.max_batch, teacher.max_batch)
         self._clock = Clock()
         self.jetstream = jetstream
         self._hand = Hand(link, self.counters, self._clock)
         consumer = streams.consumer_name(config.region, pipeline.name)
-        self._spans = SpanMaker(pipeline.name, consumer, teacher.session.ref)
+        self._spans = SpanMaker(pipeline.name, consumer, teacher.ref)
         self._recorder = recorder if config.traces.enabled else None
         self._settler = Settler(
             link=link,
             jetstream=jetstream,
             hand=self._hand,
-            writer=Writer(config.region, pipeline.name, teacher.session.ref, teacher.classes),
+            writer=Writer(config.region, pipeline.name, teacher.ref, teacher.classes),
             spans=self._spans,
             recorder=self._recorder,
             clock=self._clock,
             counters=self.counters,
-        )
-        self._isolation = Isolation(
-            teacher.bundle.folder, teacher.model, self._options.isolate_timeout_seconds
         )
         self._pulling: asyncio.Task[None] | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -138,7 +133,6 @@ class Worker:
         tasks = [*self._tasks, *([self._pulling] if self._pulling else [])]
         for task in tasks:
             await end(task)
-        await self._isolation.close()
         self._teacher.close()
 
     def health(self) -> None:
@@ -148,7 +142,8 @@ class Worker:
                 raise StalledError(f"the {task.get_name()} loop ended: {_reason(task)}")
         since = self._running_since
         running = 0.0 if since is None else asyncio.get_running_loop().time() - since
-        if running > self._options.stall_seconds:
+        longest = self._pipeline.limits.run_seconds + LOAD_SECONDS
+        if running > max(longest, self._options.stall_seconds):
             raise StalledError(f"the teacher has run for {running:.0f} s")
 
     @property
@@ -206,29 +201,27 @@ class Worker:
     async def _run_batch(self, batch: list[Work]) -> bool:
         """True when the model answered."""
         start = self._clock.now_ns()
-        metered = self._meter.begin(self._work)
         self._running_since = asyncio.get_running_loop().time()
         try:
             answers = await self._teacher.run([_observation(work) for work in batch])
         except TeacherRaisedError as error:
-            self._meter.abandon(metered)
+            self._running_since = None
             await self._isolate_failure(batch, error)
             return False
-        except BaseException:
-            self._meter.abandon(metered)
-            raise
         finally:
             self._running_since = None
-        run = answers.run
-        self._meter.finish(metered, len(batch), run.cpu_seconds, run.method)
         self.counters.batches += 1
-        await self._settle_batch(batch, answers, start, metered)
+        await self._settle_batch(batch, answers, start)
         return True
 
     async def _isolate_failure(self, batch: list[Work], error: TeacherRaisedError) -> None:
         """A batch failed: find out whose fault it is, so that the others are answered."""
         if len(batch) == 1:
-            self._failed(batch[0], error.problem)
+            self._failed(batch[0], error.problem, apart=self._teacher.is_apart)
+            return
+        if error.problem.code in settle.HARMFUL:
+            for work in batch:
+                self._hand.run_alone(work)
             return
         outcomes = [await self._run_batch([work]) for work in batch]
         if all(outcomes):
@@ -246,7 +239,6 @@ class Worker:
             self._hand.changed.clear()
             work = self._hand.pick_suspect() if self._link.state is LinkState.UP else None
             if work is None:
-                await self._isolation.close()
                 await self._hand.changed.wait()
             elif work.taken_ns:
                 await self._run_alone(work)
@@ -262,18 +254,18 @@ class Worker:
         start = self._clock.now_ns()
         self.counters.isolated += 1
         try:
-            answers = await self._isolation.run(_observation(work))
+            answers = await self._teacher.run_alone(_observation(work))
         except TeacherRaisedError as error:
-            self._failed(work, error.problem)
+            self._failed(work, error.problem, apart=True)
         else:
-            metered = self._meter.elsewhere(self._work, answers.run.cpu_seconds, answers.run.method)
-            await self._settle_batch([work], answers, start, metered)
+            await self._settle_batch([work], answers, start)
 
-    def _failed(self, work: Work, failure: Problem) -> None:
+    def _failed(self, work: Work, failure: Problem, *, apart: bool = False) -> None:
         """Run the event once more, alone and later, unless its runs have failed often enough."""
         self.counters.failed_runs += 1
         work.failures.append(failure)
-        if settle.after_failures(work.failures, self._pipeline.max_attempts) is Step.DEAD:
+        attempts = self._pipeline.max_attempts
+        if settle.after_failures(work.failures, attempts, apart=apart) is Step.DEAD:
             self._settler.bury(work, failure)
             return
         extra = {"event_id": work.event_id, "code": failure.code, "trace_id": work.trace_id}
@@ -281,10 +273,8 @@ class Worker:
         pause = settle.pause_seconds(len(work.failures) - 1)
         asyncio.get_running_loop().call_later(pause, self._hand.run_alone, work)
 
-    async def _settle_batch(
-        self, batch: list[Work], answers: Answers, start_ns: int, metered: MeteredRun
-    ) -> None:
-        ran = self._ran(answers, batch, start_ns, metered)
+    async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
+        ran = self._ran(answers, batch, start_ns)
         self.counters.cpu_seconds += answers.run.cpu_seconds
         for work, row in zip(batch, answers.rows, strict=True):
             self._settler.runs_in(work, ran)
@@ -294,8 +284,9 @@ class Worker:
             else:
                 self._failed(work, row)
 
-    def _ran(self, answers: Answers, batch: list[Work], start_ns: int, metered: MeteredRun) -> Ran:
+    def _ran(self, answers: Answers, batch: list[Work], start_ns: int) -> Ran:
         items = len(batch)
+        metered = answers.metered
         reading = self._meter.provisional(metered)
         whole = reading if self._recorder is None else self._meter.provisional(metered, 1)
         attributes = energy_attributes(reading)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
@@ -13,6 +14,8 @@ TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _BUSY = (0, 1, 2, 5, 6)
 """user, nice, system, irq, softirq of proc(5); guest time is inside user."""
 _STEAL = 7
+_PROCESS_CLOCK = 2
+"""CPUCLOCK_SCHED of another process: the clock id that clock_getcpuclockid(3) makes of its id."""
 
 
 class HostCpu(NamedTuple):
@@ -62,11 +65,39 @@ class ProcessCpu(Protocol):
 
 
 class OwnCpu:
-    """Our own process: exact to a microsecond."""
+    """Our own process and those that work for it: exact to a microsecond."""
+
+    def __init__(self) -> None:
+        self._helpers: dict[int, float] = {}
+        """By process id, what each had used when it was last looked at."""
+        self._ended = 0.0
+        self._lock = threading.Lock()
+
+    def follow(self, pid: int) -> None:
+        """A process that works for ours was started."""
+        with self._lock:
+            self._helpers[pid] = 0.0
+
+    def ended(self, pid: int, cpu_seconds: float) -> None:
+        """It was waited for, and used so much in all."""
+        with self._lock:
+            self._ended += max(cpu_seconds, self._helpers.pop(pid, 0.0))
 
     def seconds(self) -> float:
-        """Since it began."""
-        return time.process_time_ns() / 1e9
+        """Since they began."""
+        with self._lock:
+            for pid, before in self._helpers.items():
+                self._helpers[pid] = max(before, _cpu_of(pid))
+            helpers = self._ended + sum(self._helpers.values())
+        return time.process_time_ns() / 1e9 + helpers
+
+
+def _cpu_of(pid: int) -> float:
+    """By the kernel's clock of that process; 0 when it is gone."""
+    try:
+        return time.clock_gettime(~pid << 3 | _PROCESS_CLOCK)
+    except OSError:
+        return 0.0
 
 
 class FollowedCpu:

@@ -82,7 +82,8 @@ class Meter:
         self.on_row: Callable[[WindowRow], None] = lambda _: None
         """Called with each settled window, in the meter's thread."""
         self._idle_seconds = max(idle_seconds, window_seconds)
-        self._process = process or OwnCpu()
+        self._helpers = OwnCpu()
+        self._process = process or self._helpers
         self.counts = counts
         """What happened to events so far; asked at each window's end."""
         self._cost = 0.0
@@ -110,13 +111,13 @@ class Meter:
         """It failed: its CPU time is overhead."""
         self.ledger.abandon(run)
 
-    def elsewhere(self, key: WorkKey, cpu_seconds: float, method: Method) -> MeteredRun:
-        """A run of another process: no window of ours holds it, so it stays provisional."""
-        now = self._clock.monotonic_ns()
-        run = MeteredRun(key, now, now, 1, cpu_seconds, method)
-        reading = self._rate.reading(run, 1)
-        run.settled_by = lambda _run, _items: reading
-        return run
+    def follow(self, pid: int) -> None:
+        """A process that works for ours was started: its CPU time is ours too."""
+        self._helpers.follow(pid)
+
+    def ended(self, pid: int, cpu_seconds: float) -> None:
+        """It has ended and used so much in all."""
+        self._helpers.ended(pid, cpu_seconds)
 
     def provisional(self, run: MeteredRun, items: int | None = None) -> EnergyReading:
         """What one item of an ended run used, as far as the last window can say."""
