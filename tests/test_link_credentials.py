@@ -95,7 +95,8 @@ def test_whoever_logs_in_is_known_by_the_name_that_the_login_tells(tmp_path: Pat
     files = {str(dev): "dev-1", str(odd): None, str(torn): None, str(tmp_path): None}
     for file, name in files.items():
         assert principal(LinkOptions(credentials_file=file)) == name
-    assert principal(LinkOptions(user="dev-1", password_file="p")) == "dev-1"
+    file = "password"
+    assert principal(LinkOptions(user="dev-1", password_file=file)) == "dev-1"
     assert principal(LinkOptions(urls=("nats://dev-1:p@h",))) == "dev-1"
     assert principal(LinkOptions(urls=("nats://a-token@h",))) is None
     assert principal(LinkOptions()) is None

@@ -15,8 +15,8 @@ from .effects import (
     Send,
     Write,
 )
-from .machine import AgentCore, Policy
-from .records import Now, Pending, Row, Stated, Submission, Trail, state
+from .machine import AgentCore
+from .records import Now, Pending, Policy, Row, Stated, Submission, Trail, state
 from .results import Verdict
 
 __all__ = [

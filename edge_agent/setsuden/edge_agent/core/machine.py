@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from random import Random
-from typing import NamedTuple
 
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import (
@@ -37,7 +36,7 @@ from .effects import (
     Rebind,
     concerns,
 )
-from .records import Now, Pending, Row, Sent, Submission, Trail, state
+from .records import Now, Pending, Policy, Row, Sent, Submission, Trail, state
 from .results import NS_PER_MS, Verdict
 from .timers import Timers
 
@@ -49,25 +48,6 @@ _LONGEST_LOOKUP = 12
 """Times the first pause; pauses double up to it."""
 _LONGEST_REDRIVE = 32
 """Times the first pause before an unanswered escalation is offered to the broker again."""
-
-
-class Policy(NamedTuple):
-    """What the configuration decides; durations in nanoseconds."""
-
-    device: str
-    region: str
-    epoch: str
-    """Of the ids of events that did not come over the broker; another one at each start."""
-    boot: str
-    """Names the boot of the device that the monotonic clock counts from."""
-    window: int
-    live_share: float
-    lookup_ns: int
-    redrive_ns: int
-    max_bytes: int
-    max_events: int
-    publish_nats: bool
-    publish_all: bool
 
 
 class AgentCore:

@@ -1,4 +1,4 @@
-"""What the core remembers of an event."""
+"""What the core is told by configuration, and what it remembers of an event."""
 
 from __future__ import annotations
 
@@ -9,6 +9,25 @@ from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result
 
 from .deadline import Deadline
+
+
+class Policy(NamedTuple):
+    """What the configuration decides; durations in nanoseconds."""
+
+    device: str
+    region: str
+    epoch: str
+    """Of the ids of events that did not come over the broker; another one at each start."""
+    boot: str
+    """Names the boot of the device that the monotonic clock counts from."""
+    window: int
+    live_share: float
+    lookup_ns: int
+    redrive_ns: int
+    max_bytes: int
+    max_events: int
+    publish_nats: bool
+    publish_all: bool
 
 
 class Now(NamedTuple):
