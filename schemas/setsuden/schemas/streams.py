@@ -104,7 +104,7 @@ def plan(rates: Rates, bounds: StreamBounds) -> list[PlannedStream]:
             name,
             option,
             max(1 << 20, int(rate * seconds * _HEADROOM)),
-            f"{seconds / 86_400:g} days at {rates.events:g} events a second: {why}",
+            f"{seconds / 86_400:g} d at {rates.events:g} events/s: {why}",
         )
         for name, option, rate, seconds, why in rows
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Sequence
@@ -22,6 +23,13 @@ if TYPE_CHECKING:
 def _hold_hangup() -> None:
     """Keep SIGHUP waiting until the process can answer it with a reload; by itself it kills."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+
+
+def _a_number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
+    """Refuse what no range of numbers keeps out."""
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("is not a number")
+    return value
 
 
 @click.group()
@@ -203,11 +211,14 @@ def cloud_accounts(path: Path, as_jwt: bool) -> None:
 @click.option(
     "--plan",
     "rate",
-    type=float,
+    type=click.FloatRange(0, 1e9, min_open=True),
+    callback=_a_number,
     metavar="RATE",
     help="Change nothing: print the [streams] bounds for so many events a second.",
 )
-@click.option("--escalated", type=click.FloatRange(0, 1), default=0.2, show_default=True)
+@click.option(
+    "--escalated", type=click.FloatRange(0, 1), callback=_a_number, default=0.2, show_default=True
+)
 @click.option("--event-bytes", type=click.IntRange(1), default=1000, show_default=True)
 def cloud_streams(  # noqa: PLR0917  # click passes options by name
     path: Path,

@@ -74,7 +74,7 @@ class StreamService:
             PROOF: self._proof,
             LAG: self._lag,
         }
-        self._watch = Watch(config, jetstream)
+        self.watch = Watch(config, jetstream)
         self._refusals = Throttle()
         self.counts: Counter[str] = Counter()
         """Answered, refused, dropped and failed requests."""
@@ -130,7 +130,7 @@ class StreamService:
         info = stream_info(await self._jetstream.api(f"STREAM.INFO.{streams.EVENTS}", mine))
         more = {
             "results_max_age_seconds": self._config.streams.results_max_age_seconds,
-            "unserved": tuple(sorted(self._watch.unserved)),
+            "unserved": tuple(sorted(self.watch.unserved)),
         }
         answer = info.model_copy(update=more)
         await self._link.send(message.reply, answer.model_dump_json().encode())
@@ -175,7 +175,7 @@ class StreamService:
         while True:
             if self._link.state is LinkState.UP:
                 try:
-                    await self._watch.look(asyncio.get_running_loop().time())
+                    await self.watch.look(asyncio.get_running_loop().time())
                 except LinkError as error:
                     log.debug("streams_unseen", extra={"detail": str(error)})
             await asyncio.sleep(WATCH_SECONDS)
