@@ -52,6 +52,7 @@ def config(
     pipeline_extra: str = "",
     traces: str = "",
     http: str = "",
+    escalation: str = "lookup_seconds = 1.0",
     easy_share: float = 1.0,
 ) -> str:
     """An ``agent.toml``; without a broker nothing listens where it looks for one."""
@@ -69,7 +70,7 @@ port = 0
 easy_share = {easy_share}
 {traces}
 [escalation]
-lookup_seconds = 1.0
+{escalation}
 [nats]
 urls = ["{url}"]
 monitor_url = "{monitor}"

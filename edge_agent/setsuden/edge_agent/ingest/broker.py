@@ -59,6 +59,8 @@ class _Stored(NamedTuple):
     sequence: int
     previous: int
     """The sequence before it on the same subject; of a notification only."""
+    stored_at: datetime
+    """By the broker's clock."""
     message: Incoming
 
 
@@ -80,6 +82,8 @@ class BrokerDoor:
         self._created = engine.cursor.created
         self._met = False
         self._read = dict(engine.cursor.positions)
+        self._newest: dict[str, datetime] = {}
+        """When the last event read of each pipeline was stored."""
         self._released = dict(self._read)
         self._behind: set[str] = set()
         """Pipelines whose lanes were full: they are read on when there is room."""
@@ -119,7 +123,7 @@ class BrokerDoor:
                 async with asyncio.timeout(SAFETY_POLL_SECONDS):
                     await self._something.wait()
             except TimeoutError:
-                self._caught_up = False
+                self._caught_up = self._met = False
             self._something.clear()
             if self._link.state is LinkState.UP:
                 await self._try_to_advance()
@@ -157,11 +161,19 @@ class BrokerDoor:
         await self._release()
 
     def _follows(self, stored: _Stored) -> bool:
-        """True when nothing lies between what was read of this subject and this message."""
+        """True when nothing lies between what was read of this subject and this message.
+
+        A later event with an earlier place, or one that does not know of those before it, may be
+        of a stream made anew while the link was up: the stream is met again. (Freed space looks
+        like the latter, once for each time it is freed.)
+        """
         read = self._read.get(stored.pipeline, 0)
-        if stored.sequence <= read:
+        newest = self._newest.get(stored.pipeline, stored.stored_at)
+        if stored.sequence <= read and stored.stored_at <= newest:
             return False
-        self._caught_up = stored.previous <= read
+        if stored.sequence <= read or stored.previous < read:
+            self._met = False
+        self._caught_up = stored.previous == read and stored.sequence > read
         return self._caught_up
 
     async def _catch_up(self) -> None:
@@ -197,7 +209,11 @@ class BrokerDoor:
                     extra={"detail": "events that nobody had read from the one before are lost"},
                 )
                 self._engine.metrics.streams_replaced += 1
-            self._created, self._read, self._released = info.created, {}, {}
+            # What it stored before it was met has been accepted, and is not accepted again.
+            born = _moment(info.created)
+            ours = {name for name, at in self._newest.items() if born is None or at >= born}
+            self._read = {name: self._read[name] for name in ours}
+            self._created, self._released = info.created, {}
             self._earlier = 0 if self._earlier is not None else None
         if self._earlier is None:
             self._earlier = info.last_seq
@@ -245,6 +261,7 @@ class BrokerDoor:
             return
         place = StreamPlace(self._created, stored.pipeline, stored.sequence)
         self._read[place.pipeline] = place.sequence
+        self._newest[place.pipeline] = stored.stored_at
         received = now()
         try:
             arrival = self._arrival(stored, received, place, known)
@@ -275,7 +292,7 @@ class BrokerDoor:
             over_nats=True,
             received=received,
             event_id=self._event_id(stored),
-            waited_ns=self._waited_ns(message, received),
+            waited_ns=self._waited_ns(stored, received),
         )
         answered = partial(self._answered, event)
         return Arrival(submission, observation, answered, place, self._generation, known)
@@ -295,15 +312,11 @@ class BrokerDoor:
         problem = Problem(code=error.code, message=error.message[:1024])
         return Arrival(submission, None, lambda *_: None, place, self._generation, settled=problem)
 
-    def _waited_ns(self, message: Incoming, received: Now) -> int:
+    def _waited_ns(self, stored: _Stored, received: Now) -> int:
         cloud_ns = self._engine.core.clocks(received).cloud_ns
-        if cloud_ns is None or "ce-ttlms" not in message.headers:
+        if cloud_ns is None or "ce-ttlms" not in stored.message.headers:
             return 0
-        try:
-            stored_at = datetime.fromisoformat(message.headers[STORED_AT]).timestamp()
-        except (KeyError, ValueError):
-            return 0
-        return max(0, cloud_ns - int(stored_at * 1e9))
+        return max(0, cloud_ns - int(stored.stored_at.timestamp() * 1e9))
 
     def _answered(self, event: Event, outcome: Result | SetsudenError, repeated: bool) -> None:
         # What is accepted now is told by the core; refusals and repetitions are told here.
@@ -338,6 +351,18 @@ def _stored(message: Incoming, device: str) -> _Stored | None:
         previous = int(headers.get("Nats-Last-Sequence", "0"))
     except (RejectedError, KeyError, ValueError):
         return None
+    stored_at = _moment(headers.get(STORED_AT, ""))
+    if stored_at is None:
+        return None
     if owner != device or headers.get("Nats-Stream") != EVENTS or not 0 < sequence < 10**12:
         return None
-    return _Stored(pipeline, sequence, previous, message)
+    return _Stored(pipeline, sequence, previous, stored_at, message)
+
+
+def _moment(text: str) -> datetime | None:
+    """A time of the broker's, or None for what is none."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo is not None else None
