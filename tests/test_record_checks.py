@@ -58,7 +58,7 @@ async def push(link: Link, open_: Result, record: dict[str, Any], kind: str = "r
     await link.send(f"push.{place}", json.dumps(record).encode(), headers=headers)
 
 
-WRONG = {
+WRONG: dict[str, dict[str, Any]] = {
     "another event": {"event_id": "dev-1-00000000-9"},
     "another device": {"device": "dev-2"},
     "another pipeline": {"pipeline": "other"},
