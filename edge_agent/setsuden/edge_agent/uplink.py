@@ -59,7 +59,7 @@ class Uplink:
         self._republish: asyncio.TimerHandle | None = None
         self._republish_pause = REPUBLISH_SECONDS
         self._more_unpublished = False
-        self._disbelief = Throttle()
+        self._disbelief, self._lost_letters = Throttle(), Throttle()
         self.refused: dict[str, str] = {}
         """What the broker last refused to store, by kind (``escalation``, ``result``)."""
 
@@ -233,8 +233,11 @@ class Uplink:
         await self._link.post(subject, body, headers, partial(self._letter_stored, result))
 
     def _letter_stored(self, result: Result, outcome: Outcome) -> None:
-        if isinstance(outcome, LinkError):  # the final result must not wait for people
-            extra = {"event_id": result.event_id, "detail": str(outcome)}
+        if not isinstance(outcome, LinkError):
+            return
+        suppressed = self._lost_letters.due()  # the final result must not wait for people
+        if suppressed is not None:
+            extra = {"event_id": result.event_id, "detail": str(outcome), "suppressed": suppressed}
             log.error("dead_letter_lost", extra=extra)
 
     def _published(self, send: PublishFinal, outcome: Outcome) -> None:
