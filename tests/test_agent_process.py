@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.agent import AgentProcess, config, digits
+from tests.support.agent import DEVICE, AgentProcess, config, digits
 
-from setsuden.link import JetStream
+from setsuden.link import JetStream, Link
 from setsuden.services.demo.broker import LocalBroker
 
 EASY = bytes(784)  # an empty page; the threshold below makes it easy
@@ -214,6 +214,17 @@ async def test_sigterm_stops_it_cleanly(
     agent = start(broker=broker, link=True)
     assert agent.terminate() == 0
     assert "agent_stopped" in agent.log()
+
+
+async def test_what_the_link_could_not_read_is_in_the_metrics(
+    start: Start, broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    agent = start(broker=broker, link=True)
+    assert agent.metric("setsuden_link_unreadable_messages_total") == 0
+    await link.send(f"notify.{DEVICE}.digits", b"", headers={"x": "y" * 100_000})
+    assert await link.flush()
+    agent.until(lambda: agent.metric("setsuden_link_unreadable_messages_total") == 1)
+    assert agent.metric("setsuden_link_handler_errors_total") == 0
 
 
 def test_metrics_tell_of_energy_link_and_outbox(start: Start) -> None:

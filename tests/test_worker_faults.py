@@ -36,6 +36,19 @@ async def test_an_answer_that_its_stream_never_takes_ends_as_a_dead_letter(
     assert worker.counters.dead == 3
 
 
+async def test_what_its_link_could_not_read_or_stumbled_over_is_among_its_numbers(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    worker = await bench.start()
+    await cloud.until(lambda: worker.ready)
+    told = bench.links[0]
+    await link.send(f"{told.inbox}.ack.x", b"", headers={"x": "y" * 100_000})
+    await link.send(f"{told.inbox}.ack.x", b"")
+    assert await link.flush()
+    await cloud.until(lambda: worker.status()["link_unreadable_messages"] == 1)
+    assert worker.status()["link_handler_errors"] == 0
+
+
 async def test_a_missing_stream_of_dead_letters_holds_up_no_final_result(
     bench: cloud.Bench, jetstream: JetStream, link: Link
 ) -> None:

@@ -11,7 +11,14 @@ from pathlib import Path
 from tests.support import jwt
 
 from setsuden.link import LinkOptions
-from setsuden.schemas.roles import Application, Device, Principal, Site, Worker
+from setsuden.schemas.roles import (
+    Application,
+    Device,
+    Principal,
+    Site,
+    Worker,
+    password_variable,
+)
 from setsuden.services import accounts
 from setsuden.services.demo.broker import LocalBroker
 
@@ -41,7 +48,7 @@ class RolesBroker(LocalBroker):
     def __init__(self, folder: Path, site: Site = SITE) -> None:
         super().__init__(folder, accounts=accounts.configuration(site))
         names = [one.name for group in site.model_dump().values() for one in map(_Named, group)]
-        self.environment = {accounts.password_variable(name): password(name) for name in names}
+        self.environment = {password_variable(name): password(name) for name in names}
         self._files = folder / "passwords"
         self._files.mkdir(parents=True, exist_ok=True)
 

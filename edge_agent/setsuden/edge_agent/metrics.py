@@ -107,6 +107,8 @@ class Gauges:
 
     link_up: bool
     link_connections: int
+    link_handler_errors: int
+    link_unreadable: int
     pending_events: int
     pending_bytes: int
     quota_bytes: int
@@ -203,6 +205,8 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "undurable_answers": ("Answers given while the disk was full", metrics.undurable),
         "student_cpu_seconds": ("CPU time of student runs", metrics.student_cpu_seconds),
         "link_connections": ("Connections opened", gauges.link_connections),
+        "link_handler_errors": ("Messages our own code failed on", gauges.link_handler_errors),
+        "link_unreadable_messages": ("Messages nobody could read", gauges.link_unreadable),
         "spans_recorded": ("Spans sealed", gauges.spans_recorded),
         "spans_lost": ("Spans nobody keeps", gauges.spans_lost),
         "traces_declined": ("Callers' sampled events past the bound", metrics.traces_declined),

@@ -83,6 +83,8 @@ ENVELOPE_BYTES = 500
 OUTAGE_SECONDS = 86_400.0
 """So long escalations, spans and dead letters may wait for somebody to come."""
 _DEAD_SHARE, _SPAN_BYTES = 0.001, 1200
+MOST_BYTES = float(1 << 62)
+"""Of a stream, as far as the server counts; no disk holds so much."""
 _HEADROOM = 1.25
 """The service that watches the streams warns at four fifths of a bound."""
 
@@ -103,7 +105,7 @@ def plan(rates: Rates, bounds: StreamBounds) -> list[PlannedStream]:
         PlannedStream(
             name,
             option,
-            max(1 << 20, int(rate * seconds * _HEADROOM)),
+            max(1 << 20, int(min(rate * seconds * _HEADROOM, MOST_BYTES))),
             f"{seconds / 86_400:g} days at {rates.events:g} events a second: {why}",
         )
         for name, option, rate, seconds, why in rows

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import math
 import signal
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +18,19 @@ from .loading import config_option, load_agent, load_cloud, set_option
 
 if TYPE_CHECKING:
     from setsuden.schemas.streams import PlannedStream
+
+
+class Finite(click.FloatRange):
+    """A number within bounds; NaN is none, though it compares with neither."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse NaN as well."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
 
 
 def _hold_hangup() -> None:
@@ -203,12 +217,12 @@ def cloud_accounts(path: Path, as_jwt: bool) -> None:
 @click.option(
     "--plan",
     "rate",
-    type=float,
+    type=Finite(min=0, max=1_000_000, min_open=True),
     metavar="RATE",
     help="Change nothing: print the [streams] bounds for so many events a second.",
 )
-@click.option("--escalated", type=click.FloatRange(0, 1), default=0.2, show_default=True)
-@click.option("--event-bytes", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--escalated", type=Finite(0, 1), default=0.2, show_default=True)
+@click.option("--event-bytes", type=click.IntRange(1, 64 << 20), default=1000, show_default=True)
 def cloud_streams(  # noqa: PLR0917  # click passes options by name
     path: Path,
     assignments: Sequence[str],
