@@ -45,8 +45,8 @@ STREAMS = ("EVT", "ESC", "RES", "DEAD", "OTEL", "LEASE")
 class RolesBroker(LocalBroker):
     """A real nats-server whose accounts were generated for :data:`SITE`."""
 
-    def __init__(self, folder: Path, site: Site = SITE) -> None:
-        super().__init__(folder, accounts=accounts.configuration(site))
+    def __init__(self, folder: Path, site: Site = SITE, extra: str = "") -> None:
+        super().__init__(folder, accounts=accounts.configuration(site), extra=extra)
         names = [one.name for group in site.model_dump().values() for one in map(_Named, group)]
         self.environment = {password_variable(name): password(name) for name in names}
         self._files = folder / "passwords"
