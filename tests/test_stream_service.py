@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 from tests.support import cloud
 
-from setsuden.link import JetStream, Link
+from setsuden.link import JetStream, Link, LinkState
 from setsuden.schemas import streams, subjects
+from setsuden.schemas.errors import LinkError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.stream_service import StreamInfo
-from setsuden.services import stream_service
+from setsuden.services import stream_service, topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import ONE_ACCOUNT, LocalBroker
 from setsuden.services.stream_service import StreamService
@@ -23,12 +24,16 @@ from setsuden.services.stream_service import StreamService
 DEVICE = "d1"
 
 
+def config_of(broker: LocalBroker) -> CloudConfig:
+    return CloudConfig(nats=broker.options, pipelines=(PipelineSpec(name="p1", bundle="x"),))
+
+
 @asynccontextmanager
 async def serving(
     broker: LocalBroker, *, runs: bool = True
 ) -> AsyncIterator[tuple[StreamService, asyncio.Task[None] | None]]:
     """A service over a link of its own; without ``runs`` it listens and answers nobody."""
-    config = CloudConfig(nats=broker.options, pipelines=(PipelineSpec(name="p1", bundle="x"),))
+    config = config_of(broker)
     link = Link(config.nats, "streams")
     jetstream = JetStream(link)
     await jetstream.start()
@@ -130,6 +135,53 @@ async def test_streams_and_consumers_that_vanish_are_made_again(
             return None not in found
 
         await cloud.eventually(whole, 10)
+
+
+async def test_a_stream_that_somebody_changed_is_said_and_left_alone(
+    broker: LocalBroker,
+    jetstream: JetStream,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(stream_service, "WATCH_SECONDS", 0.02)
+    await topology.apply_all(jetstream, config_of(broker))
+    found = (await jetstream.api("STREAM.INFO.RES"))["config"]
+    changed = {"discard_new_per_subject": False, "max_msgs_per_subject": 5}
+    await jetstream.api("STREAM.UPDATE.RES", found | changed)
+    async with serving(broker):
+        await cloud.until(lambda: "stream_differs" in caplog.messages, 10, 0.02)
+    (said,) = [one for one in caplog.records if one.message == "stream_differs"]
+    assert said.__dict__["options"] == sorted(changed)
+    kept = (await jetstream.api("STREAM.INFO.RES"))["config"]
+    assert kept["max_msgs_per_subject"] == 5
+
+
+async def test_a_restarted_broker_is_served_on(tmp_path: Path) -> None:
+    with LocalBroker(tmp_path / "nats") as broker:
+        asker = Link(broker.options, "asker")
+        jetstream = JetStream(asker)
+        await jetstream.start()
+        asker.start()
+        await asker.wait_up(10)
+        try:
+            for stream in streams.all_streams(streams.StreamBounds()):
+                await jetstream.apply_stream(stream)
+            async with serving(broker):
+                for _ in range(3):
+                    assert await ask(jetstream, "info")
+                    broker.kill()
+                    await cloud.until(lambda: asker.state is not LinkState.UP)
+                    broker.start()
+
+                    async def answered() -> bool:
+                        try:
+                            return bool(await ask(jetstream, "info"))
+                        except LinkError:
+                            return False
+
+                    await cloud.eventually(answered, 20)
+        finally:
+            await asker.close()
 
 
 async def test_a_strange_word_of_the_broker_about_a_stream_ends_no_service(

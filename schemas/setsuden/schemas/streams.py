@@ -28,6 +28,8 @@ DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
 
 
+LEASE_MAX_MESSAGE_BYTES = 4096
+"""A larger record holds nothing, and a few hundred of them must not keep everybody else out."""
 LEASES_MAX_BYTES = 1 << 28
 """A record has some 500 bytes: half a million devices."""
 
@@ -188,6 +190,7 @@ def leases(bounds: StreamBounds) -> dict[str, object]:
     """The newest record of each device: which agent it is."""
     return _stream(LEASES, ["lease.*"], LEASES_MAX_BYTES, bounds) | {
         "max_msgs_per_subject": 1,
+        "max_msg_size": LEASE_MAX_MESSAGE_BYTES,
     }
 
 

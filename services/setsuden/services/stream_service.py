@@ -235,18 +235,20 @@ class Watch:
         """Look once, and be True when a stream or a consumer is missing; raises LinkError."""
         there = True
         for stream in streams.all_streams(self._config.streams):
-            there &= await self._look_at_stream(str(stream["name"]), now)
+            there &= await self._look_at_stream(stream, now)
         for pipeline in self._config.pipelines:
             there &= await self._look_at_consumer(pipeline.name, now)
         return not there
 
-    async def _look_at_stream(self, name: str, now: float) -> bool:
+    async def _look_at_stream(self, wanted: dict[str, object], now: float) -> bool:
+        name = str(wanted["name"])
         info = await self._jetstream.find(f"STREAM.INFO.{name}")
         if info is None:
             self._first.pop(name, None)
             self._say(f"missing/{name}", now, "stream_missing", stream=name)
             return False
         self._said.pop(f"missing/{name}", None)
+        self._compare(name, wanted, info["config"], now)
         used, bound = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
         first = self._first.setdefault(name, (now, used))
         if bound <= 0 or used < FILLING * bound:
@@ -259,6 +261,16 @@ class Watch:
             used_bytes=used, bound_bytes=bound, hours_left=hours,
         )  # fmt: skip
         return True
+
+    def _compare(
+        self, name: str, wanted: dict[str, object], found: dict[str, object], now: float
+    ) -> None:
+        """Changes of others stay until something is applied, but may undo what is promised."""
+        differs = sorted(key for key, value in wanted.items() if found.get(key) != value)
+        if differs:
+            self._say(f"differs/{name}", now, "stream_differs", stream=name, options=differs)
+        else:
+            self._said.pop(f"differs/{name}", None)
 
     async def _look_at_consumer(self, pipeline: str, now: float) -> bool:
         name = streams.consumer_name(self._config.region, pipeline)
