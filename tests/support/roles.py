@@ -25,7 +25,13 @@ from setsuden.services.demo.broker import LocalBroker
 SITE = Site(
     devices=(
         Device(name="d1", regions=("r1",), pipelines=("p1",), applications=("a1",)),
-        Device(name="d2", regions=("r2",), pipelines=("p1", "p2"), applications=("a1", "a2")),
+        Device(
+            name="d2",
+            regions=("r2",),
+            pipelines=("p1", "p2"),
+            applications=("a1", "a2"),
+            leaf=True,
+        ),
     ),
     applications=(
         Application(name="a1", devices=("d1", "d2"), pipelines=("p1",)),
@@ -37,6 +43,8 @@ SITE = Site(
     ),
     bridges=(Principal(name="b1"),),
 )
+LEAF = "direct.get"
+"""What a device behind a leaf may say for ``$JS.API.DIRECT.GET``, which no leaf passes on."""
 NAMES = ("d1", "d2", "a1", "a2", "w1", "w2", "b1", "operator")
 REGIONS, PIPELINES, DEVICES = ("r1", "r2"), ("p1", "p2"), ("d1", "d2")
 STREAMS = ("EVT", "ESC", "RES", "DEAD", "OTEL", "LEASE")
@@ -125,6 +133,8 @@ def subjects() -> list[str]:
     get = "$JS.API.DIRECT.GET"
     found += [f"{get}.RES.{kind}.{place}" for kind in ("res", "late") for place in places()]
     found += [f"{get}.ESC.esc.{place}" for place in places()]
+    found += [f"{LEAF}.RES.{kind}.{place}" for kind in ("res", "late") for place in places()]
+    found += [f"{LEAF}.LEASE.lease.{device}" for device in DEVICES]
     for pipeline, device in product(PIPELINES, DEVICES):
         found += [f"evt.{pipeline}.{device}", f"notify.{device}.{pipeline}"]
         found += [f"dead.{pipeline}.{device}", f"{get}.EVT.evt.{pipeline}.{device}"]
@@ -159,6 +169,8 @@ def hops_of(name: str) -> str:
 
 def arrives_as(name: str, subject: str) -> str:
     """What a subject that somebody may send to is called in the streams' account."""
+    if subject.startswith(LEAF):
+        return subject.replace(LEAF, "$JS.API.DIRECT.GET", 1)
     return hops_of(name) if subject == "otel.hops" else subject
 
 
@@ -173,6 +185,8 @@ def may_send(name: str, subject: str) -> bool:  # noqa: PLR0911  # one line for 
         case "d1":
             return _device_may(tokens, "d1", ("r1",), ("p1",), ("a1",))
         case "d2":
+            if subject.startswith(LEAF):  # it is behind a leaf
+                tokens = arrives_as(name, subject).split(".")
             return _device_may(tokens, "d2", ("r2",), ("p1", "p2"), ("a1", "a2"))
         case "a1":
             return _application_may(tokens, ("d1", "d2"), ("p1",))
