@@ -10,7 +10,7 @@ from tests.support.command import Command
 
 from setsuden.schemas.roles import password_variable
 from setsuden.schemas.streams import MOST_BYTES, Rates, StreamBounds, plan
-from setsuden.services.demo.broker import find_server
+from setsuden.services.demo.broker import ONE_ACCOUNT, LocalBroker, find_server
 
 
 @pytest.fixture
@@ -37,6 +37,27 @@ def test_no_planned_bound_is_beyond_what_the_server_counts() -> None:
     bounds = StreamBounds(results_max_age_seconds=1e300)
     rows = plan(Rates(events=1e6, escalated=1.0, event_bytes=64 << 20), bounds)
     assert max(row.max_bytes for row in rows) <= MOST_BYTES
+
+
+@pytest.mark.parametrize(
+    ("jetstream", "remedy"),
+    [("jetstream { max_file: 100MB }", "--plan"), ("", "jetstream: enabled")],
+)
+def test_an_account_without_room_for_the_streams_is_told_what_to_do(
+    setsuden: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    jetstream: str,
+    remedy: str,
+) -> None:
+    assert setsuden("init", tmp_path / "site").code == 0
+    account = ONE_ACCOUNT.replace("jetstream: enabled", jetstream)
+    with LocalBroker(tmp_path / "nats", accounts=account) as broker:
+        monkeypatch.setenv("SETSUDEN_NATS__URLS", broker.url)
+        monkeypatch.setenv("SETSUDEN_NATS__MONITOR_URL", broker.monitor_url)
+        ended = setsuden("cloud", "streams", "--config", tmp_path / "site" / "cloud.toml")
+    assert ended.code == 69
+    assert remedy in ended.err
 
 
 WORKER = '[[workers]]\nname = "{}"\npipelines = ["p"]\n'
