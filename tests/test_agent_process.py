@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.support.agent import AgentProcess, config, digits
+from tests.support.agent import DEVICE, AgentProcess, config, digits
 
-from setsuden.link import JetStream
+from setsuden.edge_agent.outbox.rows import UNPUBLISHED
+from setsuden.link import JetStream, Link
 from setsuden.services.demo.broker import LocalBroker
 
 EASY = bytes(784)  # an empty page; the threshold below makes it easy
@@ -216,6 +217,17 @@ async def test_sigterm_stops_it_cleanly(
     assert "agent_stopped" in agent.log()
 
 
+async def test_what_the_link_could_not_read_is_in_the_metrics(
+    start: Start, broker: LocalBroker, jetstream: JetStream, link: Link
+) -> None:
+    agent = start(broker=broker, link=True)
+    assert agent.metric("setsuden_link_unreadable_messages_total") == 0
+    await link.send(f"notify.{DEVICE}.digits", b"", headers={"x": "y" * 100_000})
+    assert await link.flush()
+    agent.until(lambda: agent.metric("setsuden_link_unreadable_messages_total") == 1)
+    assert agent.metric("setsuden_link_handler_errors_total") == 0
+
+
 def test_metrics_tell_of_energy_link_and_outbox(start: Start) -> None:
     agent = start(pipeline_extra=ANSWER_ALL)
     agent.event(EASY)
@@ -223,3 +235,21 @@ def test_metrics_tell_of_energy_link_and_outbox(start: Start) -> None:
     agent.until(lambda: agent.metric("setsuden_inference_energy_joules_total") > 0)  # its window
     assert agent.metric("setsuden_link_up") == 0
     assert agent.metric("setsuden_outbox_quota_bytes") == 256 << 20
+
+
+async def test_a_final_that_its_stream_never_takes_is_given_up_and_counted(
+    start: Start, broker: LocalBroker, jetstream: JetStream, tmp_path: Path
+) -> None:
+    """Offered for ever, 512 of them would keep every later final out of the stream."""
+    found = (await jetstream.api("STREAM.INFO.RES"))["config"]
+    await jetstream.api("STREAM.UPDATE.RES", found | {"max_msg_size": 300})
+    agent = start(
+        broker=broker, link=True, pipeline_extra=ANSWER_ALL, extra='publish_results = "all"'
+    )
+    assert agent.event(EASY)[1]["status"] == "final"
+    agent.until(lambda: agent.metric("setsuden_results_too_large_total") == 1)
+    assert "result_too_large" in agent.log()
+    assert agent.terminate() == 0
+    with closing(sqlite3.connect(tmp_path / "agent" / "state" / "outbox.db")) as outbox:
+        query = "SELECT count(*) FROM events WHERE state = ?"
+        assert outbox.execute(query, (UNPUBLISHED,)).fetchone() == (0,)

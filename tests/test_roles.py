@@ -227,7 +227,9 @@ def requests_of(name: str) -> list[tuple[str, bytes]]:
     pull = json.dumps({"batch": 1, "no_wait": True}).encode()
     match name:
         case "d1" | "d2":
-            return [(f"{get}.res.{place[name]}", b""), (f"res.{place[name]}x", marked(name))]
+            own = [(f"{get}.res.{place[name]}", b""), (f"res.{place[name]}x", marked(name))]
+            leaf = [(f"{roles.LEAF}.RES.res.{place['d2']}", b"")]
+            return own + (leaf if name == "d2" else [])
         case "a1":
             return [(f"{get}.res.{place['d1']}", b""), ("evt.p1.d1", marked(name))]
         case "a2":

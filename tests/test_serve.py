@@ -17,10 +17,13 @@ from tests.support import cloud, processes
 
 from setsuden.link import JetStream, Link
 from setsuden.pipelines.config import load_toml, validate
+from setsuden.schemas import subjects
+from setsuden.schemas.stream_service import LagRequest, StreamInfo
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.demo.server import free_port
+from setsuden.services.lag import ask_lag
 from setsuden.services.serve import app
 
 pytestmark = pytest.mark.slow
@@ -80,6 +83,11 @@ async def test_a_raylet_killed_is_rebuilt_too(
     await local.until("cloud_ready", times=2)
     await cloud.escalate(link, range(10))
     assert await cloud.once_each(jetstream, 10)
+    # Devices are served beside it, as `worker run` does where nobody logs in.
+    info = await jetstream.ask(subjects.service("dev-1", "info"), b"")
+    assert StreamInfo.model_validate_json(info.data).last_seq == 0
+    lag = await ask_lag(jetstream, "w", LagRequest(region="local", pipeline="tiny"))
+    assert lag.pending == 0
 
 
 async def test_two_clouds_on_one_machine_do_not_meet(

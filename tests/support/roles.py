@@ -11,14 +11,27 @@ from pathlib import Path
 from tests.support import jwt
 
 from setsuden.link import LinkOptions
-from setsuden.schemas.roles import Application, Device, Principal, Site, Worker
+from setsuden.schemas.roles import (
+    Application,
+    Device,
+    Principal,
+    Site,
+    Worker,
+    password_variable,
+)
 from setsuden.services import accounts
 from setsuden.services.demo.broker import LocalBroker
 
 SITE = Site(
     devices=(
         Device(name="d1", regions=("r1",), pipelines=("p1",), applications=("a1",)),
-        Device(name="d2", regions=("r2",), pipelines=("p1", "p2"), applications=("a1", "a2")),
+        Device(
+            name="d2",
+            regions=("r2",),
+            pipelines=("p1", "p2"),
+            applications=("a1", "a2"),
+            leaf=True,
+        ),
     ),
     applications=(
         Application(name="a1", devices=("d1", "d2"), pipelines=("p1",)),
@@ -30,6 +43,8 @@ SITE = Site(
     ),
     bridges=(Principal(name="b1"),),
 )
+LEAF = "direct.get"
+"""What a device behind a leaf may say for ``$JS.API.DIRECT.GET``, which no leaf passes on."""
 NAMES = ("d1", "d2", "a1", "a2", "w1", "w2", "b1", "operator")
 REGIONS, PIPELINES, DEVICES = ("r1", "r2"), ("p1", "p2"), ("d1", "d2")
 STREAMS = ("EVT", "ESC", "RES", "DEAD", "OTEL", "LEASE")
@@ -38,10 +53,10 @@ STREAMS = ("EVT", "ESC", "RES", "DEAD", "OTEL", "LEASE")
 class RolesBroker(LocalBroker):
     """A real nats-server whose accounts were generated for :data:`SITE`."""
 
-    def __init__(self, folder: Path, site: Site = SITE) -> None:
-        super().__init__(folder, accounts=accounts.configuration(site))
+    def __init__(self, folder: Path, site: Site = SITE, extra: str = "") -> None:
+        super().__init__(folder, accounts=accounts.configuration(site), extra=extra)
         names = [one.name for group in site.model_dump().values() for one in map(_Named, group)]
-        self.environment = {accounts.password_variable(name): password(name) for name in names}
+        self.environment = {password_variable(name): password(name) for name in names}
         self._files = folder / "passwords"
         self._files.mkdir(parents=True, exist_ok=True)
 
@@ -118,6 +133,8 @@ def subjects() -> list[str]:
     get = "$JS.API.DIRECT.GET"
     found += [f"{get}.RES.{kind}.{place}" for kind in ("res", "late") for place in places()]
     found += [f"{get}.ESC.esc.{place}" for place in places()]
+    found += [f"{LEAF}.RES.{kind}.{place}" for kind in ("res", "late") for place in places()]
+    found += [f"{LEAF}.LEASE.lease.{device}" for device in DEVICES]
     for pipeline, device in product(PIPELINES, DEVICES):
         found += [f"evt.{pipeline}.{device}", f"notify.{device}.{pipeline}"]
         found += [f"dead.{pipeline}.{device}", f"{get}.EVT.evt.{pipeline}.{device}"]
@@ -152,6 +169,8 @@ def hops_of(name: str) -> str:
 
 def arrives_as(name: str, subject: str) -> str:
     """What a subject that somebody may send to is called in the streams' account."""
+    if subject.startswith(LEAF):
+        return subject.replace(LEAF, "$JS.API.DIRECT.GET", 1)
     return hops_of(name) if subject == "otel.hops" else subject
 
 
@@ -166,6 +185,8 @@ def may_send(name: str, subject: str) -> bool:  # noqa: PLR0911  # one line for 
         case "d1":
             return _device_may(tokens, "d1", ("r1",), ("p1",), ("a1",))
         case "d2":
+            if subject.startswith(LEAF):  # it is behind a leaf
+                tokens = arrives_as(name, subject).split(".")
             return _device_may(tokens, "d2", ("r2",), ("p1", "p2"), ("a1", "a2"))
         case "a1":
             return _application_may(tokens, ("d1", "d2"), ("p1",))

@@ -39,6 +39,8 @@ class Metrics:
     """Rows of the outbox that did not match their checksum."""
     streams_replaced: int = 0
     """Times the events stream was another one than before."""
+    results_too_large: int = 0
+    """Final results that the results stream never takes; they stay on the device."""
     undurable: int = 0
     """Easy events answered while the disk took nothing."""
     repeated: int = 0
@@ -107,6 +109,8 @@ class Gauges:
 
     link_up: bool
     link_connections: int
+    link_handler_errors: int
+    link_unreadable: int
     pending_events: int
     pending_bytes: int
     quota_bytes: int
@@ -200,9 +204,12 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "lookups": ("Results asked for", metrics.lookups),
         "rows_damaged": ("Outbox rows that do not match their checksum", metrics.rows_damaged),
         "streams_replaced": ("Times the events stream was a new one", metrics.streams_replaced),
+        "results_too_large": ("Finals no stream takes", metrics.results_too_large),
         "undurable_answers": ("Answers given while the disk was full", metrics.undurable),
         "student_cpu_seconds": ("CPU time of student runs", metrics.student_cpu_seconds),
         "link_connections": ("Connections opened", gauges.link_connections),
+        "link_handler_errors": ("Messages our own code failed on", gauges.link_handler_errors),
+        "link_unreadable_messages": ("Messages nobody could read", gauges.link_unreadable),
         "spans_recorded": ("Spans sealed", gauges.spans_recorded),
         "spans_lost": ("Spans nobody keeps", gauges.spans_lost),
         "traces_declined": ("Callers' sampled events past the bound", metrics.traces_declined),

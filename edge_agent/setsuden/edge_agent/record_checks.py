@@ -10,6 +10,9 @@ from setsuden.link import Incoming
 from setsuden.schemas.result import Answer, Result, Status, Tier
 
 MAX_RECORD_BYTES = 1 << 20
+MAX_DIGEST = 128
+MAX_MS = 1e12
+"""32 years, as for deadlines."""
 _OF_RESULT = {Tier.CLOUD: {Status.FINAL, Status.DEAD}}
 _OF_LATE = {Tier.CLOUD: {Status.SUPERSEDED}}
 
@@ -40,6 +43,20 @@ def doubt(record: Result, stored_as: str) -> str | None:
         return f"no device stores the status {record.status}"
     if record.tier is Tier.CLOUD and (record.answer is None) != (record.status is Status.DEAD):
         return "it has an answer where it should have none, or none"
+    if record.status is Status.DEAD and record.error is None:
+        return "it is dead for no reason"
+    return _doubt_of_facts(record)
+
+
+def _doubt_of_facts(record: Result) -> str | None:
+    """What is passed on to applications and spans as it stands must at least be possible."""
+    if record.at.tzinfo is None:
+        return "its time has no zone"
+    if record.model is not None and len(record.model.digest) > MAX_DIGEST:
+        return "its model's digest is none"
+    theirs = (record.timing.queue_ms, record.timing.cloud_infer_ms)  # the others stay ours
+    if any(span is not None and not 0 <= span <= MAX_MS for span in theirs):
+        return "its times are no durations"
     return None
 
 

@@ -99,6 +99,8 @@ class AgentStatus:
         gauges = Gauges(
             link_up=link.state is LinkState.UP,
             link_connections=link.connections,
+            link_handler_errors=link.handler_errors,
+            link_unreadable=link.unreadable_messages,
             pending_events=core.pending_events,
             pending_bytes=core.pending_bytes,
             quota_bytes=self._engine.config.outbox.max_bytes,

@@ -15,7 +15,12 @@ from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
 from setsuden.pipelines.tracing import Recorder
 from setsuden.schemas import escalation, subjects
-from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
+from setsuden.schemas.errors import (
+    AlreadyStoredError,
+    LinkError,
+    MessageTooLargeError,
+    StreamFullError,
+)
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
 from setsuden.schemas.subjects import Place
@@ -59,7 +64,7 @@ class Uplink:
         self._republish: asyncio.TimerHandle | None = None
         self._republish_pause = REPUBLISH_SECONDS
         self._more_unpublished = False
-        self._disbelief = Throttle()
+        self._disbelief, self._unstorable = Throttle(), Throttle()
         self.refused: dict[str, str] = {}
         """What the broker last refused to store, by kind (``escalation``, ``result``)."""
 
@@ -233,8 +238,11 @@ class Uplink:
         await self._link.post(subject, body, headers, partial(self._letter_stored, result))
 
     def _letter_stored(self, result: Result, outcome: Outcome) -> None:
-        if isinstance(outcome, LinkError):  # the final result must not wait for people
-            extra = {"event_id": result.event_id, "detail": str(outcome)}
+        if not isinstance(outcome, LinkError):
+            return
+        suppressed = self._unstorable.due()  # the final result must not wait for people
+        if suppressed is not None:
+            extra = {"event_id": result.event_id, "detail": str(outcome), "suppressed": suppressed}
             log.error("dead_letter_lost", extra=extra)
 
     def _published(self, send: PublishFinal, outcome: Outcome) -> None:
@@ -245,10 +253,19 @@ class Uplink:
         self._engine.apply(self._engine.core.published(send, error))
         if error is None:
             self._republish_pause = REPUBLISH_SECONDS
-        if error is not None and not isinstance(error, AlreadyStoredError):
+        if isinstance(error, MessageTooLargeError):
+            self._give_up(send.result, error)
+        elif error is not None and not isinstance(error, AlreadyStoredError):
             self._republish_later()
         elif self._more_unpublished and not self._publishing:
             self.republish()
+
+    def _give_up(self, result: Result, error: LinkError) -> None:
+        self._metrics.results_too_large += 1
+        suppressed = self._unstorable.due()
+        if suppressed is not None:
+            extra = {"event_id": result.event_id, "detail": str(error), "suppressed": suppressed}
+            log.error("result_too_large", extra=extra)
 
     def _trace_publish(self, result: Result, outcome: Outcome) -> None:
         """The span of the first try; a result stored after an outage has no more of them."""

@@ -26,6 +26,15 @@ _UNCHANGEABLE = frozenset({"retention", "storage"})
 _TRY_AGAIN = frozenset({408, 429, 500, 503})
 """Codes of JetStream's answers that pass: no leader yet (10008), too many requests (10167)."""
 
+_NO_ROOM = (
+    "the server or its account has less room than the streams' bounds together: lower them "
+    "([streams]; `setsuden cloud streams --plan RATE`), or raise max_file_store"
+)
+_DISABLED = "give the server a jetstream block, and the account `jetstream: enabled`"
+_REMEDIES = dict.fromkeys((10002, 10023, 10028, 10047), _NO_ROOM) | dict.fromkeys(
+    (10035, 10039, 10076), _DISABLED
+)
+
 
 class Delivery(NamedTuple):
     """What a pull consumer's reply subject tells about a message."""
@@ -255,10 +264,11 @@ def _unread(stream: str, answer: Incoming) -> UnavailableError:
 def _api_error(name: str, details: object) -> LinkError:
     description = details.get("description") if isinstance(details, dict) else None
     text = f"{name}: {printable(str(description))} ({_code(details, 'err_code')})"
-    code = _code(details, "code")
+    code, remedy = _code(details, "code"), _REMEDIES.get(_code(details, "err_code"), "")
     if code == 403:
-        return ForbiddenError(text)
-    return UnavailableError(text) if code in _TRY_AGAIN else LinkError(text)
+        return ForbiddenError(text, remedy=remedy)
+    kind = UnavailableError if code in _TRY_AGAIN else LinkError
+    return kind(text, remedy=remedy)
 
 
 def _code(details: object, name: str) -> int:

@@ -11,6 +11,7 @@ follow from this table.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from itertools import product
@@ -62,6 +63,8 @@ class Grant(NamedTuple):
 
 
 _GET = "$JS.API.DIRECT.GET"
+LEAF_GET = "direct.get"
+"""Stands for it between a leaf and its hub; the leaf maps one to the other."""
 _NEXT, _ACK = "$JS.API.CONSUMER.MSG.NEXT", "$JS.ACK"
 _RECORDS = ("res", "late")
 GRANTS = (
@@ -141,6 +144,8 @@ class Device(Principal):
     pipelines: tuple[Token, ...] = Field(strict=False, min_length=1)
     applications: tuple[Token, ...] = Field(default=(), strict=False)
     """Whose events it answers over NATS."""
+    leaf: bool = False
+    """It reaches the broker through a leaf server of its site."""
 
 
 class Application(Principal):
@@ -178,11 +183,30 @@ class Site(Model):
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"the name {twice[0]!r} is given twice")
+        self._named(names)
         known = {one.name for one in self.applications}
         for device in self.devices:
             for name in set(device.applications) - known:
                 raise ValueError(f"devices.{device.name}: no application is called {name!r}")
+        known = {one.name for one in self.devices}
+        for application in self.applications:
+            for name in set(application.devices) - known:
+                raise ValueError(f"applications.{application.name}: no device is called {name!r}")
         return self
+
+    def _named(self, names: list[str]) -> None:
+        """Two who share a variable would share a password."""
+        owners: dict[str, str] = {}
+        for name in names:
+            variable = password_variable(name)
+            other = owners.setdefault(variable, name)
+            if other != name:
+                raise ValueError(f"the passwords of {other!r} and {name!r} are both ${variable}")
+
+
+def password_variable(name: str) -> str:
+    """The environment variable with a principal's password: ``dev-1`` has ``$DEV_1_PASSWORD``."""
+    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_PASSWORD"
 
 
 class Use(NamedTuple):
@@ -190,6 +214,13 @@ class Use(NamedTuple):
 
     access: Access
     subject: str
+    alias: str = ""
+    """What it is called in the principal's own account, where that is not the same."""
+
+    @property
+    def local(self) -> str:
+        """The subject as the principal uses it."""
+        return self.alias or self.subject
 
 
 def uses_of(role: Role, names: Mapping[str, tuple[str, ...]]) -> list[Use]:
@@ -207,7 +238,7 @@ def uses_of(role: Role, names: Mapping[str, tuple[str, ...]]) -> list[Use]:
 
 def uses_of_device(device: Device) -> list[Use]:
     """What this device may do."""
-    return uses_of(
+    uses = uses_of(
         Role.DEVICE,
         {
             "device": (device.name,),
@@ -216,6 +247,11 @@ def uses_of_device(device: Device) -> list[Use]:
             "application": device.applications,
         },
     )
+    if device.leaf:
+        # No JetStream API crosses to a leaf: nats-server denies $JS.API.> on every such link.
+        gets = [use.subject for use in uses if use.subject.startswith(_GET)]
+        uses += [Use(Access.SEND, get, LEAF_GET + get.removeprefix(_GET)) for get in gets]
+    return uses
 
 
 def uses_of_application(application: Application) -> list[Use]:

@@ -6,7 +6,7 @@ device's subjects (read events, free their space) is done for its own alone.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
@@ -22,6 +22,8 @@ OVERSIZED_HEADER = "setsuden-body-bytes"
 READ_BATCH = 256
 """Events in one answer at most."""
 READ_MAX_BYTES = 4 << 20
+MAX_PIPELINES = 1024
+"""Of one device in one answer."""
 
 
 class StreamInfo(WireModel):
@@ -32,8 +34,8 @@ class StreamInfo(WireModel):
     last_seq: int = Field(ge=0)
     now: str = Field(max_length=64)
     """The broker's clock, RFC 3339."""
-    pipelines: tuple[Token, ...] = Field(default=(), strict=False, max_length=1024)
-    """Pipelines with stored events of this device."""
+    pipelines: tuple[Token, ...] = Field(default=(), strict=False, max_length=MAX_PIPELINES)
+    """Pipelines with stored events of this device, of more than fit the first by name."""
     results_max_age_seconds: float | None = None
     """How long a final result is kept, where that is known."""
     unserved: tuple[Token, ...] = Field(default=(), strict=False, max_length=1024)
@@ -103,7 +105,13 @@ def stream_info(info: Mapping[str, Any]) -> StreamInfo:
             created=str(info["created"]),
             last_seq=int(state["last_seq"]),
             now=str(info["ts"]),
-            pipelines=tuple(sorted(subject.split(".")[1] for subject in held)),
+            pipelines=_pipelines(held),
         )
     except (KeyError, TypeError, AttributeError, ValueError, IndexError) as error:
         raise UnavailableError("the broker's answer about its stream cannot be read") from error
+
+
+def _pipelines(held: Iterable[str]) -> tuple[str, ...]:
+    """Names in subjects of events; what no pipeline can be called must not hide those that are."""
+    names = sorted(subject.split(".")[1] for subject in held)
+    return tuple(name for name in names if subjects.is_token(name))[:MAX_PIPELINES]

@@ -28,6 +28,8 @@ DUPLICATE_WINDOW_SECONDS = 600.0
 """Longer than any burst of retries of one publish; memory cost per message id."""
 
 
+LEASE_MAX_MESSAGE_BYTES = 4096
+"""A larger record holds nothing, and a few hundred of them must not keep everybody else out."""
 LEASES_MAX_BYTES = 1 << 28
 """A record has some 500 bytes: half a million devices."""
 
@@ -83,6 +85,8 @@ ENVELOPE_BYTES = 500
 OUTAGE_SECONDS = 86_400.0
 """So long escalations, spans and dead letters may wait for somebody to come."""
 _DEAD_SHARE, _SPAN_BYTES = 0.001, 1200
+MOST_BYTES = float(1 << 62)
+"""Of a stream, as far as the server counts; no disk holds so much."""
 _HEADROOM = 1.25
 """The service that watches the streams warns at four fifths of a bound."""
 
@@ -103,7 +107,7 @@ def plan(rates: Rates, bounds: StreamBounds) -> list[PlannedStream]:
         PlannedStream(
             name,
             option,
-            max(1 << 20, int(rate * seconds * _HEADROOM)),
+            max(1 << 20, int(min(rate * seconds * _HEADROOM, MOST_BYTES))),
             f"{seconds / 86_400:g} d at {rates.events:g} events/s: {why}",
         )
         for name, option, rate, seconds, why in rows
@@ -186,6 +190,7 @@ def leases(bounds: StreamBounds) -> dict[str, object]:
     """The newest record of each device: which agent it is."""
     return _stream(LEASES, ["lease.*"], LEASES_MAX_BYTES, bounds) | {
         "max_msgs_per_subject": 1,
+        "max_msg_size": LEASE_MAX_MESSAGE_BYTES,
     }
 
 

@@ -155,13 +155,18 @@ def place_of(subject: str, kind: str) -> Place:
 
 def token(value: str, field: str) -> str:
     """The value itself when it can stand in a subject, else InvalidEventError."""
-    if not _TOKEN.fullmatch(value):
+    if not is_token(value):
         raise InvalidEventError(
             f"{field} {value[:80]!r} cannot stand in a subject",
             field=field,
             remedy="use 1 to 64 letters, digits, '_' or '-'",
         )
     return value
+
+
+def is_token(value: str) -> bool:
+    """True for what can stand in a subject."""
+    return _TOKEN.fullmatch(value) is not None
 
 
 def event(pipeline: str, device: str) -> str:

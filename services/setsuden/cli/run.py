@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -20,16 +20,22 @@ if TYPE_CHECKING:
     from setsuden.schemas.streams import PlannedStream
 
 
+class Finite(click.FloatRange):
+    """A number within bounds; NaN is none, though it compares with neither."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Refuse NaN as well."""
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        return number
+
+
 def _hold_hangup() -> None:
     """Keep SIGHUP waiting until the process can answer it with a reload; by itself it kills."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-
-
-def _a_number(_: click.Context, __: click.Parameter, value: float | None) -> float | None:
-    """Refuse what no range of numbers keeps out."""
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("is not a number")
-    return value
 
 
 @click.group()
@@ -211,15 +217,12 @@ def cloud_accounts(path: Path, as_jwt: bool) -> None:
 @click.option(
     "--plan",
     "rate",
-    type=click.FloatRange(0, 1e9, min_open=True),
-    callback=_a_number,
+    type=Finite(min=0, max=1_000_000, min_open=True),
     metavar="RATE",
     help="Change nothing: print the [streams] bounds for so many events a second.",
 )
-@click.option(
-    "--escalated", type=click.FloatRange(0, 1), callback=_a_number, default=0.2, show_default=True
-)
-@click.option("--event-bytes", type=click.IntRange(1), default=1000, show_default=True)
+@click.option("--escalated", type=Finite(0, 1), default=0.2, show_default=True)
+@click.option("--event-bytes", type=click.IntRange(1, 64 << 20), default=1000, show_default=True)
 def cloud_streams(  # noqa: PLR0917  # click passes options by name
     path: Path,
     assignments: Sequence[str],

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,9 @@ HEADER = """\
 # Made by `setsuden cloud accounts {source}`; change that file and make it again.
 # Every principal has an account of its own, because JetStream answers to any reply subject with
 # the server's own rights; what it may do in {core} is what it imports from there.
+# The server reads a password from its environment as it reads this file: one that is not made of
+# letters and digits, with a letter first, needs quotes that are part of it: X_PASSWORD='"1#2"'. An
+# empty one lets everybody in.
 """
 
 
@@ -34,7 +36,7 @@ def account_name(role: Role, name: str) -> str:
 def configuration(site: Site, source: str = "broker.toml", *, hops: bool = True) -> str:
     """The ``accounts`` block of nats-server's configuration.
 
-    Passwords are read from the server's environment (:func:`password_variable`). With ``hops``
+    Passwords are read from the server's environment. With ``hops``
     the server tells of the messages it traces in every account: in the sender's name, so each
     sender needs leave for it, and in ``CORE`` it arrives under the sender's own subject.
     """
@@ -54,14 +56,9 @@ def configuration(site: Site, source: str = "broker.toml", *, hops: bool = True)
     return f"{HEADER.format(source=source, core=CORE)}accounts {{\n{body}\n}}\n"
 
 
-def password_variable(name: str) -> str:
-    """The environment variable with a principal's password: ``dev-1`` has ``$DEV_1_PASSWORD``."""
-    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_PASSWORD"
-
-
 def permissions(uses: list[Use]) -> dict[str, Any]:
     """The user's own permissions: what goes nowhere is refused with a reason, not lost."""
-    sent = [use.subject for use in uses if use.access in {Access.SEND, Access.ASK, Access.REPLY}]
+    sent = [use.local for use in uses if use.access in {Access.SEND, Access.ASK, Access.REPLY}]
     sent += [HOPS for use in uses if use.access is Access.TRACE]
     heard = [use.subject for use in uses if use.access in {Access.LISTEN, Access.HEAR}]
     return {"publish": {"allow": sent}, "subscribe": {"allow": [*heard, INBOX]}}
@@ -96,7 +93,8 @@ def _import(use: Use) -> str:
     if use.access is Access.REPLY:
         account = account_name(Role.APPLICATION, use.subject.split(".")[1])
     kind = "stream" if use.access is Access.LISTEN else "service"
-    own = f", to: {_quoted(HOPS)}" if use.access is Access.TRACE else ""
+    alias = HOPS if use.access is Access.TRACE else use.alias
+    own = f", to: {_quoted(alias)}" if alias else ""
     return f"{{ {kind}: {{ account: {_quoted(account)}, subject: {_quoted(use.subject)} }}{own} }}"
 
 
@@ -115,7 +113,8 @@ def _user(principal: Principal, uses: list[Use]) -> str:
 def _login(principal: Principal) -> str:
     if principal.nkey is not None:
         return f"{{ nkey: {principal.nkey} }}"
-    return f"{{ user: {_quoted(principal.name)}, password: ${password_variable(principal.name)} }}"
+    variable = roles.password_variable(principal.name)
+    return f"{{ user: {_quoted(principal.name)}, password: ${variable} }}"
 
 
 def _quoted(text: str) -> str:
@@ -202,7 +201,7 @@ def _import_claim(use: Use, key_of: Callable[[str], str]) -> dict[str, Any]:
     kind = "stream" if use.access is Access.LISTEN else "service"
     return {
         "name": use.subject, "subject": use.subject, "account": key_of(account), "type": kind,
-        "local_subject": HOPS if use.access is Access.TRACE else use.subject,
+        "local_subject": HOPS if use.access is Access.TRACE else use.local,
     }  # fmt: skip
 
 

@@ -12,7 +12,9 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
@@ -51,6 +53,8 @@ log = logging.getLogger(__name__)
 QUEUE = "stream-service"
 MAX_WAITING = 4096
 """Requests waiting to be answered; past it they are dropped and counted, and asked again."""
+MAX_WAITING_EACH = 64
+"""Of one name: whoever floods waits for himself."""
 SERVERS = 8
 """Requests being answered at once."""
 WATCH_SECONDS = 15.0
@@ -58,7 +62,18 @@ FILLING = 0.8
 """Share of a stream's bound from which on a person is told."""
 SAY_AGAIN_SECONDS = 3600.0
 
-Answer = Callable[[str, Incoming], Awaitable[None]]
+
+class _Request(NamedTuple):
+    """As much of one as is needed for its answer."""
+
+    name: str
+    """Who asks, as the broker let him."""
+    request: str
+    reply: str
+    data: bytes
+
+
+Answer = Callable[[_Request], Awaitable[None]]
 
 
 class StreamService:
@@ -66,7 +81,8 @@ class StreamService:
 
     def __init__(self, config: CloudConfig, link: Link, jetstream: JetStream) -> None:
         self._config, self._link, self._jetstream = config, link, jetstream
-        self._requests: asyncio.Queue[Incoming] = asyncio.Queue(MAX_WAITING)
+        self._requests: asyncio.Queue[_Request] = asyncio.Queue(MAX_WAITING)
+        self._waiting: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {
             INFO: self._info,
             READ: self._read,
@@ -90,17 +106,34 @@ class StreamService:
                 tasks.create_task(self._serve())
             tasks.create_task(self._keep_watch())
 
+    @property
+    def waiting(self) -> int:
+        """Requests that nobody has begun to answer."""
+        return self._requests.qsize()
+
     def _on_request(self, message: Incoming) -> None:
-        try:
-            self._requests.put_nowait(message)
-        except asyncio.QueueFull:
+        """Keep no more of a request than is needed: whatever waits takes memory."""
+        _, name, request = message.subject.split(".")
+        known = request in self._answers and subjects.is_token(name)
+        if not known or not message.reply or len(message.data) > MAX_REQUEST_BYTES:
+            self.counts["refused"] += 1
+        elif self._waiting[name] >= MAX_WAITING_EACH or self._requests.full():
             self.counts["dropped"] += 1
+        else:
+            self._waiting[name] += 1
+            self._requests.put_nowait(_Request(name, request, message.reply, message.data))
+
+    def _taken(self, name: str) -> None:
+        self._waiting[name] -= 1
+        if not self._waiting[name]:  # names may be made up: none stays
+            del self._waiting[name]
 
     async def _serve(self) -> None:
         while True:
-            message = await self._requests.get()
+            request = await self._requests.get()
+            self._taken(request.name)
             try:
-                await self._answer(message)
+                await self._answer(request)
             except LinkError as error:  # the asker hears nothing and asks again
                 self.counts["failed"] += 1
                 log.debug("request_failed", extra={"detail": str(error)})
@@ -108,40 +141,36 @@ class StreamService:
                 self.counts["failed"] += 1
                 log.exception("request_failed")
 
-    async def _answer(self, message: Incoming) -> None:
-        _, name, request = [*message.subject.split("."), "", ""][:3]
-        answer = self._answers.get(request)
-        if answer is None or not message.reply or len(message.data) > MAX_REQUEST_BYTES:
-            self.counts["refused"] += 1
-            return
+    async def _answer(self, request: _Request) -> None:
         try:
-            await answer(subjects.token(name, "name"), message)
+            await self._answers[request.request](request)
         except (ValidationError, RejectedError) as error:
             self.counts["refused"] += 1
             suppressed = self._refusals.due()
             if suppressed is not None:
-                extra = {"subject": message.subject[:200], "suppressed": suppressed}
+                subject = subjects.service(request.name, request.request)
+                extra = {"subject": subject, "suppressed": suppressed}
                 log.warning("request_refused", extra=extra | {"detail": type(error).__name__})
             return
         self.counts["answered"] += 1
 
-    async def _info(self, name: str, message: Incoming) -> None:
-        mine: dict[str, object] = {"subjects_filter": subjects.events_of(name)}
+    async def _info(self, request: _Request) -> None:
+        mine: dict[str, object] = {"subjects_filter": subjects.events_of(request.name)}
         info = stream_info(await self._jetstream.api(f"STREAM.INFO.{streams.EVENTS}", mine))
         more = {
             "results_max_age_seconds": self._config.streams.results_max_age_seconds,
             "unserved": tuple(sorted(self.watch.unserved)),
         }
         answer = info.model_copy(update=more)
-        await self._link.send(message.reply, answer.model_dump_json().encode())
+        await self._link.send(request.reply, answer.model_dump_json().encode())
 
-    async def _read(self, name: str, message: Incoming) -> None:
+    async def _read(self, request: _Request) -> None:
         """The device's events, one message each as it is stored, then an empty one."""
-        request = ReadRequest.model_validate_json(message.data)
-        stored = await self._jetstream.read(streams.EVENTS, read_request(request, name))
+        wanted = ReadRequest.model_validate_json(request.data)
+        stored = await self._jetstream.read(streams.EVENTS, read_request(wanted, request.name))
         for event in stored:
-            await self._pass_on(message.reply, event)
-        await self._link.send(message.reply, b"")
+            await self._pass_on(request.reply, event)
+        await self._link.send(request.reply, b"")
 
     async def _pass_on(self, reply: str, event: Incoming) -> None:
         headers = dict(event.headers)
@@ -153,32 +182,42 @@ class StreamService:
             stamps[OVERSIZED_HEADER] = str(len(event.data))
             await self._link.send(reply, b"", headers=stamps)
 
-    async def _release(self, name: str, message: Incoming) -> None:
-        request = ReleaseRequest.model_validate_json(message.data)
-        await self._jetstream.api(f"STREAM.PURGE.{streams.EVENTS}", purge_request(request, name))
-        await self._link.send(message.reply, b"{}")
+    async def _release(self, request: _Request) -> None:
+        gone = purge_request(ReleaseRequest.model_validate_json(request.data), request.name)
+        await self._jetstream.api(f"STREAM.PURGE.{streams.EVENTS}", gone)
+        await self._link.send(request.reply, b"{}")
 
-    async def _proof(self, _name: str, message: Incoming) -> None:
+    async def _proof(self, request: _Request) -> None:
         """Our own link is up: what it demands of the server has been proven to us."""
         proof = Proof(
             version=self._link.server_version,
             sync_always=self._config.nats.durability == "strict",
         )
-        await self._link.send(message.reply, proof.model_dump_json().encode())
+        await self._link.send(request.reply, proof.model_dump_json().encode())
 
-    async def _lag(self, _name: str, message: Incoming) -> None:
-        request = LagRequest.model_validate_json(message.data)
-        lag = await read_lag(self._jetstream, request)
-        await self._link.send(message.reply, lag.model_dump_json().encode())
+    async def _lag(self, request: _Request) -> None:
+        wanted = LagRequest.model_validate_json(request.data)
+        lag = await read_lag(self._jetstream, wanted)
+        await self._link.send(request.reply, lag.model_dump_json().encode())
 
     async def _keep_watch(self) -> None:
         while True:
             if self._link.state is LinkState.UP:
                 try:
-                    await self.watch.look(asyncio.get_running_loop().time())
+                    await self._look()
                 except LinkError as error:
                     log.debug("streams_unseen", extra={"detail": str(error)})
+                except Exception as error:  # whatever the broker says, devices are served
+                    suppressed = self._refusals.due()
+                    if suppressed is not None:
+                        extra = {"detail": type(error).__name__, "suppressed": suppressed}
+                        log.exception("streams_unreadable", extra=extra)
             await asyncio.sleep(WATCH_SECONDS)
+
+    async def _look(self) -> None:
+        """What vanished is made again: workers that log in may not, and agents cannot."""
+        if await self.watch.look(asyncio.get_running_loop().time()):
+            await apply_all(self._jetstream, self._config)
 
 
 class Watch:
@@ -192,31 +231,48 @@ class Watch:
         self.unserved: set[str] = set()
         """Pipelines whose escalations nobody asks for, at two looks in a row."""
 
-    async def look(self, now: float) -> None:
-        """Look once; raises LinkError."""
+    async def look(self, now: float) -> bool:
+        """Look once, and be True when a stream or a consumer is missing; raises LinkError."""
+        there = True
         for stream in streams.all_streams(self._config.streams):
-            await self._look_at_stream(str(stream["name"]), now)
+            there &= await self._look_at_stream(stream, now)
         for pipeline in self._config.pipelines:
-            await self._look_at_consumer(pipeline.name, now)
+            there &= await self._look_at_consumer(pipeline.name, now)
+        return not there
 
-    async def _look_at_stream(self, name: str, now: float) -> None:
+    async def _look_at_stream(self, wanted: dict[str, object], now: float) -> bool:
+        name = str(wanted["name"])
         info = await self._jetstream.find(f"STREAM.INFO.{name}")
         if info is None:
+            self._first.pop(name, None)
             self._say(f"missing/{name}", now, "stream_missing", stream=name)
-            return
+            return False
+        self._said.pop(f"missing/{name}", None)
+        self._compare(name, wanted, info["config"], now)
         used, bound = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
         first = self._first.setdefault(name, (now, used))
         if bound <= 0 or used < FILLING * bound:
             self._said.pop(f"filling/{name}", None)
-            return
+            return True
         growth = (used - first[1]) / max(now - first[0], 1.0)
         hours = round((bound - used) / growth / 3600, 1) if growth > 0 else None
         self._say(
             f"filling/{name}", now, "stream_filling", stream=name,
             used_bytes=used, bound_bytes=bound, hours_left=hours,
         )  # fmt: skip
+        return True
 
-    async def _look_at_consumer(self, pipeline: str, now: float) -> None:
+    def _compare(
+        self, name: str, wanted: dict[str, object], found: dict[str, object], now: float
+    ) -> None:
+        """Changes of others stay until something is applied, but may undo what is promised."""
+        differs = sorted(key for key, value in wanted.items() if found.get(key) != value)
+        if differs:
+            self._say(f"differs/{name}", now, "stream_differs", stream=name, options=differs)
+        else:
+            self._said.pop(f"differs/{name}", None)
+
+    async def _look_at_consumer(self, pipeline: str, now: float) -> bool:
         name = streams.consumer_name(self._config.region, pipeline)
         info = await self._jetstream.find(f"CONSUMER.INFO.{streams.ESCALATIONS}.{name}")
         busy = info is not None and (info["num_waiting"] or info["num_ack_pending"])
@@ -224,12 +280,13 @@ class Watch:
         if self._idle[pipeline] < 2:
             self.unserved.discard(pipeline)
             self._said.pop(f"unserved/{pipeline}", None)
-            return
+            return info is not None
         self.unserved.add(pipeline)
         pending = 0 if info is None else int(info["num_pending"])
         self._say(
             f"unserved/{pipeline}", now, "pipeline_unserved", pipeline=pipeline, waiting=pending
         )
+        return info is not None
 
     def _say(self, key: str, now: float, event: str, **facts: object) -> None:
         if now - self._said.get(key, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
@@ -253,6 +310,38 @@ async def _serve_until_stopped(config: CloudConfig, load: Callable[[], CloudConf
         manager.ready()
         await serve(config, stop_signal(), link)
     return 0
+
+
+@asynccontextmanager
+async def serving_beside(
+    config: CloudConfig, jetstream: JetStream, link: Link
+) -> AsyncIterator[None]:
+    """Serve devices beside other work, where nobody else need be trusted with it."""
+    if not config.nats.anonymous:
+        yield
+        return
+    service = StreamService(config, link, jetstream)
+    await service.start()
+    serving = asyncio.create_task(service.run(), name="streams")
+    try:
+        yield
+    finally:
+        await end(serving)
+
+
+@asynccontextmanager
+async def serving_alone(config: CloudConfig) -> AsyncIterator[None]:
+    """The same over a link of its own, for a process that has none; never waits for the broker."""
+    link = Link(config.nats, "streams")
+    jetstream = JetStream(link)
+    await jetstream.start()
+    async with serving_beside(config, jetstream, link):
+        if config.nats.anonymous:
+            link.start()
+        try:
+            yield
+        finally:
+            await link.close()
 
 
 async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | None = None) -> None:

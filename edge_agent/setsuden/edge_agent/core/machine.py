@@ -404,7 +404,8 @@ class AgentCore:
             # The cloud was first. Ours stands for the application; both records are kept.
             out.sends.append(PublishFinal(sent.sequence, sent.stated, second=True))
             out.sends.append(Lookup(sent.result.place))
-        elif taken or error is None:
+        elif taken or error is None or isinstance(error, MessageTooLargeError):
+            # Too large is too large for ever, and must not stand before the others.
             out.writes.append(MarkPublished(sent.sequence))
         return out
 

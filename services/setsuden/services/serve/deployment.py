@@ -50,7 +50,7 @@ class TeacherReplica:
     async def status(self) -> dict[str, int | float]:
         """The worker's counters, for people."""
         await asyncio.shield(self._starting)
-        return self._worker.counters.as_dict() | {"ready": int(self._worker.ready)}
+        return self._worker.status()
 
     async def __del__(self) -> None:
         """Drain: Serve awaits this when it removes the replica."""

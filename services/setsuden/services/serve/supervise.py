@@ -26,6 +26,7 @@ from setsuden.services.config import CloudConfig
 from setsuden.services.guard import Guard
 from setsuden.services.meters.platform import platform_meter
 from setsuden.services.signals import stop_signal
+from setsuden.services.stream_service import serving_alone
 from setsuden.services.worker.process import first_of
 
 from . import local
@@ -91,6 +92,15 @@ async def _supervise(
         return 0
     for name in await applying:
         log.info("topology_applied", extra={"name_applied": name})
+    async with serving_alone(config):  # it outlives Ray, and devices need it all the time
+        await _keep_up(config, base, address, stop)
+    log.info("cloud_stopped")
+    return 0
+
+
+async def _keep_up(
+    config: CloudConfig, base: Path, address: str | None, stop: asyncio.Future[None]
+) -> None:
     pause = _RETRY_SECONDS
     while not stop.done():
         session = Session(config, base, address)
@@ -99,8 +109,6 @@ async def _supervise(
             break
         pause = _RETRY_SECONDS if was_ready else min(2 * pause, _LONGEST_RETRY_SECONDS)
         await asyncio.wait([stop], timeout=pause)
-    log.info("cloud_stopped")
-    return 0
 
 
 class Session:

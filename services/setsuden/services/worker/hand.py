@@ -23,13 +23,13 @@ def nak(delay_ns: int) -> bytes:
 
 
 class Hand:
-    """Deliveries by stream sequence, their order of work, and their acknowledgements."""
+    """Deliveries by their place in the stream, their order of work, and their acknowledgements."""
 
     def __init__(self, link: Link, counters: Counters, clock: Clock) -> None:
         self._link = link
         self._clock = clock
         self._counters = counters
-        self._open: dict[int, Work] = {}
+        self._open: dict[tuple[int, int], Work] = {}
         self._fresh: deque[Work] = deque()
         self._suspect: deque[Work] = deque()
         self._outgoing: deque[tuple[str, bytes]] = deque()
@@ -66,14 +66,14 @@ class Hand:
             return False
         self._counters.taken += 1
         work.arrived_ns = self._clock.now_ns()
-        known = self._open.get(work.delivery.stream_sequence)
+        known = self._open.get(work.key)
         if known is not None:
             known.reply = work.reply
             self._counters.duplicate += 1
         elif not self.accepting:
             self.say(work.reply, nak(0))
         else:
-            self._open[work.delivery.stream_sequence] = work
+            self._open[work.key] = work
             (self._suspect if work.suspect else self._fresh).append(work)
             self.changed.set()
             return True
@@ -90,13 +90,13 @@ class Hand:
 
     def run_alone(self, work: Work) -> None:
         """Queue an event whose run failed."""
-        if self._open.get(work.delivery.stream_sequence) is work:
+        if self._open.get(work.key) is work:
             self._suspect.append(work)
             self.changed.set()
 
     def settle(self, work: Work, word: bytes) -> None:
         """The last word on a delivery."""
-        self._open.pop(work.delivery.stream_sequence, None)
+        self._open.pop(work.key, None)
         self.say(work.reply, word)
         self.changed.set()
 

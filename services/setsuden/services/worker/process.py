@@ -5,13 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from setsuden.link import JetStream, Link
-from setsuden.link.tasks import end
+from setsuden.link import Link
 from setsuden.pipelines import logs
 from setsuden.pipelines.notify import notifying
 from setsuden.pipelines.reload import Reloader
@@ -20,7 +18,7 @@ from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.heartbeat import heartbeat
 from setsuden.services.signals import stop_signal
-from setsuden.services.stream_service import StreamService
+from setsuden.services.stream_service import serving_beside
 
 from .assembly import STALLED_EXIT, assembled
 from .worker import StalledError, Worker
@@ -64,26 +62,11 @@ async def run(
             return 0
         await starting
         log.info("worker_ready", extra={"pipeline": pipeline.name, "pid": os.getpid()})
-        async with _serving(config, worker.jetstream, link):
+        async with serving_beside(config, worker.jetstream, link):
             await _until_stopped(worker, stop)
         await worker.stop()
-        log.info("worker_stopped", extra=worker.counters.as_dict())
+        log.info("worker_stopped", extra=worker.status())
         return 0
-
-
-@asynccontextmanager
-async def _serving(config: CloudConfig, jetstream: JetStream, link: Link) -> AsyncIterator[None]:
-    """Serve devices beside the work, where nobody else need be trusted with it."""
-    if not config.nats.anonymous:
-        yield
-        return
-    service = StreamService(config, link, jetstream)
-    await service.start()
-    serving = asyncio.create_task(service.run(), name="streams")
-    try:
-        yield
-    finally:
-        await end(serving)
 
 
 async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:

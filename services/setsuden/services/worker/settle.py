@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final
 
-from setsuden.schemas.errors import AlreadyStoredError
+from setsuden.schemas.errors import AlreadyStoredError, MessageTooLargeError
 from setsuden.schemas.result import Problem, Status
 
 TEACHER_RAISED: Final = "teacher_raised"
@@ -18,6 +18,9 @@ TEACHER_NO_DISTRIBUTION: Final = "teacher_no_distribution"
 TEACHER_UNFIT_INPUT: Final = "teacher_unfit_input"
 HARMFUL: Final = frozenset({TEACHER_CRASHED, TEACHER_TIMED_OUT, TEACHER_OUT_OF_MEMORY})
 """What became of a batch that only runs of its events alone can be asked again."""
+RESULT_TOO_LARGE: Final = "result_too_large"
+LETTER_TRIES = 4
+"""So often a dead letter may hold up its event's final result."""
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
 """Pauses between two tries double from the first to the longest."""
@@ -56,6 +59,8 @@ def after_store(outcome: object, *, late: bool) -> Step:
     if isinstance(outcome, AlreadyStoredError):
         # On late.* only a worker's answer to the same event can be first: a duplicate delivery.
         return Step.ACK if late else Step.LOOK
+    if isinstance(outcome, MessageTooLargeError):  # no later try is smaller
+        return Step.DEAD
     return Step.STORE_AGAIN if isinstance(outcome, Exception) else Step.ACK
 
 

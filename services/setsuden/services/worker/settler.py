@@ -22,7 +22,7 @@ from . import settle
 from .clock import Clock
 from .counters import Counters
 from .hand import ACK, Hand
-from .records import CAS, Writer
+from .records import CAS, Writer, problem
 from .settle import Step
 from .teacher import Choice
 from .traces import SpanMaker
@@ -54,7 +54,7 @@ class Settler:
         self._writer, self._spans, self._recorder = writer, spans, recorder
         self._clock, self._counters = clock, counters
         self._stopping = asyncio.Event()
-        self._deaths, self._unreadable = Throttle(), Throttle()
+        self._deaths, self._unreadable, self._lost_letters = Throttle(), Throttle(), Throttle()
         self._refused = ""
         """Why results cannot be stored now; said once for each new reason."""
         self._tasks: set[asyncio.Task[None]] = set()
@@ -108,6 +108,8 @@ class Settler:
             work.overtaken = True
         if step is Step.LOOK:
             self._spawn(work, self._look(work, answer))
+        elif step is Step.DEAD:
+            self.bury(work, problem(settle.RESULT_TOO_LARGE, str(outcome)))
         elif step is Step.STORE_AGAIN:
             self._spawn(work, self._store_again(work, answer, str(outcome)))
         else:
@@ -168,19 +170,19 @@ class Settler:
                 log.error("record_unreadable", extra=extra)  # noqa: TRY400  # no trace is of use
             return Status.FINAL
 
-    def bury(self, work: Work, problem: Problem) -> None:
+    def bury(self, work: Work, why: Problem) -> None:
         """No teacher can answer this event: a dead letter, and a final result that says so."""
-        work.problem = problem
-        self._spawn(work, self._bury(work, problem))
+        work.problem = why
+        self._spawn(work, self._bury(work, why))
 
-    async def _bury(self, work: Work, problem: Problem) -> None:
+    async def _bury(self, work: Work, why: Problem) -> None:
         """A dead letter for people, then the final result for the device, then the ack."""
         while True:
             try:
-                await self._write_letter(work, problem)
+                await self._write_letter(work, why)
                 if work.place is not None:
                     work.stored_ns = self._clock.now_ns()
-                    dead = self._writer.dead(work, problem)
+                    dead = self._writer.dead(work, why)
                     await self._link.store(work.place.result, dead, CAS | self._context(work))
                     work.acked_ns = self._clock.now_ns()
             except AlreadyStoredError as error:
@@ -199,7 +201,7 @@ class Settler:
                 "event_dead",
                 extra={
                     "event_id": work.event_id,
-                    "code": problem.code,
+                    "code": why.code,
                     "failed_runs": len(work.failures),
                     "trace_id": work.trace_id,
                     "suppressed": suppressed,
@@ -207,14 +209,19 @@ class Settler:
             )
         self._finish(work, Status.DEAD)
 
-    async def _write_letter(self, work: Work, problem: Problem) -> None:
+    async def _write_letter(self, work: Work, why: Problem) -> None:
         subject = subjects.dead(work.message.subject.split(".")[2], work.device)
-        letter = self._writer.letter(work, problem)
+        letter = self._writer.letter(work, why)
         headers = self._writer.letter_headers(work) | self._context(work)
         try:
             await self._link.store(subject, letter, headers)
-        except StreamFullError as error:  # the device's final result must not wait for people
-            log.error("dead_letter_lost", extra={"event_id": work.event_id, "detail": str(error)})  # noqa: TRY400
+        except LinkError as error:  # the device's final result must not wait for people
+            if not isinstance(error, StreamFullError) and work.tries < settle.LETTER_TRIES:
+                raise
+            suppressed = self._lost_letters.due()
+            if suppressed is not None:
+                extra = {"event_id": work.event_id, "detail": str(error), "suppressed": suppressed}
+                log.error("dead_letter_lost", extra=extra)  # noqa: TRY400  # the message is sufficient
 
     def _finish(self, work: Work, status: Status) -> None:
         self._hand.settle(work, ACK)

@@ -70,6 +70,11 @@ class Work:
         return self.delivery.stored_at_ns + self.ttl_ms * 1_000_000
 
     @property
+    def key(self) -> tuple[int, int]:
+        """Names the message over its deliveries; a stream made anew counts from 1 again."""
+        return self.delivery.stream_sequence, self.delivery.stored_at_ns
+
+    @property
     def suspect(self) -> bool:
         """True when it may have been answered, or may have ended a worker."""
         return is_suspect(self.delivery.attempt, self.copy)

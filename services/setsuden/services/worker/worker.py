@@ -146,6 +146,14 @@ class Worker:
         if running > max(longest, self._options.stall_seconds):
             raise StalledError(f"the teacher has run for {running:.0f} s")
 
+    def status(self) -> dict[str, int | float]:
+        """Everything counted, in numbers, its link's faults included."""
+        return self.counters.as_dict() | {
+            "ready": int(self.ready),
+            "link_handler_errors": self._link.handler_errors,
+            "link_unreadable_messages": self._link.unreadable_messages,
+        }
+
     @property
     def ready(self) -> bool:
         """True while the link is up and the consumer is there."""
