@@ -70,6 +70,8 @@ class UnkindWorld(RuleBasedStateMachine):
         pending = [row for row in self.world.disk.values() if not row.result.is_final]
         assert self.world.core.pending_events == len(pending)
         assert self.world.core.pending_bytes == sum(len(row.event.data) for row in pending)
+        assert self.world.core.waiting_events.total() == len(pending)
+        assert self.world.core.waiting_bytes.total() == self.world.core.pending_bytes
 
     @invariant()
     def one_final_is_told(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from setsuden.link.wire import Wire
@@ -58,8 +58,8 @@ class Metrics:
     """Events first handed to the broker; repetitions are not counted."""
     changed: int = 0
     """Final answers of the teacher that differ from the student's."""
-    escalated_bytes: int = 0
-    """Bodies and headers handed to the broker, repetitions included."""
+    escalated_bytes: Counter[str] = field(default_factory=Counter)
+    """By pipeline: bodies and headers handed to the broker, repetitions included."""
     escalations_sent: int = 0
     escalations_failed: int = 0
     lookups: int = 0
@@ -67,8 +67,8 @@ class Metrics:
     """Easy events that were not traced though their caller had sampled them: too many a second."""
     student_cpu_seconds: float = 0.0
     """CPU time of the students' runs, before any window has closed."""
-    latency: dict[str, Histogram] = field(default_factory=dict)
-    """Final results by tier."""
+    latency: dict[tuple[str, str], Histogram] = field(default_factory=dict)
+    """Final results by (pipeline, tier)."""
 
     def counts(self, wire: Wire) -> Counts:
         """What rows of energy say of events; from any thread."""
@@ -93,9 +93,9 @@ class Metrics:
             self.changed += _label(result) != _label(provisional)
         tier = result.tier or "none"
         self.results[result.pipeline, result.status, tier] += 1
-        histogram = self.latency.get(tier)
+        histogram = self.latency.get((result.pipeline, tier))
         if histogram is None:
-            histogram = self.latency[tier] = Histogram()
+            histogram = self.latency[result.pipeline, tier] = Histogram()
         histogram.add(result.timing.total_ms or 0.0)
 
 
@@ -111,8 +111,10 @@ class Gauges:
     link_connections: int
     link_handler_errors: int
     link_unreadable: int
-    pending_events: int
-    pending_bytes: int
+    pending_events: Mapping[str, int]
+    """By pipeline."""
+    pending_bytes: Mapping[str, int]
+    """By pipeline."""
     quota_bytes: int
     waiting_to_send: int
     spans_recorded: int
@@ -163,6 +165,7 @@ def _labelled(metrics: Metrics) -> Iterator[object]:
 
     rows = (
         ("accepted_events", "Events accepted", ("pipeline",), metrics.accepted),
+        ("escalated_bytes", "Headers and bodies", ("pipeline",), metrics.escalated_bytes),
         ("results", "Final results", ("pipeline", "status", "tier"), metrics.results),
         ("gate_decisions", "What the gate decided", ("pipeline", "reason"), metrics.decisions),
         ("refused_events", "Events refused; nothing changed", ("code",), metrics.refused),
@@ -180,15 +183,15 @@ def _latencies(metrics: Metrics) -> Iterator[object]:
     from prometheus_client.core import HistogramMetricFamily  # noqa: PLC0415
 
     family = HistogramMetricFamily(
-        "setsuden_result_seconds", "Accepted until final", labels=("tier",)
+        "setsuden_result_seconds", "Accepted until final", labels=("pipeline", "tier")
     )
-    for tier, histogram in metrics.latency.items():
+    for labels, histogram in metrics.latency.items():
         running, buckets = 0, []
         bounds = [*(f"{bound / 1000:g}" for bound in BUCKETS_MS), "+Inf"]
         for bound, count in zip(bounds, histogram.counts, strict=True):
             running += count
             buckets.append((bound, running))
-        family.add_metric((str(tier),), buckets, histogram.total / 1000)
+        family.add_metric(tuple(map(str, labels)), buckets, histogram.total / 1000)
     yield family
 
 
@@ -200,7 +203,6 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "superseded_results": ("Cloud answers after the deadline", metrics.superseded),
         "escalations_sent": ("Escalations handed to the broker", metrics.escalations_sent),
         "escalations_failed": ("Escalations not acknowledged", metrics.escalations_failed),
-        "escalated_bytes": ("Headers and bodies escalated", metrics.escalated_bytes),
         "lookups": ("Results asked for", metrics.lookups),
         "rows_damaged": ("Outbox rows that do not match their checksum", metrics.rows_damaged),
         "streams_replaced": ("Times the events stream was a new one", metrics.streams_replaced),
@@ -218,8 +220,6 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         yield CounterMetricFamily(f"setsuden_{name}", text, value=value)
     states = {
         "link_up": ("1 while the broker is usable", int(gauges.link_up)),
-        "pending_events": ("Events without a final result", gauges.pending_events),
-        "outbox_bytes": ("Observations waiting for the cloud", gauges.pending_bytes),
         "outbox_quota_bytes": ("Their bound", gauges.quota_bytes),
         "waiting_to_send": ("Escalations no broker has yet", gauges.waiting_to_send),
         "spool_bytes": ("Sealed spans no broker has yet", gauges.spool_bytes),
@@ -231,3 +231,12 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
     }
     for name, (text, value) in states.items():
         yield GaugeMetricFamily(f"setsuden_{name}", text, value=value)
+    waiting = {
+        "pending_events": ("Events without a final result", gauges.pending_events),
+        "outbox_bytes": ("Observations waiting for the cloud", gauges.pending_bytes),
+    }
+    for name, (text, values) in waiting.items():
+        family = GaugeMetricFamily(f"setsuden_{name}", text, labels=("pipeline",))
+        for pipeline, value in values.items():
+            family.add_metric((pipeline,), value)
+        yield family

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from setsuden.link import Link, LinkState
@@ -78,6 +79,7 @@ class AgentStatus:
             "ok": core.has_room and unwritable is None and not set_aside,
             "accepts": core.has_room and unwritable is None,
             "pending_events": core.pending_events,
+            "pending_by_pipeline": self._of_each(core.waiting_events),
             "pending_bytes": core.pending_bytes,
             "quota_bytes": self._engine.config.outbox.max_bytes,
             "problem": None if unwritable is None else str(unwritable),
@@ -93,6 +95,10 @@ class AgentStatus:
         info = self._clock.info
         return [] if info is None else sorted(set(info.unserved) & set(self._engine.students))
 
+    def _of_each(self, counts: Mapping[str, int]) -> dict[str, int]:
+        """With the pipelines for which nothing was counted yet."""
+        return dict.fromkeys(self._engine.students, 0) | dict(counts)
+
     def metrics(self) -> bytes:
         """The Prometheus text format."""
         core, link = self._engine.core, self._link
@@ -101,8 +107,8 @@ class AgentStatus:
             link_connections=link.connections,
             link_handler_errors=link.handler_errors,
             link_unreadable=link.unreadable_messages,
-            pending_events=core.pending_events,
-            pending_bytes=core.pending_bytes,
+            pending_events=self._of_each(core.waiting_events),
+            pending_bytes=self._of_each(core.waiting_bytes),
             quota_bytes=self._engine.config.outbox.max_bytes,
             waiting_to_send=core.waiting_to_send,
             spans_recorded=self._recorder.recorded,

@@ -20,6 +20,7 @@ from setsuden.schemas.errors import (
     LinkError,
     MessageTooLargeError,
     StreamFullError,
+    UnavailableError,
 )
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
@@ -182,7 +183,7 @@ class Uplink:
         headers[escalation.MSG_ID_HEADER] = send.message_id
         subject = pending.provisional.place.escalation
         self._metrics.escalations_sent += 1
-        self._metrics.escalated_bytes += _wire_bytes(subject, headers, event.data)
+        self._metrics.escalated_bytes[event.pipeline] += _wire_bytes(subject, headers, event.data)
         done = partial(self._escalated, pending.sequence)
         await self._link.post(subject, event.data, headers, done)
 
@@ -195,8 +196,12 @@ class Uplink:
         self._engine.apply(self._engine.core.escalated(now(), sequence, stored, error))
 
     def _note(self, kind: str, error: LinkError | None) -> None:
-        """Say once that the broker stores no more, and once that it does again."""
-        if isinstance(error, StreamFullError):
+        """Say once that the broker stores no more, and once that it does again.
+
+        One whose disk is full acknowledges nothing, over a link that is up.
+        """
+        silent = isinstance(error, UnavailableError) and self._link.state is LinkState.UP
+        if silent or isinstance(error, StreamFullError):
             if kind not in self.refused:
                 log.error("broker_stores_no_more", extra={"kind": kind, "detail": str(error)})
             self.refused[kind] = str(error)

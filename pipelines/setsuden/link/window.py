@@ -25,6 +25,7 @@ from .untrusted import json_object, printable
 WRONG_LAST_SEQUENCE = 10071
 _FULL = frozenset({10002, 10023, 10028, 10047})
 """The account's limit, the server's resources, its memory, its storage (server/errors.json)."""
+_SILENT = "read the server's log: one whose disk is full needs room there, and a restart"
 _NOT_STORED = 10077
 """The store refused it, and only the description says why: full, too large, closed."""
 _TOO_LARGE = frozenset({10054, 10097})
@@ -77,7 +78,9 @@ class Window:
             token, waiting = next(iter(self._waiting.items()))
             if waiting.deadline > now:
                 return
-            self.settle(token, UnavailableError("the broker did not acknowledge in time"))
+            self.settle(
+                token, UnavailableError("the broker did not acknowledge in time", remedy=_SILENT)
+            )
 
     def refuse(self, subject: str, error: LinkError) -> None:
         """The broker does not allow this subject, told in lower case; it sends no other answer."""

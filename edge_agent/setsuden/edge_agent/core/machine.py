@@ -6,6 +6,7 @@ Time comes in with every call, effects go out. The shell makes ``writes`` durabl
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from random import Random
 
@@ -71,6 +72,10 @@ class AgentCore:
         self._unverified: set[int] = set()
         self._refuse_accepted_before_ns: int | None = None
         self.pending_bytes = 0
+        self.waiting_events: Counter[str] = Counter()
+        """Events without a final result, by pipeline."""
+        self.waiting_bytes: Counter[str] = Counter()
+        """Of their observations, by pipeline."""
 
     # -- what the shell may look at -----------------------------------------------------------
 
@@ -246,6 +251,8 @@ class AgentCore:
         self._pending[row.event_id] = self._by_sequence[row.sequence] = pending
         self._sizes[row.sequence] = len(row.event.data)
         self.pending_bytes += len(row.event.data)
+        self.waiting_events[row.event.pipeline] += 1
+        self.waiting_bytes[row.event.pipeline] += len(row.event.data)
         if row.deadline is not None:
             self._set_deadline(pending, self.clocks(now))
         return pending
@@ -289,7 +296,7 @@ class AgentCore:
         if pending is not None:
             self._close_send(now, pending, stored, error)
             if isinstance(error, MessageTooLargeError):
-                self._die(now, pending, _problem(error), out)
+                self._die(now, pending, results.problem(error), out)
             elif error is not None and not isinstance(error, AlreadyStoredError):
                 self._retry_later(now, pending)
             else:  # stored, or an earlier copy still waits for a worker
@@ -440,7 +447,7 @@ class AgentCore:
         self._sending.discard(sequence)
         pending = self._by_sequence.get(sequence)
         if pending is not None:
-            self._die(now, pending, _problem(error), out)
+            self._die(now, pending, results.problem(error), out)
         self._pump(now, out)
         return out
 
@@ -481,12 +488,11 @@ class AgentCore:
     def _forget(self, pending: Pending) -> None:
         sequence = pending.sequence
         del self._pending[pending.event_id], self._by_sequence[sequence]
-        self.pending_bytes -= self._sizes.pop(sequence)
+        size = self._sizes.pop(sequence)
+        self.pending_bytes -= size
+        self.waiting_events[pending.provisional.pipeline] -= 1
+        self.waiting_bytes[pending.provisional.pipeline] -= size
         self._unverified.discard(sequence)
         self._deadlines.forget(sequence)
         self._checks.forget(sequence)
         self._retries.forget(sequence)
-
-
-def _problem(error: SetsudenError) -> Problem:
-    return Problem(code=error.code, message=str(error)[:1024])

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from setsuden.pipelines.gate import Judged
 from setsuden.schemas.base import trusted
 from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Energy, ModelRef, Problem, Result, Status, Tier, Timing
 
@@ -90,6 +91,11 @@ def settled(now: Now, pending: Pending, status: Status, problem: Problem | None 
     return provisional.model_copy(
         update={"status": status, "timing": timing, "at": _at(now), "error": problem}
     )
+
+
+def problem(error: SetsudenError) -> Problem:
+    """An error as a result tells it."""
+    return Problem(code=error.code, message=str(error)[:1024])
 
 
 def fits(pending: Pending, record: Result) -> bool:
