@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 from tests.support import cloud, ml
 
-from setsuden.link import JetStream, Link
+from setsuden.link import Incoming, JetStream, Link
 from setsuden.schemas.result import Status
 from setsuden.schemas.streams import StreamBounds, escalations
+from setsuden.services import topology
 from setsuden.services.demo.broker import LocalBroker
 
 
@@ -91,3 +93,24 @@ async def test_a_name_that_nobody_may_have_ends_as_a_dead_letter(
     await cloud.until_settled(jetstream)
     (letter,) = await cloud.stored(jetstream, "DEAD", "dead.>")
     assert json.loads(letter.data)["event_id"] is None
+
+
+async def test_an_event_that_was_delivered_often_and_never_run_is_answered(
+    bench: cloud.Bench, jetstream: JetStream, link: Link, broker: LocalBroker, tmp_path: Path
+) -> None:
+    """Nine workers took it and died: none of that is the event's fault, and none is an attempt."""
+    config = cloud.config_of(broker, tmp_path)
+    await topology.apply_consumer(jetstream, config, cloud.PIPELINE)
+    await cloud.escalate(link, [0])
+    delivered: asyncio.Queue[Incoming] = asyncio.Queue()
+    inbox = f"{link.inbox}.deliveries"
+    await link.subscribe(inbox, delivered.put_nowait)
+    for _ in range(9):
+        subject = f"$JS.API.CONSUMER.MSG.NEXT.ESC.{cloud.CONSUMER}"
+        await link.send(subject, b"1", reply=inbox)
+        message = await asyncio.wait_for(delivered.get(), 10)
+        await link.send(message.reply, b"-NAK")
+    worker = await bench.start()
+    (result,) = await cloud.results(jetstream, 1)
+    assert (result.status, worker.counters.dead) == (Status.FINAL, 0)
+    await cloud.until_settled(jetstream)
