@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +23,7 @@ from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
 from setsuden.schemas.roles import Application, Device, Principal, Site, Worker
 from setsuden.services import topology
-from setsuden.services.accounts import configuration
+from setsuden.services.accounts import configuration, password_variable
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import find_server
 from setsuden.services.demo.server import LocalServer, free_ports
@@ -43,6 +44,17 @@ SITE = Site(
 def test_the_example_accounts_are_what_the_command_makes_of_the_example_site() -> None:
     site = validate(Site, load_toml(INFRA / "broker.toml"))
     assert configuration(site) == (INFRA / "nats-accounts.conf").read_text(encoding="utf-8")
+
+
+def test_the_server_takes_the_example_configurations() -> None:
+    site = validate(Site, load_toml(INFRA / "broker.toml"))
+    everybody = (*site.devices, *site.applications, *site.workers, *site.bridges, *site.operators)
+    passwords = {password_variable(one.name): "a-word" for one in everybody}
+    command = [find_server(), "-t", "-c", str(INFRA / "nats-server.conf")]
+    ended = subprocess.run(
+        command, env=passwords, capture_output=True, text=True, check=False, timeout=20
+    )
+    assert ended.returncode == 0, ended.stderr
 
 
 @pytest.mark.parametrize("make", [RolesBroker, JwtBroker])
