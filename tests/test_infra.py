@@ -21,9 +21,9 @@ from setsuden.pipelines.config import load_toml, validate
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
-from setsuden.schemas.roles import Application, Device, Principal, Site, Worker
+from setsuden.schemas.roles import Application, Device, Principal, Site, Worker, password_variable
 from setsuden.services import topology
-from setsuden.services.accounts import configuration, password_variable
+from setsuden.services.accounts import configuration
 from setsuden.services.config import CloudConfig
 from setsuden.services.demo.broker import find_server
 from setsuden.services.demo.server import LocalServer, free_ports
