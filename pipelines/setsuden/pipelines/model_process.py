@@ -123,9 +123,13 @@ class ModelProcess:
         return self._child is not None and _lives(self._child)
 
     def run(self, batch: Array) -> Run:
-        """One run; raises RunFailedError for whatever came of it but scores."""
+        """One run; raises RunFailedError for whatever came of it but scores.
+
+        As suspended where there was no run, because no process could be had for it; as ``start``
+        for a model that does not open any more.
+        """
         if not self.running:
-            self.start()
+            self._restart()
         body = np.ascontiguousarray(batch).data.cast("B")
         limit = self._order.limits.run_seconds
         head, payload = self._exchange(body, limit, len(batch))
@@ -134,6 +138,13 @@ class ModelProcess:
         dtype = head["dtype"] if head["dtype"] in _SCORE_DTYPES else "float32"
         output = np.frombuffer(payload, dtype).reshape(len(batch), self._order.classes)
         return Run(output, head["cpu_seconds"], head["wall_seconds"], self._method)
+
+    def _restart(self) -> None:
+        try:
+            self.start()
+        except RunFailedError as error:  # whoever asked for a run has no part in it
+            words = f"its process cannot be started: {error.failure.message}"
+            raise RunFailedError(FailureKind.SUSPENDED, words) from error
 
     def start(self) -> None:
         """A child whose model is open.
@@ -146,8 +157,7 @@ class ModelProcess:
         except OSError as error:
             if self._stderr is not None:
                 self._stderr.close()
-            words = f"its process cannot be started: {error.strerror}"
-            raise RunFailedError(FailureKind.SUSPENDED, words) from error
+            raise RunFailedError(FailureKind.SUSPENDED, error.strerror or "no reason") from error
         self._account.follow(self._child.pid)
         head, _ = self._exchange(memoryview(self._order.text()), LOAD_SECONDS, 0)
         if "kind" in head:
