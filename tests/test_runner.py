@@ -459,6 +459,7 @@ async def test_a_runner_that_died_in_its_sleep_is_nobodys_failure(rig: Rig) -> N
     for _ in range(3):
         (inner,) = child.children()
         inner.kill()
+        inner.wait(10)
         assert label(await runner.run([observation()])) == "low"
         assert label(await runner.run([observation()])) == "low"
 
