@@ -340,6 +340,29 @@ os.fork = refuse
     assert label(await runner.run([observation()])) == "low"
 
 
+async def test_a_service_without_room_for_a_thread_fails_the_run_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = rig.runner(bad.linear())
+    start = threading.Thread.start
+
+    def full(thread: threading.Thread) -> None:
+        if thread.name.endswith("-rig"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        outcome = await runner.run_alone(observation())
+        other = rig.runner(bad.endless(poison=True))
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.SUSPENDED
+    assert label(await runner.run_alone(observation())) == "low"
+    assert other.problem is not None
+    assert other.problem.kind is FailureKind.SUSPENDED
+    assert "TasksMax" in other.problem.remedy
+
+
 LIAR = """
 import json, os, time
 def answer(text):
