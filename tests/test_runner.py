@@ -579,6 +579,25 @@ os.nice = os.sched_setscheduler = resource.getrlimit = resource.setrlimit = refu
     assert "model_memory_unlimited" in caplog.text
 
 
+async def test_a_machine_without_proc_runs_without_limit_and_says_so(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = """
+import builtins
+_open = builtins.open
+def refuse(file, *rest, **more):
+    if file == "/proc/self/status":
+        raise FileNotFoundError(2, "No such file or directory", file)
+    return _open(file, *rest, **more)
+builtins.open = refuse
+"""
+    (tmp_path / "sitecustomize.py").write_text(hidden, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    runner = rig.runner(bad.endless(poison=True))
+    assert label(await runner.run([observation()])) == "low"
+    assert "model_memory_unlimited" in caplog.text
+
+
 # -- the watchdog -------------------------------------------------------------------------------
 
 
