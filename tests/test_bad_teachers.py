@@ -191,6 +191,25 @@ async def test_a_worker_that_ends_or_falls_silent_is_started_again(
         workers.kill()
 
 
+@pytest.mark.slow
+async def test_a_teacher_replaced_on_the_disk_answers_from_the_workers_next_life(
+    tmp_path: Path, broker: LocalBroker, asker: Asker
+) -> None:
+    """Its process is killed, as for want of memory, and would have to read another file."""
+    workers = processes.worker_group(write_config(tmp_path, broker, bad.endless(poison=True)))
+    try:
+        await workers.until("worker_ready", times=2)
+        (tmp_path / "evil" / "teacher.onnx").write_bytes(bad.linear())
+        (model,) = processes.below(workers.popen.pid, "pipelines.model_child")[:1]
+        model.kill()
+        result = await asker.ask("evil", FINE)
+        assert result.status is Status.FINAL
+        (ended,) = [line for line in workers.events() if line["event"] == "worker_ended"]
+        assert (ended["pipeline"], ended["code"]) == ("evil", 70)
+    finally:
+        workers.kill()
+
+
 async def test_a_worker_that_cannot_be_started_harms_no_other_and_is_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -83,8 +83,9 @@ def probabilities(output: Array, kind: OutputKind, temperature: float = 1.0) -> 
     values = output.astype(np.float64)
     if kind is OutputKind.PROBS:
         if temperature == 1.0:
-            sums = values.sum(axis=1, keepdims=True)
-            return values / np.where(sums > 0.0, sums, 1.0)
+            # The floor is for rows that are no distribution: nobody takes their scores.
+            values /= np.maximum(np.add.reduce(values, axis=1, keepdims=True), 0.5)
+            return values
         values = np.log(np.clip(values, 1e-12, None))
     values = values / temperature
     exponents = np.exp(values - values.max(axis=1, keepdims=True))
