@@ -200,8 +200,8 @@ async def test_a_teacher_replaced_on_the_disk_answers_from_the_workers_next_life
     try:
         await workers.until("worker_ready", times=2)
         (tmp_path / "evil" / "teacher.onnx").write_bytes(bad.linear())
-        (model,) = processes.below(workers.popen.pid, "pipelines.model_child")[:1]
-        model.kill()
+        for model in processes.below(workers.popen.pid, "pipelines.model_child"):
+            model.kill()
         result = await asker.ask("evil", FINE)
         assert result.status is Status.FINAL
         (ended,) = [line for line in workers.events() if line["event"] == "worker_ended"]
