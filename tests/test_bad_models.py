@@ -212,8 +212,15 @@ def children(agent: AgentProcess) -> int:
 def test_a_model_that_cannot_be_ended_makes_the_agent_start_again_in_place(
     start: Start, tmp_path: Path
 ) -> None:
-    agent = start(bad.linear(), environment=processes.aborting(tmp_path / "hang"))
+    apart = bad.bundle(tmp_path / "apart", bad.endless(poison=True), None)
+    agent = start(
+        bad.linear(),
+        limits=f'{QUICK}\n[[pipelines]]\nname = "apart"\nbundle = "{apart}"',
+        environment=processes.aborting(tmp_path / "hang"),
+    )
     before = ask(agent, "good", FINE)
+    assert agent.process is not None
+    (old,) = psutil.Process(agent.process.pid).children()
     hanging = ml.observation(1, first=667.0)
     Asking(agent, hanging)
     agent.until(lambda: agent.log().count("agent_ready") == 2, seconds=30)
@@ -221,6 +228,7 @@ def test_a_model_that_cannot_be_ended_makes_the_agent_start_again_in_place(
     assert "model_hangs" in agent.log()
     assert reason(ask(agent, "evil", hanging)) == "student_timed_out"
     assert reason(ask(agent, "evil", FINE)) == "confident"
+    assert not psutil.pid_exists(old.pid)
     known, _ = agent.get(f"/events/{before['event_id']}")
     assert known == 200
 

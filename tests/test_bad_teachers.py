@@ -22,6 +22,7 @@ from setsuden.schemas.errors import LinkError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result, Status
 from setsuden.schemas.subjects import Place
+from setsuden.services import worker_group
 from setsuden.services.demo.broker import LocalBroker
 
 FINE = ml.observation(1)
@@ -188,6 +189,46 @@ async def test_a_worker_that_ends_or_falls_silent_is_started_again(
             assert (await asker.ask(pipeline, FINE)).status is Status.FINAL
     finally:
         workers.kill()
+
+
+@pytest.mark.slow
+async def test_a_teacher_replaced_on_the_disk_answers_from_the_workers_next_life(
+    tmp_path: Path, broker: LocalBroker, asker: Asker
+) -> None:
+    """Its process is killed, as for want of memory, and would have to read another file."""
+    workers = processes.worker_group(write_config(tmp_path, broker, bad.endless(poison=True)))
+    try:
+        await workers.until("worker_ready", times=2)
+        (tmp_path / "evil" / "teacher.onnx").write_bytes(bad.linear())
+        for model in processes.below(workers.popen.pid, "pipelines.model_child"):
+            model.kill()
+        result = await asker.ask("evil", FINE)
+        assert result.status is Status.FINAL
+        (ended,) = [line for line in workers.events() if line["event"] == "worker_ended"]
+        assert (ended["pipeline"], ended["code"]) == ("evil", 70)
+    finally:
+        workers.kill()
+
+
+async def test_a_worker_that_cannot_be_started_harms_no_other_and_is_tried_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    missing, program = tmp_path / "worker", "#!/bin/sh\nexit 3\n"
+    child = worker_group.Child("tiny", [str(missing)], silence_seconds=5.0)
+    keeping = asyncio.create_task(child.keep())
+    descriptors = psutil.Process().num_fds()
+    await cloud.until(lambda: caplog.text.count("worker_not_started") == 2, pause_seconds=0.02)
+    assert psutil.Process().num_fds() == descriptors
+    missing.write_text(program, encoding="utf-8")
+    missing.chmod(0o700)
+    codes = [getattr(record, "code", None) for record in caplog.records]
+    assert set(codes) == {None}
+    await cloud.until(
+        lambda: 3 in [getattr(record, "code", None) for record in caplog.records],
+        pause_seconds=0.02,
+    )
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from setsuden.pipelines.gate import Gate, probabilities
+from setsuden.pipelines.gate import Gate, is_distribution, probabilities
 from setsuden.schemas.bundle import GateSpec, OperatingPoint, OutputKind
 from setsuden.schemas.decision import Action, Reason
 from setsuden.schemas.pipeline import GateOverride
@@ -163,3 +163,11 @@ def test_a_temperature_that_cannot_be_computed_escalates() -> None:
     with np.errstate(all="ignore"):
         (found,) = gate(0.0, temperature=1e-320).judge(rows((1e300, 0.0, 0.0)))
     assert found.decision.reason is Reason.NO_CONFIDENCE
+
+
+@pytest.mark.parametrize("total", [0.99, 1.01])
+def test_probabilities_in_steps_are_brought_to_one(total: float) -> None:
+    row = np.array([[0.9, 0.06, 0.04]]) * total
+    assert is_distribution(row, OutputKind.PROBS).all()
+    np.testing.assert_allclose(probabilities(row, OutputKind.PROBS), row / total)
+    assert not is_distribution(row * 1.05, OutputKind.PROBS).any()

@@ -132,14 +132,68 @@ def test_nodes_out_of_order_are_taken_for_data() -> None:
     assert "depends on data" in (reason(nodes) or "")
 
 
-def test_weights_in_another_file_are_refused() -> None:
+def external(made: Any) -> Any:
+    """The tensor, as one whose values lie in another file."""
+    made.ClearField("raw_data")
+    made.data_location = TensorProto.EXTERNAL
+    made.external_data.add(key="location", value="etc/passwd")
+    return made
+
+
+def in_an_initializer() -> bytes:
     made = onnx.load_model_from_string(bad.linear())
-    weights = made.graph.initializer[0]
-    weights.ClearField("raw_data")
-    weights.data_location = TensorProto.EXTERNAL
-    weights.external_data.add(key="location", value="/etc/passwd")
+    external(made.graph.initializer[0])
+    return bytes(made.SerializeToString())
+
+
+def in_an_attribute() -> bytes:
+    return model([node("Constant", "", "v", value=external(constant("v", ml.WEIGHTS)))])
+
+
+def in_a_subgraph() -> bytes:
+    body = helper.make_graph([], "body", [], [], [external(constant("v", ml.WEIGHTS))])
+    return model([node("If", "is_bad", "y", then_branch=body, else_branch=body)])
+
+
+def in_a_function() -> bytes:
+    inner = node("Constant", "", "v", value=external(constant("v", ml.WEIGHTS)))
+    opsets = [helper.make_opsetid("", 17)]
+    function = helper.make_function("com.example", "F", [], ["v"], [inner], opsets)
+    return model([bad.LINEAR], functions=[function], domains=["com.example"])
+
+
+@pytest.mark.parametrize(
+    "content", [in_an_initializer(), in_an_attribute(), in_a_subgraph(), in_a_function()]
+)
+def test_weights_in_another_file_are_refused_wherever_they_are_named(content: bytes) -> None:
     with pytest.raises(TrialError, match="lies in another file"):
-        graph.why_unbounded(made.SerializeToString())
+        graph.why_unbounded(content)
+
+
+def test_a_graph_that_cannot_be_read_may_not_name_another_file() -> None:
+    empty_group = b"\x9b\x06\x9c\x06"
+    assert "cannot be read" in (graph.why_unbounded(bad.linear() + empty_group) or "")
+    with pytest.raises(TrialError, match="may lie in another file"):
+        graph.why_unbounded(in_an_initializer() + empty_group)
+
+
+def test_a_graph_in_two_parts_is_judged_as_the_one_that_it_becomes() -> None:
+    made = onnx.load_model_from_string(bad.endless(poison=True))
+    second = onnx.ModelProto()
+    second.graph.node.append(made.graph.node.pop())
+    content = made.SerializeToString() + second.SerializeToString()
+    assert onnx.load_model_from_string(content).graph.node[-1] == second.graph.node[0]
+    assert "Loop" in (graph.why_unbounded(content) or "")
+
+
+def test_an_index_is_an_integer_whatever_it_is_an_index_of() -> None:
+    """Divided by a number out of the observation it may end the process."""
+    nodes = [
+        node("MaxPool", "x", "most place", kernel_shape=[1]),
+        node("Cast", "x", "whole", to=TensorProto.INT64),
+        node("Div", "place whole", "quotient"),
+    ]
+    assert "Div of integers" in (reason(nodes) or "")
 
 
 @pytest.mark.parametrize("content", [b"", b"ORTM....", b"\x3a\x05abc", b"\xff" * 11, b"\x3b\x01"])

@@ -15,6 +15,7 @@ from tests.support import site
 from tests.support.agent import DEVICE, digits
 
 import setsuden.client
+from setsuden.pipelines import preparation
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services.demo.broker import LocalBroker
@@ -114,7 +115,10 @@ def test_what_an_application_writes_passes_mypy_strict(readme: None, tmp_path: P
 
 def test_the_bundle_and_the_pipeline_are_valid(readme: None) -> None:
     bundle, pipeline = blocks("toml")
-    assert Manifest.model_validate(tomllib.loads(bundle)).classes == ("normal", "worn", "broken")
+    manifest = Manifest.model_validate(tomllib.loads(bundle))
+    assert manifest.classes == ("normal", "worn", "broken")
+    for spec_of_model in manifest.models.values():
+        assert preparation.problem(spec_of_model, manifest.observation) is None
     (spec,) = tomllib.loads(pipeline)["pipelines"]
     assert PipelineSpec.model_validate(spec).bundle == "vibration"
 

@@ -319,6 +319,142 @@ async def test_a_machine_without_room_for_a_process_fails_the_run_alone(
     assert "cannot be started" in outcome.failure.message
 
 
+async def test_a_service_without_room_for_the_runner_fails_the_run_alone(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = rig.runner(bad.divides())
+    runner.apart.process.close()
+    full = """
+import os
+def refuse():
+    raise BlockingIOError(11, 'no more processes')
+os.fork = refuse
+"""
+    (tmp_path / "sitecustomize.py").write_text(full, encoding="utf-8")
+    with monkeypatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(tmp_path))
+        outcome = await runner.run([observation()])
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.SUSPENDED
+    assert "no more processes" in outcome.failure.message
+    assert label(await runner.run([observation()])) == "low"
+
+
+async def test_a_service_without_room_for_a_thread_fails_the_run_alone(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = rig.runner(bad.linear())
+    start = threading.Thread.start
+
+    def full(thread: threading.Thread) -> None:
+        if thread.name.endswith("-rig"):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", full)
+        outcome = await runner.run_alone(observation())
+        other = rig.runner(bad.endless(poison=True))
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.SUSPENDED
+    assert label(await runner.run_alone(observation())) == "low"
+    assert other.problem is not None
+    assert other.problem.kind is FailureKind.SUSPENDED
+    assert "TasksMax" in other.problem.remedy
+
+
+LIAR = """
+import json, os, time
+def answer(text):
+    request = os.read(0, 1 << 16)
+    number = str(int.from_bytes(request[8:16], "little"))
+    os.write(1, text.replace("NUMBER", number).encode("latin-1"))
+opened = {"inputs": ["x"], "outputs": ["y"], "runner": os.getpid(), "limited": True}
+answer('{"number": NUMBER, ' + json.dumps(opened)[1:] + "\\n")
+answer(REPLY)
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "[1]\n",
+        "7\n",
+        "\xff\xfe\n",
+        "[" * 12_000 + "\n",
+        "x" * 20_000,
+        '{"number": NUMBER}\n',
+        '{"number": NUMBER, "bytes": Infinity}\n',
+        '{"number": NUMBER, "bytes": 2, "dtype": "int8", "cpu_seconds": 0, "wall_seconds": 0}\n12',
+        '{"number": NUMBER, "bytes": 12, "dtype": [], "cpu_seconds": 0, "wall_seconds": 0}\n'
+        + "0" * 12,
+        '{"number": NUMBER, "bytes": 12, "dtype": "int32", "cpu_seconds": NaN, "wall_seconds": 0}\n'
+        + "0" * 12,
+        '{"number": NUMBER, "kind": "nonsense", "message": 1}\n',
+        '{"number": NUMBER, "died": "x"}\n',
+        '{"number": 0}\n',
+    ],
+)
+async def test_a_process_that_writes_anything_else_has_crashed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch, reply: str
+) -> None:
+    runner = rig.runner(bad.divides())
+    runner.apart.process.close()
+    program = LIAR.replace("REPLY", repr(reply))
+    monkeypatch.setattr(
+        "setsuden.pipelines.model_process._COMMAND", [sys.executable, "-c", program]
+    )
+    outcome = await runner.run([observation()])
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.CRASHED
+    assert "no proper reply" in outcome.failure.message
+    assert not rig.children()
+
+
+async def test_two_hundred_deaths_leave_no_descriptor_and_no_process(rig: Rig) -> None:
+    many = TIER._replace(restarts=RestartPolicy(1000, seconds_each=0.01, waits=True))
+    runner = rig.runner(bad.divides(), tier=many)
+    await runner.run([observation(bad.LEAST_INT64)])
+    before = psutil.Process().num_fds()
+    for number in range(200):
+        if number % 20 == 0:
+            kill_child(rig)
+        outcome = await runner.run([observation(bad.LEAST_INT64)])
+        assert outcome.failure is not None
+        assert outcome.failure.kind is FailureKind.CRASHED
+    assert psutil.Process().num_fds() == before
+    assert len(psutil.Process(rig.children()[0].pid).children()) == 1
+    assert len(rig.children()) == 1
+
+
+async def test_a_stopped_process_is_late_and_the_next_run_finds_another(rig: Rig) -> None:
+    runner = rig.runner(bad.divides())
+    (child,) = rig.children()
+    (inner,) = child.children()
+    inner.suspend()
+    outcome = await runner.run([observation()])
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.TIMED_OUT
+    assert label(await runner.run([observation()])) == "low"
+    (child,) = rig.children()
+    child.suspend()
+    child.children()[0].suspend()
+    outcome = await runner.run([observation()])
+    assert outcome.failure is not None
+    assert outcome.failure.kind is FailureKind.TIMED_OUT
+    assert label(await runner.run([observation()])) == "low"
+    assert child.pid not in psutil.pids()
+
+
+def test_a_child_is_told_no_password(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SETSUDEN_NATS__PASSWORD", "hush")
+    rig.runner(bad.endless(poison=True))
+    (child,) = rig.children()
+    assert "hush" not in child.environ().values()
+    assert "hush" not in child.children()[0].environ().values()
+
+
 async def test_a_model_that_may_wait_is_started_again_when_it_may(rig: Rig) -> None:
     policy = RestartPolicy(1, seconds_each=0.3, waits=True)
     runner = rig.runner(bad.divides(), tier=TIER._replace(restarts=policy))
@@ -338,6 +474,17 @@ async def test_a_process_that_died_in_its_sleep_is_nobodys_failure(rig: Rig) -> 
     runner = rig.runner(bad.endless(poison=True))
     kill_child(rig)
     assert label(await runner.run([observation()])) == "low"
+
+
+async def test_a_runner_that_died_in_its_sleep_is_nobodys_failure(rig: Rig) -> None:
+    runner = rig.runner(bad.endless(poison=True))
+    (child,) = rig.children()
+    for _ in range(3):
+        (inner,) = child.children()
+        inner.kill()
+        inner.wait(10)
+        assert label(await runner.run([observation()])) == "low"
+        assert label(await runner.run([observation()])) == "low"
 
 
 async def test_observations_that_do_not_fit_are_named(rig: Rig) -> None:
@@ -426,6 +573,25 @@ def refuse(*_):
 os.nice = os.sched_setscheduler = resource.getrlimit = resource.setrlimit = refuse
 """
     (tmp_path / "sitecustomize.py").write_text(forbidding, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    runner = rig.runner(bad.endless(poison=True))
+    assert label(await runner.run([observation()])) == "low"
+    assert "model_memory_unlimited" in caplog.text
+
+
+async def test_a_machine_without_proc_runs_without_limit_and_says_so(
+    rig: Rig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    hidden = """
+import builtins
+_open = builtins.open
+def refuse(file, *rest, **more):
+    if file == "/proc/self/status":
+        raise FileNotFoundError(2, "No such file or directory", file)
+    return _open(file, *rest, **more)
+builtins.open = refuse
+"""
+    (tmp_path / "sitecustomize.py").write_text(hidden, encoding="utf-8")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     runner = rig.runner(bad.endless(poison=True))
     assert label(await runner.run([observation()])) == "low"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from onnx import TensorProto
+from onnx import TensorProto, helper
 from tests.support import bad_models as bad
 from tests.support import ml
 from tests.support.bad_models import constant, model, node
@@ -271,9 +274,96 @@ def test_a_batch_that_gives_one_row_is_refused(tmp_path: Path) -> None:
     tried(bad.bundle(tmp_path / "c", teacher=bad.one_row(), max_batch="1"))
 
 
-def test_answers_that_depend_on_their_neighbours_are_refused(tmp_path: Path) -> None:
-    error = refused(bad.bundle(tmp_path / "b", teacher=bad.across_the_batch()))
+@pytest.mark.parametrize("scale", [1.0, 0.01], ids=["sure", "unsure"])
+def test_answers_that_depend_on_their_neighbours_are_refused(tmp_path: Path, scale: float) -> None:
+    error = refused(bad.bundle(tmp_path / "b", teacher=bad.across_the_batch(scale)))
     assert "otherwise in a batch" in error.message
+
+
+def test_a_model_that_answers_otherwise_each_time_is_not_its_neighbours_doing(
+    tmp_path: Path,
+) -> None:
+    noise = helper.make_node("RandomNormalLike", ["scores"], ["noise"], scale=50.0)
+    nodes = [node("MatMul", "x w", "scores"), noise, node("Add", "scores noise", "y")]
+    tried(bad.bundle(tmp_path / "noisy", teacher=model(nodes)))
+    nodes = [node("Dropout", "x half yes", "left"), node("MatMul", "left w", "y")]
+    constants = [constant("half", np.float32(0.5)), constant("yes", np.bool_(True))]
+    tried(bad.bundle(tmp_path / "dropout", teacher=model(nodes, constants)))
+
+
+@pytest.mark.parametrize("int8", ["teacher", "teacher-int8"])
+def test_a_quantised_models_rounding_is_no_dependence(tmp_path: Path, int8: str) -> None:
+    source = Path(str(files("setsuden.pipelines.workloads") / "digits"))
+    folder = Path(shutil.copytree(source, tmp_path / "digits"))
+    shutil.copy(source / f"{int8}.onnx", folder / "teacher.onnx")
+    manifest = folder / bundles.MANIFEST
+    lines = manifest.read_text(encoding="utf-8").splitlines()
+    kept = [line for line in lines if not line.startswith("sha256")]
+    manifest.write_text("\n".join(kept), encoding="utf-8")
+    tried(folder)
+
+
+def in_steps() -> bytes:
+    """Probabilities in steps of 1/256, as a model quantised to bytes gives them."""
+    nodes = [
+        node("MatMul", "x w", "large"),
+        node("Mul", "large small", "scores"),
+        node("Softmax", "scores", "exact", axis=1),
+        node("QuantizeLinear", "exact step none", "bytes"),
+        node("DequantizeLinear", "bytes step none", "y"),
+    ]
+    numbers = {"small": np.float32(0.03), "step": np.float32(1 / 256), "none": np.uint8(0)}
+    return model(nodes, [constant(name, value) for name, value in numbers.items()])
+
+
+def test_probabilities_in_steps_need_not_sum_to_one_exactly(tmp_path: Path) -> None:
+    tried(bad.bundle(tmp_path / "b", teacher=in_steps(), kind='"probs"'))
+    assert refused(bad.bundle(tmp_path / "c", teacher=in_steps())).remedy == 'set kind = "probs"'
+
+
+def as_text() -> bytes:
+    made = onnx.load_model_from_string(
+        model([node("MatMul", "x w", "scores"), node("Cast", "scores", "y", to=TensorProto.STRING)])
+    )
+    made.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    return bytes(made.SerializeToString())
+
+
+def as_maps() -> bytes:
+    """As scikit-learn's converter does it by default."""
+    zipped = helper.make_node(
+        "ZipMap", ["scores"], ["y"], domain="ai.onnx.ml", classlabels_strings=list(ml.CLASSES)
+    )
+    made = onnx.load_model_from_string(
+        model([node("MatMul", "x w", "scores"), zipped], domains=["ai.onnx.ml"])
+    )
+    made.graph.output[0].ClearField("type")
+    each = made.graph.output[0].type.sequence_type.elem_type.map_type
+    each.key_type = TensorProto.STRING
+    each.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    return bytes(made.SerializeToString())
+
+
+def as_bfloat16() -> bytes:
+    cast = node("Cast", "scores", "y", to=TensorProto.BFLOAT16)
+    made = onnx.load_model_from_string(model([node("MatMul", "x w", "scores"), cast]))
+    made.graph.output[0].type.tensor_type.elem_type = TensorProto.BFLOAT16
+    return bytes(made.SerializeToString())
+
+
+@pytest.mark.parametrize("content", [as_text(), as_maps(), as_bfloat16()])
+def test_an_output_that_is_no_numbers_is_refused_with_what_to_do(
+    tmp_path: Path, content: bytes
+) -> None:
+    assert "plain numbers" in refused(bad.bundle(tmp_path / "b", teacher=content)).remedy
+
+
+def test_an_opset_that_is_too_new_is_named(tmp_path: Path) -> None:
+    made = onnx.load_model_from_string(bad.linear())
+    made.opset_import[0].version = 99
+    error = refused(bad.bundle(tmp_path / "b", teacher=made.SerializeToString()))
+    assert "official support for domain ai.onnx is till" in error.message
+    assert "opset" in error.remedy
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from math import fsum
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.support import cloud, ml
 from tests.support.meters import request_joules
@@ -19,7 +20,7 @@ from setsuden.schemas.result import Status, Tier
 from setsuden.services.demo.broker import LocalBroker
 from setsuden.services.traces import tree
 from setsuden.services.traces.lint import lint
-from setsuden.services.worker import StalledError
+from setsuden.services.worker import StalledError, Worker
 
 
 @pytest.fixture
@@ -307,6 +308,59 @@ async def test_late_work_starts_a_trace_of_its_own_with_a_link(
     assert process.parent_id is None
     assert process.links == (SpanLink(cloud.trace_id(3), cloud.PARENT_SPAN),)
     assert process.attributes["setsuden.escalation.late"] is True
+
+
+async def test_a_teacher_whose_file_is_another_one_now_buries_nobody(
+    bench: cloud.Bench, jetstream: JetStream, link: Link
+) -> None:
+    """The events wait for the next life, which reads the new file."""
+    worker = await bench.start(hanging=True)
+    before = (bench.folder / "bundle" / "teacher.onnx").read_bytes()
+    (bench.folder / "bundle" / "teacher.onnx").write_bytes(before + b"\0")
+    teachers_process().kill()
+    await cloud.escalate(link, [1, 2, 3])
+    await cloud.eventually(lambda: says_stalled(worker, "has changed since"))
+    assert worker.counters.failed_runs == 0
+    assert worker.counters.dead == 0
+    (bench.folder / "bundle" / "teacher.onnx").write_bytes(before)
+    found = await cloud.results(jetstream, 3)
+    assert {result.status for result in found} == {Status.FINAL}
+
+
+async def test_a_machine_without_room_for_the_teachers_process_buries_nobody(
+    bench: cloud.Bench, jetstream: JetStream, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = await bench.start(hanging=True)
+    with monkeypatch.context() as patch:
+        patch.setattr("setsuden.pipelines.model_process._COMMAND", ["/nowhere/python"])
+        teachers_process().kill()
+        await cloud.escalate(link, range(5))
+        await cloud.eventually(lambda: isolated(worker, 10))
+    found = await cloud.results(jetstream, 5)
+    assert {result.status for result in found} == {Status.FINAL}
+    assert worker.counters.failed_runs == 0
+    worker.health()
+
+
+def teachers_process() -> psutil.Process:
+    (child,) = [
+        each
+        for each in psutil.Process().children()
+        if "setsuden.pipelines.model_child" in each.cmdline()
+    ]
+    return child
+
+
+async def says_stalled(worker: Worker, why: str) -> bool:
+    try:
+        worker.health()
+    except StalledError as error:
+        return why in str(error)
+    return False
+
+
+async def isolated(worker: Worker, times: int) -> bool:
+    return worker.counters.isolated >= times
 
 
 async def test_a_worker_whose_loop_died_says_so(bench: cloud.Bench) -> None:

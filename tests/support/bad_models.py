@@ -143,14 +143,15 @@ def one_row() -> bytes:
     return model([_SCORES, node("ReduceMean", "scores", "y", axes=[0], keepdims=1)])
 
 
-def across_the_batch() -> bytes:
+def across_the_batch(scale: float = 1.0) -> bytes:
     """Normalised over the batch, as a BatchNorm left in training mode does."""
     nodes = [
         _SCORES,
-        node("ReduceMean", "scores", "mean", axes=[0], keepdims=1),
-        node("Sub", "scores mean", "y"),
+        node("Mul", "scores scale", "scaled"),
+        node("ReduceMean", "scaled", "mean", axes=[0], keepdims=1),
+        node("Sub", "scaled mean", "y"),
     ]
-    return model(nodes)
+    return model(nodes, [constant("scale", np.float32(scale))])
 
 
 def probabilities() -> bytes:

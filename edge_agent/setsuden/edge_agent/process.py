@@ -10,7 +10,7 @@ import secrets
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -88,6 +88,7 @@ def run_agent(
     Raises SetsudenError for what makes a start impossible: configuration, bundle, locked outbox.
     """
     logs.configure(config.log_level)
+    _bury_the_last_lifes_children()
     return asyncio.run(_main(config, base, load))
 
 
@@ -269,6 +270,13 @@ def _start_again(environment: dict[str, str], pipeline: str) -> None:
     """
     log.critical("agent_starts_again", extra={"because_of": pipeline})
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606  # our own command line
+
+
+def _bury_the_last_lifes_children() -> None:
+    """Its models' processes, killed as it began anew in place, are still ours to wait for."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG) != (0, 0):
+            pass
 
 
 def _stop_signal() -> asyncio.Future[int]:

@@ -70,7 +70,7 @@ class Apart:
         try:
             return self.process.run(batch)
         except RunFailedError as error:
-            if error.failure.kind in HARMFUL:
+            if error.failure.kind in HARMFUL or error.failure.kind is FailureKind.SUSPENDED:
                 hung = error.failure.kind is FailureKind.TIMED_OUT
                 self._restarts.spend(self._hang_deaths if hung else 1.0)
             raise

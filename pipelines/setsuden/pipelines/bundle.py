@@ -43,7 +43,7 @@ class Bundle:
         ref = self.ref(model, content)
         if spec.sha256 is not None and ref.digest != spec.sha256:
             raise BundleError(
-                f"{spec.file} is not the file that models.{model}.sha256 declares",
+                f"{self.folder / spec.file} is not the file that models.{model}.sha256 declares",
                 remedy="restore the bundle, or correct the digest if the change was meant",
             )
         return content, ref
@@ -65,7 +65,7 @@ class Bundle:
                 content = file.read(declared.nbytes + 1)
         except OSError as error:
             raise BundleError(
-                f"cannot read the sample {declared.sample}: {error.strerror}",
+                f"cannot read the sample {self.folder / declared.sample}: {error.strerror}",
                 remedy=f"put it beside {MANIFEST}",
             ) from error
         if len(content) != declared.nbytes:
@@ -88,10 +88,10 @@ def read_model(path: Path) -> bytes:
     try:
         size = path.stat().st_size
         if size > MAX_MODEL_BYTES:
-            raise BundleError(f"{path.name} has {size} bytes, over the limit of 2 GiB")
+            raise BundleError(f"{path} has {size} bytes, over the limit of 2 GiB")
         return path.read_bytes()
     except OSError as error:
         raise BundleError(
-            f"cannot read model file {path.name}: {error.strerror}",
+            f"cannot read model file {path}: {error.strerror}",
             remedy=f"put it beside {MANIFEST}",
         ) from error

@@ -61,7 +61,8 @@ def forbid_files() -> None:
 
 def limit_memory(extra_bytes: int) -> bool:
     """Allow this much more private memory than there is now; False where none can be set."""
-    return _limit(resource.RLIMIT_DATA, _data_bytes() + extra_bytes)
+    used = _data_bytes()
+    return used is not None and _limit(resource.RLIMIT_DATA, used + extra_bytes)
 
 
 def limit_loading(file_bytes: int, run_memory_bytes: int) -> bool:
@@ -85,10 +86,13 @@ def _limit(what: int, soft: int) -> bool:
     return True
 
 
-def _data_bytes() -> int:
+def _data_bytes() -> int | None:
     """What RLIMIT_DATA counts: private writable memory, allocated or only mapped."""
-    with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123  # pathlib costs a child 10 ms
-        for line in file:
-            if line.startswith("VmData:"):
-                return int(line.split()[1]) * 1024
-    return 0
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:  # noqa: PTH123  # pathlib costs a child 10 ms
+            for line in file:
+                if line.startswith("VmData:"):
+                    return int(line.split()[1]) * 1024
+    except OSError:  # a root folder without /proc
+        return None
+    return None

@@ -16,6 +16,9 @@ from setsuden.schemas.result import Answer
 
 Array = NDArray[Any]
 
+_ROUNDING = 0.02
+"""How far probabilities may be from 1 in sum: ten classes of 1/256 steps, half a step each."""
+
 
 class Judged(NamedTuple):
     """A model's answer, when it has one, and the gate's word on it."""
@@ -74,12 +77,14 @@ def unusable(reason: Reason) -> Judged:
 def probabilities(output: Array, kind: OutputKind, temperature: float = 1.0) -> Array:
     """Rows that sum to 1, float64 [items, classes], from finite output of the declared kind.
 
-    Temperature scaling divides logits (Guo et al., 2017); probabilities are turned into
-    log-probabilities first.
+    Probabilities of a quantised model do not quite, and are brought to it. Temperature scaling
+    divides logits (Guo et al., 2017); probabilities are turned into log-probabilities first.
     """
     values = output.astype(np.float64)
     if kind is OutputKind.PROBS:
         if temperature == 1.0:
+            # The floor is for rows that are no distribution: nobody takes their scores.
+            values /= np.maximum(np.add.reduce(values, axis=1, keepdims=True), 0.5)
             return values
         values = np.log(np.clip(values, 1e-12, None))
     values = values / temperature
@@ -112,7 +117,7 @@ def is_distribution(output: Array, kind: OutputKind) -> NDArray[np.bool_]:
 
 def _sums_to_one(scores: Array) -> NDArray[np.bool_]:
     within: NDArray[np.bool_] = (scores.min(axis=1) >= -1e-6) & (
-        np.abs(scores.sum(axis=1) - 1.0) <= 1e-3
+        np.abs(scores.sum(axis=1) - 1.0) <= _ROUNDING
     )
     return within
 

@@ -226,6 +226,7 @@ _TYPE_OF_OUTPUT: Final = {
 }  # fmt: skip
 _TYPE_OF_INPUT: Final = {"CastLike": 1, "DequantizeLinear": 1, "OneHot": 2, "Where": 1}
 """Outputs whose type is that of another input than the first."""
+_SECOND_IS_INDEX: Final = frozenset({"MaxPool", "TopK"})
 
 
 def why_unbounded(content: bytes) -> str | None:
@@ -234,17 +235,28 @@ def why_unbounded(content: bytes) -> str | None:
     Raises TrialError for a model that keeps weights in another file: which file, and where, is
     for the model to say, so it is not opened at all.
     """
+    _refuse_other_files(content)
     try:
         file = onnx_file.read(content)
     except UnreadableError as error:
         return f"its graph cannot be read: {error}"
-    if file.external is not None:
-        raise TrialError(
-            FailureKind.UNUSABLE,
-            f"the tensor {file.external[:100]!r} lies in another file",
-            remedy="export the model as one file: onnx.save(…, save_as_external_data=False)",
-        )
     return unbounded_part(file)
+
+
+def _refuse_other_files(content: bytes) -> None:
+    try:
+        external = onnx_file.external_tensor(content)
+    except UnreadableError as error:
+        what = f"weights may lie in another file: the graph cannot be read: {error}"
+    else:
+        if external is None:
+            return
+        what = f"the tensor {external[:100]!r} lies in another file"
+    raise TrialError(
+        FailureKind.UNUSABLE,
+        what,
+        remedy="export the model as one file: onnx.save(…, save_as_external_data=False)",
+    )
 
 
 def unbounded_part(file: OnnxFile) -> str | None:
@@ -319,6 +331,8 @@ class _Known:
             return node.attribute_dtype("value") or _type_of_constant(node)
         if node.op == "ConstantOfShape":
             return node.attribute_dtype("value") or _FLOAT
+        if node.op == "EyeLike" and (dtype := node.attribute_dtype("dtype")):
+            return dtype
         place = _TYPE_OF_INPUT.get(node.op, 0)
         return self._types.get(node.inputs[place], 0) if place < len(node.inputs) else 0
 
@@ -330,7 +344,7 @@ class _Known:
         dtype = self._type(node) if node.domain in _STANDARD else 0
         for place, name in enumerate(node.outputs):
             self._origins[name] = origin
-            self._types[name] = _INT64 if node.op == "TopK" and place == 1 else dtype
+            self._types[name] = _INT64 if place and node.op in _SECOND_IS_INDEX else dtype
 
 
 def _type_of_constant(node: Node) -> int:

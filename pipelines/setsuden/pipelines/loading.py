@@ -119,7 +119,14 @@ class _Loading:
     def launch(self) -> None:
         """All else is tried in a process of its own, from the runner's thread."""
         if self._fork is None and self._runner.problem is None:
+            self._post()
+
+    def _post(self) -> None:
+        try:
             self._runner.apart.thread.post(self._try_apart)
+        except RunFailedError as error:
+            self._refuse(session.unopened(self._runner.spec, *error.failure))
+            self._done.set()
 
     def settle(self, deadline: float) -> None:
         """Wait for the trial, and place the model as it went."""
@@ -136,7 +143,7 @@ class _Loading:
             return
         if report is None:
             self._late = True
-            self._runner.apart.thread.post(self._try_apart)
+            self._post()
         else:
             self._adopt(report)
 

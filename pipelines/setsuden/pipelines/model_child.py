@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import mmap
 import os
 import signal
 import struct
@@ -25,6 +26,7 @@ from .native import NativeModel, first_line, ran_out_of_memory
 
 HEADER = struct.Struct("<8sQQ")
 MAGIC = b"setsuden"
+_NUMBER = struct.Struct("<Q")
 MAX_ORDER_BYTES = 1 << 16
 END_RUN = signal.SIGUSR1
 """Ends the runner and not the process that forks it; where they are one, its default ends it."""
@@ -73,6 +75,8 @@ class _Process:
         self._model, self._order = model, order
         self._requests, self._replies = requests, replies
         self._runner = 0
+        self._running = mmap.mmap(-1, _NUMBER.size)
+        """The number of the request that was begun last; the runners' and ours."""
 
     def run(self, number: int, *, limited: bool) -> None:
         """Answer the order, then requests."""
@@ -83,28 +87,35 @@ class _Process:
             self._serve()
             return
         signal.signal(END_RUN, self._end_run)
-        self._fork()
+        try:
+            self._fork()
+        except OSError as error:  # the machine's or the service's number of processes
+            problem = {"kind": "suspended", "message": f"fork: {error.strerror}"}
+            _reply(self._replies, number, problem)
+            return
         _reply(self._replies, number, head | {"runner": self._runner})
         while True:
             _, status, used = os.wait4(self._runner, 0)
             code = os.waitstatus_to_exitcode(status)
             if code in {0, _LOST}:
                 return
+            (running,) = _NUMBER.unpack(self._running)
             cpu = used.ru_utime + used.ru_stime
-            self._fork()
-            died = {"died": code, "cpu_seconds": cpu, "runner": self._runner}
-            _reply(self._replies, 0, died)
+            self._fork({"died": code, "running": running, "cpu_seconds": cpu})
 
     def _end_run(self, *_: object) -> None:
         os.kill(self._runner, signal.SIGKILL)
 
-    def _fork(self) -> None:
+    def _fork(self, died: dict[str, Any] | None = None) -> None:
+        """The next runner; it says what became of the last, so that no two write at a time."""
         parent = os.getpid()
         self._runner = os.fork()
         if self._runner == 0:
             try:
                 signal.signal(END_RUN, signal.SIG_DFL)
                 confine.die_with_parent(parent)
+                if died is not None:
+                    _reply(self._replies, 0, died | {"runner": os.getpid()})
                 self._serve()
                 os._exit(0)
             finally:
@@ -117,6 +128,7 @@ class _Process:
         dtype, shape = np.dtype(order["dtype"]), tuple(order["shape"])
         while True:
             number, frame = _request(self._requests)
+            self._running[:] = _NUMBER.pack(number)
             # A second leash, for a parent that cannot pull the first.
             confine.limit_cpu(2 * order["run_seconds"] * order["threads"] + 10)
             body = b""

@@ -8,13 +8,17 @@ can talk it out of it; the memory limit is the kernel's.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import logging
+import math
 import os
 import select
 import signal
+import struct
 import subprocess
 import sys
+import termios
 import threading
 import time
 from dataclasses import dataclass
@@ -30,6 +34,7 @@ from setsuden.schemas.result import ModelRef
 
 from . import quiet
 from .bundle import Bundle
+from .config import ENVIRONMENT_PREFIX
 from .failure import FailureKind, RunFailedError
 from .model_child import END_RUN, HEADER, MAGIC
 from .session import Run, check_names, method_of, unopened
@@ -42,6 +47,8 @@ LOAD_SECONDS = 60.0
 """Python, onnxruntime and the model's file, on a slow and busy device."""
 _DYING_SECONDS = 5.0
 _MAX_HEAD = 1 << 14
+_NO_REPLY = (ValueError, KeyError, TypeError, RecursionError, OverflowError)
+"""What comes of reading what a model's native code may have written over."""
 _CHUNK = 1 << 16
 _COMMAND = [sys.executable, "-P", "-m", "setsuden.pipelines.model_child"]
 _SCORE_DTYPES = frozenset(
@@ -123,17 +130,37 @@ class ModelProcess:
         return self._child is not None and _lives(self._child)
 
     def run(self, batch: Array) -> Run:
-        """One run; raises RunFailedError for whatever came of it but scores."""
+        """One run; raises RunFailedError for whatever came of it but scores.
+
+        As suspended where there was no run, because no process could be had for it; as ``start``
+        for a model that does not open any more.
+        """
         if not self.running:
-            self.start()
+            self._restart()
         body = np.ascontiguousarray(batch).data.cast("B")
         limit = self._order.limits.run_seconds
         head, payload = self._exchange(body, limit, len(batch))
+        try:
+            return self._read(head, payload, len(batch))
+        except _NO_REPLY as error:
+            raise self._lied(error) from error
+
+    def _read(self, head: dict[str, Any], payload: bytes, items: int) -> Run:
         if "kind" in head:
             self._raise(head)
         dtype = head["dtype"] if head["dtype"] in _SCORE_DTYPES else "float32"
-        output = np.frombuffer(payload, dtype).reshape(len(batch), self._order.classes)
-        return Run(output, head["cpu_seconds"], head["wall_seconds"], self._method)
+        output = np.frombuffer(payload, dtype).reshape(items, self._order.classes)
+        used = float(head["cpu_seconds"]), float(head["wall_seconds"])
+        if not all(map(math.isfinite, used)):
+            raise ValueError("no time")
+        return Run(output, *used, self._method)
+
+    def _restart(self) -> None:
+        try:
+            self.start()
+        except RunFailedError as error:  # whoever asked for a run has no part in it
+            words = f"its process cannot be started: {error.failure.message}"
+            raise RunFailedError(FailureKind.SUSPENDED, words) from error
 
     def start(self) -> None:
         """A child whose model is open.
@@ -146,23 +173,37 @@ class ModelProcess:
         except OSError as error:
             if self._stderr is not None:
                 self._stderr.close()
-            words = f"its process cannot be started: {error.strerror}"
-            raise RunFailedError(FailureKind.SUSPENDED, words) from error
+            raise RunFailedError(FailureKind.SUSPENDED, error.strerror or "no reason") from error
         self._account.follow(self._child.pid)
         head, _ = self._exchange(memoryview(self._order.text()), LOAD_SECONDS, 0)
-        if "kind" in head:
-            self.close()
-            memory = head["kind"] == FailureKind.OUT_OF_MEMORY
-            kind = FailureKind.OUT_OF_MEMORY if memory else FailureKind.UNUSABLE
-            raise unopened(self._order.spec, kind, str(head["message"]))
-        check_names(self._order.spec, head["inputs"], head["outputs"])
-        self._meet(int(head["runner"]))
-        if not head["limited"]:
+        try:
+            limited = self._opened(head)
+        except _NO_REPLY as error:
+            raise self._lied(error) from error
+        if not limited:
             remedy = "allow the system call prlimit64, in systemd SystemCallFilter=@resources"
             log.warning("model_memory_unlimited", extra={"remedy": remedy})
 
+    def _opened(self, head: dict[str, Any]) -> bool:
+        """Whether its memory is limited; raises as ``start`` for a model that is not open."""
+        if "kind" not in head:
+            check_names(self._order.spec, head["inputs"], head["outputs"])
+            self._meet(int(head["runner"]))
+            return bool(head["limited"])
+        kind, message = FailureKind(head["kind"]), str(head["message"])
+        self.close()
+        if kind is FailureKind.SUSPENDED:
+            raise RunFailedError(kind, message)
+        kind = kind if kind is FailureKind.OUT_OF_MEMORY else FailureKind.UNUSABLE
+        raise unopened(self._order.spec, kind, message)
+
     def _spawn(self) -> subprocess.Popen[bytes]:
-        environment = os.environ | quiet.SWITCHES | {"OPENBLAS_NUM_THREADS": "1"}
+        environment = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(ENVIRONMENT_PREFIX)  # it may hold a password
+        }
+        environment |= quiet.SWITCHES | {"OPENBLAS_NUM_THREADS": "1"}
         self._stderr = os.fdopen(os.memfd_create("model-stderr"), "wb+", buffering=0)
         child = subprocess.Popen(
             _COMMAND,
@@ -226,43 +267,49 @@ class ModelProcess:
                 _write(_fd(child.stdin), memoryview(part), deadline)
             reply = _Reply(_fd(child.stdout), deadline)
             head, payload = reply.read(items * self._order.classes * 8)
-            if "died" in head:
-                raise self._runner_died(head)
+            while "died" in head:
+                self._bury_runner(head)
+                if head["running"] == self._number:
+                    raise self._death(int(head["died"]))
+                # It died in its sleep, which is no run's failure: the next one takes the request.
+                head, payload = reply.read(items * self._order.classes * 8)
             if head["number"] != self._number:
-                raise ValueError("of another request")  # noqa: TRY301  # as all that is no reply
+                raise ValueError("of another request")  # as all that is no reply
         except TimeoutError:
             self._end_run()
             words = f"it did not answer within {seconds:g} s"
             raise RunFailedError(FailureKind.TIMED_OUT, words) from None
         except (EOFError, OSError):
             raise self._child_died(child) from None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            self.close()
-            words = f"its process sent no proper reply ({error})"
-            raise RunFailedError(FailureKind.CRASHED, words) from error
+        except _NO_REPLY as error:
+            raise self._lied(error) from error
         return head, payload
+
+    def _lied(self, error: Exception) -> RunFailedError:
+        self.close()
+        words = f"its process sent no proper reply ({str(error)[:200]})"
+        return RunFailedError(FailureKind.CRASHED, words)
 
     def _end_run(self) -> None:
         """End the runner; the child has another one ready, or ends with it."""
         child = self._child
         assert child is not None  # noqa: S101  # it was asked just now
+        if _unread_bytes(_fd(child.stdin)):  # it never came to this request; the next one would
+            self.close()
+            return
         try:
             os.kill(child.pid, END_RUN)
             reply = _Reply(_fd(child.stdout), time.monotonic() + _DYING_SECONDS)
             head, _ = reply.read(0)
             if head["died"] != -signal.SIGKILL:  # it died by itself just then: whom did we end?
-                raise ValueError("another death")  # noqa: TRY301  # as all that is no such reply
+                raise ValueError("another death")  # as all that is no such reply
             self._bury_runner(head)
-        except (TimeoutError, EOFError, OSError, ValueError, KeyError, TypeError):
+        except (EOFError, OSError, *_NO_REPLY):
             self.close()
 
     def _bury_runner(self, head: dict[str, Any]) -> None:
         self._account.ended(self._runner, float(head["cpu_seconds"]))
         self._meet(int(head["runner"]))
-
-    def _runner_died(self, head: dict[str, Any]) -> RunFailedError:
-        self._bury_runner(head)
-        return self._death(int(head["died"]))
 
     def _child_died(self, child: subprocess.Popen[bytes]) -> RunFailedError:
         deadline = time.monotonic() + _DYING_SECONDS
@@ -310,12 +357,16 @@ class _Reply:
                 raise ValueError("a head without end")
             self._more()
         head = json.loads(self._buffer[:end])
+        if not isinstance(head, dict):
+            raise ValueError("no head")  # noqa: TRY004  # as all that is no reply
         size = int(head.get("bytes", 0))
         if not 0 <= size <= most:
             raise ValueError(f"{size} bytes of scores")
         while len(self._buffer) < end + 1 + size:
             self._more()
-        return head, bytes(self._buffer[end + 1 : end + 1 + size])
+        body = bytes(self._buffer[end + 1 : end + 1 + size])
+        del self._buffer[: end + 1 + size]
+        return head, body
 
     def _more(self) -> None:
         _wait(self._fd, select.POLLIN, self._deadline)
@@ -331,6 +382,11 @@ def _write(fd: int, body: memoryview, deadline: float) -> None:
             body = body[os.write(fd, body) :]
         except BlockingIOError:
             _wait(fd, select.POLLOUT, deadline)
+
+
+def _unread_bytes(pipe: int) -> int:
+    (count,) = struct.unpack("i", fcntl.ioctl(pipe, termios.FIONREAD, bytes(4)))
+    return int(count)
 
 
 def _wait(fd: int, event: int, deadline: float) -> None:

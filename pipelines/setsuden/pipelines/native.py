@@ -20,6 +20,8 @@ Array = NDArray[Any]
 _QUIET = 4
 """Fatal messages only: what fails is reported by us, once, without onnxruntime's colours."""
 
+_MOST_TEXT = 240
+
 
 class Measured(NamedTuple):
     """One ``InferenceSession.run``."""
@@ -92,6 +94,11 @@ def ran_out_of_memory(error: BaseException) -> bool:
 
 
 def first_line(error: BaseException) -> str:
-    """The error's type and the first line of its text, bounded."""
-    lines = str(error).splitlines()
-    return f"{type(error).__name__}: {lines[0][:300] if lines else ''}"
+    """The error's type and the first line of its text, bounded.
+
+    onnxruntime puts a place in its own source in front, and what is wrong at the end.
+    """
+    line = (str(error).splitlines() or [""])[0]
+    if len(line) > _MOST_TEXT:
+        line = f"{line[:60]} … {line[63 - _MOST_TEXT :]}"
+    return f"{type(error).__name__}: {line}"

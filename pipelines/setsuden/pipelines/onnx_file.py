@@ -2,7 +2,7 @@
 
 A walk over the protobuf fields that :mod:`graph` needs. Everything else, weights first of all,
 is skipped by its length, so a file of 2 GB costs what its node list costs. Nothing is recursive:
-subgraphs and functions are noticed, not entered.
+subgraphs and functions are noticed, and entered only where one may name another file.
 """
 
 from __future__ import annotations
@@ -21,6 +21,19 @@ _GRAPH_NODE, _GRAPH_INITIALIZER, _GRAPH_INPUT, _GRAPH_SPARSE = 1, 5, 11, 15
 _NODE_INPUT, _NODE_OUTPUT, _NODE_OP, _NODE_ATTRIBUTE, _NODE_DOMAIN = 1, 2, 4, 5, 7
 _ATTRIBUTE_NAME, _ATTRIBUTE_INT, _ATTRIBUTE_TENSOR = 1, 3, 5
 _TENSOR_DTYPE, _TENSOR_NAME, _TENSOR_EXTERNAL, _TENSOR_LOCATION = 2, 8, 13, 14
+_PARTS: dict[str, dict[int, str]] = {
+    "model": {7: "graph", 25: "function"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "function": {7: "node", 11: "attribute"},
+    "node": {5: "attribute"},
+    "attribute": {
+        5: "tensor", 10: "tensor", 22: "sparse", 23: "sparse", 6: "graph", 11: "graph",
+    },
+    "sparse": {1: "tensor", 2: "tensor"},
+}  # fmt: skip
+"""Where a message can hold a tensor, and how deep."""
+_LOCATION_KEY = b"location"
+"""Without these bytes no tensor can say where its values lie."""
 _VALUE_NAME, _VALUE_TYPE, _TYPE_TENSOR, _TENSOR_TYPE_ELEMENT = 1, 2, 1, 1
 
 Value = int | memoryview
@@ -66,24 +79,45 @@ class OnnxFile:
     """Initializers by name, with their element types."""
     functions: int = 0
     """Function bodies, which stand for operators."""
-    external: str | None = None
-    """Name of a tensor whose values lie in another file."""
 
 
 def read(content: bytes) -> OnnxFile:
     """The graph of serialized ``ModelProto`` bytes; raises UnreadableError."""
     walk, model = _Walk(), OnnxFile()
-    graph = None
+    graphs = []
     for number, value in walk.fields(memoryview(content)):
         if number == _MODEL_GRAPH and isinstance(value, memoryview):
-            graph = value
+            graphs.append(value)
         model.functions += number == _MODEL_FUNCTIONS
-    if graph is None:
+    if not graphs:
         raise UnreadableError("it holds no graph")
-    for number, value in walk.fields(graph):
-        if isinstance(value, memoryview):
-            _take(walk, model, number, value)
+    for graph in graphs:  # protobuf makes one of them, and so would who hides a node in the first
+        for number, value in walk.fields(graph):
+            if isinstance(value, memoryview):
+                _take(walk, model, number, value)
     return model
+
+
+def external_tensor(content: bytes) -> str | None:
+    """Name of a tensor whose values lie in another file, wherever in the model it is.
+
+    Raises UnreadableError where that cannot be told.
+    """
+    if _LOCATION_KEY not in content:
+        return None
+    walk, left = _Walk(), [("model", memoryview(content))]
+    while left:
+        message, part = left.pop()
+        if message == "tensor":
+            name, _, external = _tensor(walk, part)
+            if external:
+                return name
+            continue
+        kinds = _PARTS[message]
+        for number, value in walk.fields(part):
+            if number in kinds and isinstance(value, memoryview):
+                left.append((kinds[number], value))
+    return None
 
 
 def _take(walk: _Walk, model: OnnxFile, number: int, value: memoryview) -> None:
@@ -119,6 +153,12 @@ def _node(walk: _Walk, content: memoryview) -> Node:
 
 
 def _add_constant(walk: _Walk, model: OnnxFile, content: memoryview) -> None:
+    name, dtype, _ = _tensor(walk, content)
+    model.constants[name] = dtype
+
+
+def _tensor(walk: _Walk, content: memoryview) -> tuple[str, int, bool]:
+    """Name, element type, and whether its values lie in another file."""
     name, dtype, external = "", 0, False
     for number, value in walk.fields(content):
         if number == _TENSOR_NAME and isinstance(value, memoryview):
@@ -127,9 +167,7 @@ def _add_constant(walk: _Walk, model: OnnxFile, content: memoryview) -> None:
             dtype = value
         elif number == _TENSOR_EXTERNAL or (number == _TENSOR_LOCATION and value == 1):
             external = True
-    model.constants[name] = dtype
-    if external:
-        model.external = name
+    return name, dtype, external
 
 
 def _value_info(walk: _Walk, content: memoryview) -> tuple[str, int]:

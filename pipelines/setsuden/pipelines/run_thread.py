@@ -14,6 +14,8 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
+from .failure import FailureKind, RunFailedError
+
 T = TypeVar("T")
 
 IDLE_SECONDS = 10.0
@@ -31,13 +33,16 @@ class RunThread:
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def post(self, work: Callable[[], None]) -> None:
-        """Do this some time; it must not raise."""
+        """Do this some time; it must not raise. Raises RunFailedError where there is no thread."""
         if not self._thread.is_alive():
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError as error:  # the machine's or the service's number of tasks
+                raise RunFailedError(FailureKind.SUSPENDED, str(error)) from error
         self._jobs.put(work)
 
     async def call(self, work: Callable[[], T]) -> T:
-        """What ``work`` returns or raises, from the thread."""
+        """What ``work`` returns or raises, from the thread; raises as :meth:`post`."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -138,16 +138,23 @@ class ModelRunner:
         """One run; never raises for what the model does, and ends within its limits."""
         outcome = self.run_now(observations)
         if outcome is None:
-            outcome = await self.apart.thread.call(partial(self._run, observations))
-        assert outcome is not None  # noqa: S101  # only a limit on CPU time gives None
+            outcome = await self._in_thread(self.apart, partial(self._run, observations))
         return outcome
 
     async def run_alone(self, observation: Array) -> RunOutcome:
         """As :meth:`run`, in a process beside all others whatever is known of the model."""
         if self._alone is None:
             self._alone = self._new_apart("alone", spare=True)
-        alone = self._alone
-        outcome = await alone.thread.call(partial(self._run, [observation], apart=alone))
+        run = partial(self._run, [observation], apart=self._alone)
+        return await self._in_thread(self._alone, run)
+
+    @staticmethod
+    async def _in_thread(apart: Apart, run: Callable[[], RunOutcome | None]) -> RunOutcome:
+        began = time.monotonic_ns()
+        try:
+            outcome = await apart.thread.call(run)
+        except RunFailedError as error:
+            return _failed(began, *error.failure)
         assert outcome is not None  # noqa: S101  # only a limit on CPU time gives None
         return outcome
 

@@ -104,9 +104,11 @@ def _open(content: bytes, spec: ModelSpec, *, spinning: bool) -> NativeModel:
 
 def unopened(spec: ModelSpec, kind: FailureKind, message: str) -> TrialError:
     """The error of a file that onnxruntime does not open."""
-    remedy = "export it again as ONNX (opset 17 or newer)"
-    if kind is FailureKind.OUT_OF_MEMORY:
-        remedy = "raise limits.run_memory_bytes"
+    remedies = {
+        FailureKind.OUT_OF_MEMORY: "raise limits.run_memory_bytes",
+        FailureKind.SUSPENDED: "leave room for one more process: ulimit -u, systemd's TasksMax=",
+    }
+    remedy = remedies.get(kind, "export it again as ONNX, with an opset that onnxruntime knows: 17")
     return TrialError(kind, f"{spec.file} cannot be loaded: {message[:300]}", remedy=remedy)
 
 

@@ -48,7 +48,7 @@ async def _run(config: CloudConfig, path: Path, assignments: Sequence[str]) -> i
     command = [sys.executable, "-c", _RUN, "worker", "run", "--config", str(path), *options]
     silence = config.worker.stall_seconds + SLACK_SECONDS
     children = [
-        _Child(pipeline.name, [*command, "--pipeline", pipeline.name], silence)
+        Child(pipeline.name, [*command, "--pipeline", pipeline.name], silence)
         for pipeline in config.pipelines
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hang_up, children)
@@ -67,17 +67,17 @@ async def _run(config: CloudConfig, path: Path, assignments: Sequence[str]) -> i
     return 0 if stop.done() else 1
 
 
-def _hang_up(children: Sequence[_Child]) -> None:
+def _hang_up(children: Sequence[Child]) -> None:
     """Each reads the configuration file again, or refuses it."""
     for child in children:
         child.send(signal.SIGHUP)
 
 
-def _status(children: Sequence[_Child]) -> str:
+def _status(children: Sequence[Child]) -> str:
     return f"{sum(child.beats for child in children)} of {len(children)} workers run"
 
 
-class _Child:
+class Child:
     """One pipeline's worker, life after life."""
 
     def __init__(self, name: str, command: Sequence[str], silence_seconds: float) -> None:
@@ -98,7 +98,12 @@ class _Child:
         loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_SECONDS
         while True:
             began = loop.time()
-            code = await self._live()
+            try:
+                code = await self._live()
+            except OSError as error:  # no room for a process now: the others go on
+                code = None
+                words = {"pipeline": self.name, "detail": str(error)}
+                log.error("worker_not_started", extra=words)  # noqa: TRY400  # it says all
             if loop.time() - began > LONG_LIFE_SECONDS:
                 pause = FIRST_PAUSE_SECONDS
             extra = {"pipeline": self.name, "code": code, "again_in_seconds": pause}
@@ -107,19 +112,19 @@ class _Child:
             pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _live(self) -> int:
-        """One life; its exit code."""
+        """One life; its exit code. Raises OSError when it cannot begin."""
         beats, end = os.pipe()
         try:
-            self._process = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=asyncio.subprocess.DEVNULL,
-                env=os.environ | {PIPE_VARIABLE: str(end)},
-                pass_fds=(end,),
-                start_new_session=True,  # each gets its share of the cores, and Ctrl-C through us
-            )
-        finally:
-            os.close(end)
-        try:
+            try:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    env=os.environ | {PIPE_VARIABLE: str(end)},
+                    pass_fds=(end,),
+                    start_new_session=True,  # a share of the cores for each; Ctrl-C through us
+                )
+            finally:
+                os.close(end)
             await self._listen(self._process, beats)
         finally:
             os.close(beats)

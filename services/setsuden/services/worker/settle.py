@@ -16,11 +16,15 @@ TEACHER_TIMED_OUT: Final = "teacher_timed_out"
 TEACHER_OUT_OF_MEMORY: Final = "teacher_out_of_memory"
 TEACHER_NO_DISTRIBUTION: Final = "teacher_no_distribution"
 TEACHER_UNFIT_INPUT: Final = "teacher_unfit_input"
+TEACHER_SUSPENDED: Final = "teacher_suspended"
+TEACHER_UNUSABLE: Final = "teacher_unusable"
 HARMFUL: Final = frozenset({TEACHER_CRASHED, TEACHER_TIMED_OUT, TEACHER_OUT_OF_MEMORY})
 """What became of a batch that only runs of its events alone can be asked again."""
 RESULT_TOO_LARGE: Final = "result_too_large"
 LETTER_TRIES = 4
 """So often a dead letter may hold up its event's final result."""
+NOT_RUN: Final = frozenset({TEACHER_SUSPENDED, TEACHER_UNUSABLE})
+"""There was no run: no process was to be had, or its file is another one now. No event's fault."""
 FIRST_PAUSE_SECONDS = 0.25
 LONGEST_PAUSE_SECONDS = 10.0
 """Pauses between two tries double from the first to the longest."""

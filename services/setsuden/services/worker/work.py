@@ -47,6 +47,8 @@ class Work:
     """The device may have sent it before."""
     failures: list[Problem] = field(default_factory=list)
     """What went wrong with each failed run, here and now: deliveries are no attempts."""
+    not_run: int = 0
+    """Times that the teacher was there for nobody."""
     tries: int = 0
     """Times that its result could not be stored."""
     problem: Problem | None = None

@@ -80,6 +80,8 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._running_since: float | None = None
+        self._unusable = ""
+        """Why this life's teacher answers nobody any more."""
 
     # -- life -------------------------------------------------------------------------------
 
@@ -140,6 +142,8 @@ class Worker:
         for task in [*self._tasks, *([self._pulling] if self._pulling else [])]:
             if task.done() and not self._stopping:
                 raise StalledError(f"the {task.get_name()} loop ended: {_reason(task)}")
+        if self._unusable:
+            raise StalledError(f"the teacher cannot be used any more: {self._unusable}")
         since = self._running_since
         running = 0.0 if since is None else asyncio.get_running_loop().time() - since
         longest = self._pipeline.limits.run_seconds + LOAD_SECONDS
@@ -227,7 +231,7 @@ class Worker:
         if len(batch) == 1:
             self._failed(batch[0], error.problem, apart=self._teacher.is_apart)
             return
-        if error.problem.code in settle.HARMFUL:
+        if error.problem.code in settle.HARMFUL | settle.NOT_RUN:
             for work in batch:
                 self._hand.run_alone(work)
             return
@@ -270,6 +274,9 @@ class Worker:
 
     def _failed(self, work: Work, failure: Problem, *, apart: bool = False) -> None:
         """Run the event once more, alone and later, unless its runs have failed often enough."""
+        if failure.code in settle.NOT_RUN:
+            self._not_run(work, failure)
+            return
         self.counters.failed_runs += 1
         work.failures.append(failure)
         attempts = self._pipeline.max_attempts
@@ -278,7 +285,19 @@ class Worker:
             return
         extra = {"event_id": work.event_id, "code": failure.code, "trace_id": work.trace_id}
         log.info("event_failed", extra=extra)
-        pause = settle.pause_seconds(len(work.failures) - 1)
+        self._later(work, len(work.failures) - 1)
+
+    def _not_run(self, work: Work, why: Problem) -> None:
+        """No attempt: the event waits here, or for the next life if this one's model is gone."""
+        if not work.not_run:
+            log.error("teacher_not_run", extra={"code": why.code, "detail": why.message})
+        if why.code == settle.TEACHER_UNUSABLE:
+            self._unusable = why.message
+        self._later(work, work.not_run)
+        work.not_run += 1
+
+    def _later(self, work: Work, times: int) -> None:
+        pause = settle.pause_seconds(times)
         asyncio.get_running_loop().call_later(pause, self._hand.run_alone, work)
 
     async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
