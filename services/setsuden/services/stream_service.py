@@ -345,22 +345,31 @@ async def serving_alone(config: CloudConfig) -> AsyncIterator[None]:
 
 
 async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | None = None) -> None:
-    """Apply streams and consumers, then serve until ``stop`` is done; raises LinkError."""
+    """Apply streams and consumers, then serve until ``stop`` is done; raises LinkError.
+
+    It waits for a broker that cannot be reached, and then too ends when ``stop`` is done.
+    """
     link = link or Link(config.nats, "streams")
     jetstream = JetStream(link)
     await jetstream.start()
     service = StreamService(config, link, jetstream)
     await service.start()
     link.start()
+    serving = asyncio.create_task(_apply_and_run(service, config, link, jetstream), name="streams")
     try:
-        await up_or_refused(link, None)
-        await apply_all(jetstream, config)
-        log.info("stream_service_ready")
-        serving = asyncio.create_task(service.run(), name="streams")
         await asyncio.wait([serving, stop], return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
-        await end(serving)
     finally:
+        await end(serving)
         await link.close()
         log.info("stream_service_stopped", extra=dict(service.counts))
+
+
+async def _apply_and_run(
+    service: StreamService, config: CloudConfig, link: Link, jetstream: JetStream
+) -> None:
+    await up_or_refused(link, None)
+    await apply_all(jetstream, config)
+    log.info("stream_service_ready")
+    await service.run()
