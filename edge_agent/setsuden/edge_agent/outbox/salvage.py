@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -82,11 +81,10 @@ def rebuilt(database: Path, log: Path, scratch: Path) -> Path:
     if last < 0:
         return copy
     content = log.read_bytes()
-    (page_size,) = struct.unpack(">I", content[8:12])
     with copy.open("r+b") as file:
         for frame in frames[: last + 1]:
-            file.seek((frame.page - 1) * page_size)
-            file.write(content[frame.offset : frame.offset + page_size])
+            file.seek((frame.page - 1) * frame.bytes)
+            file.write(content[frame.offset : frame.offset + frame.bytes])
     return copy
 
 
