@@ -12,16 +12,23 @@ from pathlib import Path
 
 import pytest
 from tests.support.agent import AgentProcess, config
+from tests.support.command import Command
 from tests.test_outbox import opened, row
 from tests.test_outbox_damage import crashed, fill, flip, sequences
 
 from setsuden.edge_agent.core import Insert
-from setsuden.edge_agent.outbox import OutboxTroubleError
+from setsuden.edge_agent.outbox import OutboxTroubleError, files
 from setsuden.edge_agent.outbox.salvage import salvage
 from setsuden.pipelines.tracing import SpanClock
 from setsuden.pipelines.tracing.recorder import machine_id
+from setsuden.schemas.errors import ConfigError
 
 ROOT = os.geteuid() == 0
+
+
+@pytest.fixture
+def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
+    return Command(capsys)
 
 
 def pipe(path: Path) -> None:
@@ -88,6 +95,57 @@ def test_a_log_without_a_frame_is_no_damage(tmp_path: Path) -> None:
     assert sequences(again) == [1]
     assert again.outbox.set_aside == []
     again.outbox.close()
+
+
+# -- salvage -----------------------------------------------------------------------------------
+
+
+def test_salvage_into_a_folder_whose_database_is_gone_deletes_no_log(tmp_path: Path) -> None:
+    crashed(tmp_path / "old", 3)
+    crashed(tmp_path / "new", 5)
+    (tmp_path / "new" / "outbox.db").write_bytes(b"")
+    salvage(tmp_path / "old" / "outbox.db", tmp_path / "new")
+    (aside,) = (tmp_path / "new").glob("damaged-*")
+    assert salvage(aside, tmp_path / "new")[1] > 0
+    box = opened(tmp_path / "new")
+    assert len(sequences(box)) == 5  # the same ids in both: each once
+    box.outbox.close()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello " * 1000])
+def test_what_is_no_outbox_is_not_called_a_hundred_thousand_unreadable_events(
+    tmp_path: Path, content: bytes
+) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(ConfigError, match="can be read as an outbox"):
+        salvage(tmp_path / "file", tmp_path / "state")
+
+
+def test_a_pipe_is_not_salvaged(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OutboxTroubleError, match="is no file"):
+        salvage(tmp_path / "pipe", tmp_path / "state")
+
+
+def test_one_folder_without_an_outbox_keeps_no_other_from_being_salvaged(
+    tmp_path: Path, setsuden: Command
+) -> None:
+    state = tmp_path / "state"
+    crashed(state, 5)
+    zeros(state / "outbox.db-wal")
+    crashed(tmp_path / "other", 7)
+    (state / "damaged-1").mkdir()
+    (state / "damaged-1" / "outbox.db").write_bytes(b"hello")
+    (state / "damaged-2").write_bytes(b"a file of this name")
+    (state / "damaged-3").mkdir()
+    shutil.copytree(tmp_path / "other", state / "damaged-4")
+    (tmp_path / "agent.toml").write_text(config())
+    done = setsuden("agent", "salvage", "--config", tmp_path / "agent.toml", "--json")
+    (report,) = done.json
+    assert report["open_events"] == 7
+    assert done.code == 78
+    assert "damaged-1" in json.loads(done.err)["error"]["message"]
+    assert len(files.set_aside(state)) == 2  # the agent's own outbox was damaged, too
 
 
 # -- the whole agent ---------------------------------------------------------------------------

@@ -218,7 +218,9 @@ def move_aside(path: Path, damage: str) -> None:
 
 def set_aside(folder: Path) -> list[str]:
     """Names of the damaged outboxes that nobody has salvaged."""
-    return sorted(path.name for path in folder.glob(f"{SET_ASIDE}*"))
+    holders = (path for path in folder.glob(f"{SET_ASIDE}*") if path.is_dir())
+    files = (DATABASE, f"{DATABASE}-wal")
+    return sorted(path.name for path in holders if any((path / name).exists() for name in files))
 
 
 def _damage_of(path: Path) -> str | None:
