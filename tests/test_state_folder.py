@@ -200,7 +200,7 @@ def test_an_agent_that_starts_on_a_full_disk_serves_once_there_is_room(
 # -- identity ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("anchor", [10**30, -1, 1 << 63, "x", None])
+@pytest.mark.parametrize("anchor", [10**30, -(1 << 62), 1 << 63, "x", None])
 def test_a_damaged_anchor_is_taken_anew(tmp_path: Path, anchor: object) -> None:
     boot = SpanClock(tmp_path).boot
     (tmp_path / "clock.json").write_text(json.dumps({"boot": boot, "anchor_ns": anchor}))

@@ -47,8 +47,9 @@ def _anchor(file: Path, boot: str) -> int:
     try:
         # A pipe or a device would be read for ever.
         kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if kept["boot"] == boot and 0 <= int(kept["anchor_ns"]) < _END_NS:
-            return int(kept["anchor_ns"])
+        anchor = int(kept["anchor_ns"])
+        if kept["boot"] == boot and 0 <= anchor + time.monotonic_ns() < _END_NS:
+            return anchor
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass  # none yet, or not ours: this life takes a new one
     anchor = time.time_ns() - time.monotonic_ns()
