@@ -599,6 +599,20 @@ def test_a_file_that_cannot_be_written_is_tried_again_later(tmp_path: Path) -> N
     assert sink.put(protobuf.encode({}, [span()])) is Outcome.TAKEN
 
 
+def test_a_pipe_takes_lines_only_while_somebody_reads_it(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    sink, data = LinesFile(pipe), protobuf.encode(RESOURCE, [span(7)])
+    assert sink.put(data) is Outcome.LATER
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert sink.put(data) is Outcome.TAKEN
+        assert otlp.read(os.read(reader, 1 << 16).decode())[0].spans[0].span_id == span(7).span_id
+    finally:
+        os.close(reader)
+    assert sink.put(data) is Outcome.LATER
+
+
 # -- metrics -------------------------------------------------------------------------------------
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import subprocess
@@ -134,6 +135,12 @@ def test_completing_a_command_imports_no_command() -> None:
 )
 def test_every_error_has_its_exit_code(error: BaseException, code: int) -> None:
     assert failure.failure_of(error).exit_code == code
+
+
+def test_a_full_disk_under_an_output_is_told_as_that() -> None:
+    told = failure.failure_of(OSError(errno.ENOSPC, "No space left on device"))
+    assert (told.code, told.message) == ("file", "No space left on device")
+    assert told.remedy == "make room on that disk"
 
 
 def test_an_error_is_words_and_a_remedy_on_standard_error(setsuden: Command) -> None:

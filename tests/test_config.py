@@ -257,6 +257,8 @@ def test_a_misspelt_variable_is_refused_with_the_right_name() -> None:
         effective(SETSUDEN_DEVISE="x")
     with pytest.raises(ConfigError, match=r"SETSUDEN_HTTP__PROT: .* did you mean 'port'"):
         effective(SETSUDEN_HTTP__PROT="1")
+    with pytest.raises(ConfigError, match=r"environment SETSUDEN_HTP__PORT: .* did you mean 'http"):
+        effective(SETSUDEN_HTP__PORT="1")
 
 
 def test_what_kubernetes_sets_for_a_service_of_our_name_is_not_ours() -> None:

@@ -224,9 +224,11 @@ def test_after_a_disk_that_took_no_file_rows_go_on_and_the_loss_is_counted(tmp_p
     while journal._written + 1000 < journal._file_bytes:  # the next file is near
         journal.add(window_row(number := number + 1))
     folder.rename(tmp_path / "away")
+    folder.write_text("where no folder can be made")
     for _ in range(10):
         journal.add(window_row(number := number + 1))
     assert journal.dropped > 0
+    folder.unlink()
     (tmp_path / "away").rename(folder)
     lost = journal.dropped
     journal.add(window_row(number := number + 1))

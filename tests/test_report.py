@@ -690,6 +690,10 @@ def test_a_file_cut_off_in_its_meter_row_holds_nothing(tmp_path: Path) -> None:
         ("{broken", "Invalid JSON"),
         ('{"meter": "edge-dev-1"}', "start_ns: Field required"),
         (
+            make.window(make.meter(), 3).model_copy(update={"start_ns": 1 << 63}).model_dump_json(),
+            "start_ns: Input should be less than",
+        ),
+        (
             make.window(make.meter(name="other"), 3).model_dump_json(),
             "a window of edge-other in a file of edge-dev-1",
         ),

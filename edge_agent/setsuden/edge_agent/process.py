@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
@@ -45,11 +45,12 @@ from .ingest.server import STOP_SECONDS, HttpServer
 from .ingest.source import EventSource
 from .lease import Lease
 from .metrics import Metrics
-from .outbox import Outbox, OutboxTroubleError
+from .outbox import Outbox, OutboxTroubleError, prepare_folder
 from .status import AgentStatus
 from .uplink import Uplink
 
 log = logging.getLogger(__name__)
+Made = TypeVar("Made")
 LANE_SECONDS = 2.0
 """How long a stopping agent waits for students that take their time."""
 DISK_PAUSE_SECONDS = 2.0
@@ -94,7 +95,7 @@ def run_agent(
 
 async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig] | None) -> int:
     state = base / config.state
-    state.mkdir(parents=True, exist_ok=True)
+    await _when_writable(partial(prepare_folder, state))
     watchdog = Watchdog(RunRecord(state), partial(_start_again, dict(os.environ)))
     async with (
         build(config, base, watchdog) as agent,
@@ -222,11 +223,19 @@ async def build(
 
 
 async def _outbox(config: AgentConfig, state: Path) -> Outbox:
-    """The outbox, once its disk lets it be opened; raises OutboxLockedError."""
-    options, said = config.outbox, ""
+    """The outbox; raises OutboxLockedError, and OutboxTroubleError for what does not pass."""
+    options = config.outbox
+    return await _when_writable(
+        lambda: Outbox(state, keep_seconds=options.keep_seconds, keep_events=options.keep_events)
+    )
+
+
+async def _when_writable(make: Callable[[], Made]) -> Made:
+    """What is made, once the disk lets it be."""
+    said = ""
     while True:
         try:
-            return Outbox(state, keep_seconds=options.keep_seconds, keep_events=options.keep_events)
+            return make()
         except OutboxTroubleError as error:
             if not error.passes:
                 raise

@@ -282,7 +282,8 @@ def whereabouts(document: Document, path: KeyPath) -> tuple[str, Place | None]:
     if laid:
         return laid, None
     if path[:1] not in places(document.text):
-        return str(document.path), None
+        below = (told for known, told in document.origins.items() if known[: len(path)] == path)
+        return next(below, str(document.path)), None
     place = place_of(document.text, path)
     return f"{document.path}:{place.line}", place
 

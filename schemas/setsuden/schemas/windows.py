@@ -7,7 +7,7 @@ to attribute each window again.
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -15,6 +15,8 @@ from .base import Token, WireModel
 from .energy import Boundary, Method, Quality, Source
 
 ROWS_VERSION = 1
+Whole = Annotated[int, Field(ge=0, lt=1 << 63)]
+"""A count, or nanoseconds since 1970: readers keep them in 64 bits."""
 
 
 class Component(StrEnum):
@@ -89,7 +91,7 @@ class MeterRow(WireModel):
     window_seconds: float
     software: str
     config_sha256: str
-    started_ns: int
+    started_ns: Whole
     """UTC."""
 
 
@@ -114,27 +116,27 @@ class WorkRow(WireModel):
 class Counts(WireModel):
     """What happened to events in one window."""
 
-    local: int = 0
+    local: Whole = 0
     """Final answers of the student alone, on the device."""
-    cloud: int = 0
+    cloud: Whole = 0
     """Final answers of the teacher, on the device."""
-    changed: int = 0
+    changed: Whole = 0
     """Final answers of the teacher that differ from the student's, on the device."""
-    expired: int = 0
+    expired: Whole = 0
     """Deadline passed: the student's answer became final, on the device."""
-    dead: int = 0
+    dead: Whole = 0
     """Final without an answer, on the device."""
-    escalated: int = 0
+    escalated: Whole = 0
     """Events handed to the cloud, on the device."""
-    answered: int = 0
+    answered: Whole = 0
     """Answers of the teacher, in the cloud; repetitions included."""
-    messages: int = 0
+    messages: Whole = 0
     """Messages through the broker."""
-    bytes_up: int = 0
+    bytes_up: Whole = 0
     """On the wire from this machine to the broker, TCP payload."""
-    bytes_down: int = 0
+    bytes_down: Whole = 0
     """On the wire from the broker to this machine, TCP payload."""
-    packets: int = 0
+    packets: Whole = 0
     """TCP segments both ways: each carries 40 bytes of headers more."""
 
 
@@ -143,7 +145,7 @@ class WindowRow(WireModel):
 
     row: Literal["window"] = "window"
     meter: str
-    start_ns: int
+    start_ns: Whole
     """UTC."""
     seconds: float
     """On the monotonic clock."""

@@ -97,11 +97,13 @@ def failure_of(error: BaseException) -> Failure:
 
 def _file_failure(error: BaseException) -> Failure | None:
     """An error that the system gave for one file, with what to do about it."""
-    if not isinstance(error, OSError) or not isinstance(error.filename, str | bytes):
+    if not isinstance(error, OSError) or error.errno is None:
         return None
-    if error.errno is None:
+    words = os.strerror(error.errno)
+    if isinstance(error.filename, str | bytes):
+        words = f"{os.fsdecode(error.filename)}: {words}"
+    elif error.errno not in {errno.ENOSPC, errno.EDQUOT}:
         return None
-    words = f"{os.fsdecode(error.filename)}: {os.strerror(error.errno)}"
     return Failure("file", words, FAILED, _FILE_REMEDIES.get(error.errno, ""))
 
 

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from setsuden.schemas.errors import ConfigError
+
 from .lazy import needs, quiet_logs
 from .loading import config_option, load_agent, load_cloud, set_option
 
@@ -72,15 +74,20 @@ def agent_salvage(
     SOURCES are the `damaged-...` folders that the agent set aside, or database files; without
     any, all of them in the state folder. A folder that was read is renamed to `salvaged-...`.
     """
+    quiet_logs()
     config = load_agent(path, assignments)
     with needs("edge"):
         from setsuden.edge_agent.outbox import files, salvage  # noqa: PLC0415  # numpy
 
     state = path.parent / config.state
     wanted = sources or tuple(state / name for name in files.set_aside(state))
-    reports = []
+    reports, failed = [], None
     for source in wanted:
-        report = salvage.salvage(source, state, _progress)
+        try:
+            report = salvage.salvage(source, state, _progress)
+        except ConfigError as error:  # there may be something in the next one
+            failed = failed or error
+            continue
         reports.append(report)
         if not as_json:
             click.echo(
@@ -91,6 +98,11 @@ def agent_salvage(
         click.echo(json.dumps([report._asdict() for report in reports]))
     elif not wanted:
         click.echo("nothing was set aside")
+    left = [name for name in files.set_aside(state) if state / name not in wanted]
+    if left and not as_json:
+        click.echo(f"not salvaged yet: {', '.join(left)}")
+    if failed is not None:
+        raise failed
     sys.exit(1 if any(report.unreadable for report in reports) else 0)
 
 

@@ -45,7 +45,7 @@ class HttpServer:
         self._app = app
         self._socket = bind(options)
         self.port = int(self._socket.getsockname()[1])
-        (state / "http.port").write_text(str(self.port), encoding="ascii")
+        _tell_port(state / "http.port", self.port)
         self._connections = Connections(max_connections(options), refused)
         app.fit(self._connections.limit)
         self._config = uvicorn.Config(
@@ -129,6 +129,17 @@ class HttpServer:
                 await self._connections.ended()
         for connection in self._connections.all():
             connection.abort()
+
+
+def _tell_port(path: Path, port: int) -> None:
+    """Leave the port where a program of this device finds it; the agent serves without it, too."""
+    fresh = path.with_suffix(".new")
+    try:
+        fresh.unlink(missing_ok=True)
+        fresh.write_text(str(port), encoding="ascii")
+        fresh.replace(path)
+    except OSError as error:
+        log.warning("http_port_unwritten", extra={"detail": str(error)})
 
 
 def max_connections(options: HttpOptions) -> int:

@@ -1,6 +1,6 @@
 """The device's durable queue: rows with checksums, files that are damaged or only in trouble."""
 
-from .files import OutboxTroubleError, OutboxUnwritableError
+from .files import OutboxTroubleError, OutboxUnwritableError, prepare_folder
 from .rows import RowDamagedError, key_of
 from .store import Cursor, Damaged, Known, Outbox, OutboxBrokenError, StreamPlace
 
@@ -15,4 +15,5 @@ __all__ = [
     "RowDamagedError",
     "StreamPlace",
     "key_of",
+    "prepare_folder",
 ]

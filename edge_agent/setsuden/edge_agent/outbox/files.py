@@ -1,10 +1,11 @@
 """The outbox's files: one agent at a time, damage told apart from trouble.
 
 Damage is what SQLite itself calls a corrupt or foreign file, a database that is gone while its
-write-ahead log is there, and committed transactions in that log behind a frame that does not
-match its checksum (SQLite ends its recovery there without a word). A damaged outbox is set aside
-whole, log included, for ``setsuden agent salvage``; the agent begins anew and says so. Everything
-else (a lock, a full or read-only disk, missing rights) is trouble: nothing is touched.
+write-ahead log is there, a log without a sound header, and committed transactions in it behind a
+frame that does not match its checksum (SQLite ends its recovery there without a word). A damaged
+outbox is set aside whole, log included, for ``setsuden agent salvage``; the agent begins anew and
+says so. Everything else (a lock, a full or read-only disk, missing rights, a folder or a pipe
+where a file belongs) is trouble: nothing is touched.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import fcntl
 import logging
 import os
 import sqlite3
+import stat
 import struct
 import time
 from collections.abc import Iterator
@@ -36,6 +38,8 @@ VERSION = 2
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})
 _NO_SPACE = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR})
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS})
+_PAGE_BYTES = 4096
+"""Of a database that we made: SQLite's default."""
 _WAL_HEADER, _FRAME_HEADER = 32, 24
 _WAL_MAGIC = frozenset({0x377F0682, 0x377F0683})
 
@@ -65,6 +69,8 @@ class Frame(NamedTuple):
     """True for the last page of a committed transaction."""
     offset: int
     """Of the page's bytes in the file."""
+    bytes: int
+    """Of every page."""
 
 
 def prepare_folder(folder: Path) -> None:
@@ -88,7 +94,7 @@ def lock(path: Path) -> IO[str]:
         path.chmod(0o600)
     except OSError as error:
         raise OutboxTroubleError(
-            f"{path} cannot be written: {error.strerror}",
+            f"{path} cannot be written: {error.strerror or error}",
             remedy="check its rights and the disk",
             passes=error.errno in _PASSING,
         ) from error
@@ -103,9 +109,8 @@ def lock(path: Path) -> IO[str]:
             remedy="stop the other agent, or give this one another state folder",
         ) from error
     with contextlib.suppress(OSError):  # a full disk: the lock holds without the number
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
+        os.ftruncate(file.fileno(), 0)
+        os.write(file.fileno(), str(os.getpid()).encode())  # in no buffer: that would fail later
     return file
 
 
@@ -132,11 +137,32 @@ def _text(raw: bytes) -> str:
 def set_aside_if_damaged(path: Path) -> None:
     """Move a damaged outbox into a folder of its own; raises OutboxTroubleError for trouble."""
     try:
+        check_kinds(path)
         damage = _damage_of(path)
     except (sqlite3.Error, OSError) as error:
         raise trouble(path, error) from error
     if damage is not None:
         move_aside(path, damage)
+
+
+def check_kinds(path: Path) -> None:
+    """Raises OutboxTroubleError for a name of the outbox that is no file of its own.
+
+    A pipe holds up whoever opens it for ever, and beside a link to another place SQLite's log is
+    not where its name says.
+    """
+    for name in (path, *(path.with_name(path.name + suffix) for suffix in ("-wal", "-shm"))):
+        try:
+            mode = name.lstat().st_mode
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISREG(mode):
+            raise OutboxTroubleError(
+                f"{name} is {'a link' if stat.S_ISLNK(mode) else 'no file'}",
+                remedy="move it away, or put back what was there; the state folder itself may be "
+                "a link, its files may not",
+                passes=False,
+            )
 
 
 def is_damage(error: Exception) -> bool:
@@ -192,7 +218,9 @@ def move_aside(path: Path, damage: str) -> None:
 
 def set_aside(folder: Path) -> list[str]:
     """Names of the damaged outboxes that nobody has salvaged."""
-    return sorted(path.name for path in folder.glob(f"{SET_ASIDE}*"))
+    holders = (path for path in folder.glob(f"{SET_ASIDE}*") if path.is_dir())
+    files = (DATABASE, f"{DATABASE}-wal")
+    return sorted(path.name for path in holders if any((path / name).exists() for name in files))
 
 
 def _damage_of(path: Path) -> str | None:
@@ -202,7 +230,12 @@ def _damage_of(path: Path) -> str | None:
         if wal.exists() and wal.stat().st_size > _WAL_HEADER:
             return "the database is empty or gone, and its write-ahead log is not"
         return None
-    frames = list(wal_frames(wal))
+    if not _header_holds(wal):
+        return "the header of its write-ahead log is damaged"
+    return _damage_of_pages(path, list(wal_frames(wal)))
+
+
+def _damage_of_pages(path: Path, frames: list[Frame]) -> str | None:
     # Read-only: a writer that closes copies the log's sound part into the database and deletes
     # the rest of it.
     with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as probe:
@@ -230,27 +263,55 @@ def _recovered(shm: Path) -> int:
     return int(frames)
 
 
+def _header_holds(wal: Path) -> bool:
+    """False for a log that SQLite would take for an empty one, whatever is in it.
+
+    A power cut leaves none such: SQLite syncs the header before it writes the first frame.
+    """
+    try:
+        if wal.stat().st_size <= _WAL_HEADER:
+            return True
+        with wal.open("rb") as file:
+            return _page_size(file.read(_WAL_HEADER)) is not None
+    except FileNotFoundError:
+        return True
+
+
+def _page_size(header: bytes) -> int | None:
+    """The page size that a log's header names; None where its own checksum does not hold."""
+    magic, _, page_size, *_ = struct.unpack(">6I", header[:24])
+    if magic not in _WAL_MAGIC:
+        return None
+    order = ">" if magic & 1 else "<"
+    one = two = 0
+    for first, second in struct.iter_unpack(f"{order}2I", header[:24]):
+        one = (one + first + two) & 0xFFFFFFFF
+        two = (two + second + one) & 0xFFFFFFFF
+    return page_size if struct.pack(">2I", one, two) == header[24:] else None
+
+
 def wal_frames(wal: Path) -> Iterator[Frame]:
     """Frames of the log's present round, whether or not their checksums hold.
 
     The format is the SQLite database file format, section 4: a header of 32 bytes, then pages
-    with 24 bytes each in front, whose salts are the header's.
+    with 24 bytes each in front, whose salts are the header's. Where that is damaged, the first
+    frame tells the salts: every round begins at the front.
     """
     try:
         size = wal.stat().st_size
         with wal.open("rb") as file:
             header = file.read(_WAL_HEADER)
-            if len(header) < _WAL_HEADER or struct.unpack(">I", header[:4])[0] not in _WAL_MAGIC:
+            if len(header) < _WAL_HEADER:
                 return
-            (page_size,) = struct.unpack(">I", header[8:12])
-            if not 512 <= page_size <= 65536:
-                return
+            named = _page_size(header)
+            page_size = named or _PAGE_BYTES
+            present = header[16:24] if named else file.read(16)[8:]
             offset = _WAL_HEADER
             while offset + _FRAME_HEADER + page_size <= size:
                 file.seek(offset)
                 page, pages_after, salt = struct.unpack(">II8s", file.read(16))
-                if salt == header[16:24]:
-                    yield Frame(page, pages_after > 0, offset + _FRAME_HEADER)
+                if salt == present:
+                    yield Frame(page, pages_after > 0, offset + _FRAME_HEADER, page_size)
                 offset += _FRAME_HEADER + page_size
     except FileNotFoundError:
         return

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -25,6 +24,7 @@ from . import files, rows
 from .rows import COLUMNS, OPEN, UNPUBLISHED, Raw
 
 _ONE = f"SELECT {COLUMNS} FROM events WHERE sequence = ?"  # noqa: S608  # our columns
+_REMEDY = f"name a {files.SET_ASIDE}… folder, or outbox.db"
 _MOST_ROWS = 10_000_000
 _MISSES = 100_000
 """Sequences in a row without a readable row, after which no more are looked for."""
@@ -50,24 +50,39 @@ def salvage(
     """Read a set-aside folder, or a database file, into the outbox of a state folder.
 
     Raises OutboxLockedError while an agent runs there, and ConfigError for a source that is none.
+    An outbox of that folder which is itself damaged is set aside first.
     """
     database = source / files.DATABASE if source.is_dir() else source
     log = database.with_name(f"{database.name}-wal")
     if not database.exists() and not log.exists():
-        raise ConfigError(
-            f"{source} holds no outbox", remedy=f"name a {files.SET_ASIDE}… folder, or outbox.db"
-        )
+        raise ConfigError(f"{source} holds no outbox", remedy=_REMEDY)
+    files.check_kinds(database)
     files.prepare_folder(folder)
     lock = files.lock(folder / files.LOCK)
     try:
         with tempfile.TemporaryDirectory(dir=folder) as scratch:
             copy = rebuilt(database, log, Path(scratch))
+            _check_source(source, copy)
+            files.set_aside_if_damaged(folder / files.DATABASE)
             report = _take_over(str(source), copy, folder / files.DATABASE, progress)
     finally:
         lock.close()
     if source.is_dir() and source.name.startswith(files.SET_ASIDE):
         source.rename(source.with_name(source.name.replace(files.SET_ASIDE, files.SALVAGED, 1)))
     return report
+
+
+def _check_source(source: Path, copy: Path) -> None:
+    """Raises ConfigError for a file in which SQLite finds no table of ours at all."""
+    with closing(sqlite3.connect(f"{copy.absolute().as_uri()}?mode=ro", uri=True)) as reader:
+        reader.text_factory = bytes
+        try:
+            reader.execute(_ONE, (1,)).fetchone()
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorcode in {sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR}:
+                raise ConfigError(
+                    f"nothing in {source} can be read as an outbox: {error}", remedy=_REMEDY
+                ) from error
 
 
 def rebuilt(database: Path, log: Path, scratch: Path) -> Path:
@@ -82,11 +97,10 @@ def rebuilt(database: Path, log: Path, scratch: Path) -> Path:
     if last < 0:
         return copy
     content = log.read_bytes()
-    (page_size,) = struct.unpack(">I", content[8:12])
     with copy.open("r+b") as file:
         for frame in frames[: last + 1]:
-            file.seek((frame.page - 1) * page_size)
-            file.write(content[frame.offset : frame.offset + page_size])
+            file.seek((frame.page - 1) * frame.bytes)
+            file.write(content[frame.offset : frame.offset + frame.bytes])
     return copy
 
 

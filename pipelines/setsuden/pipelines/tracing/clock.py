@@ -10,6 +10,8 @@ from pathlib import Path
 
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 _FILE = "clock.json"
+_END_NS = 1 << 62
+"""Past any clock, year 2116: a damaged anchor would make moments that no span can hold."""
 
 
 class SpanClock:
@@ -43,9 +45,11 @@ def _boot() -> str:
 
 def _anchor(file: Path, boot: str) -> int:
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
-        if kept["boot"] == boot:
-            return int(kept["anchor_ns"])
+        # A pipe or a device would be read for ever.
+        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        anchor = int(kept["anchor_ns"])
+        if kept["boot"] == boot and 0 <= anchor + time.monotonic_ns() < _END_NS:
+            return anchor
     except (OSError, ValueError, KeyError, TypeError, OverflowError):
         pass  # none yet, or not ours: this life takes a new one
     anchor = time.time_ns() - time.monotonic_ns()
@@ -57,5 +61,6 @@ def _anchor(file: Path, boot: str) -> int:
 def _keep(file: Path, boot: str, anchor: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     fresh = file.with_suffix(".new")
+    fresh.unlink(missing_ok=True)
     fresh.write_text(json.dumps({"boot": boot, "anchor_ns": anchor}), encoding="utf-8")
     fresh.replace(file)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import platform
+import re
 import threading
 import time
 from collections import deque
@@ -302,8 +303,17 @@ def host_id(options: TraceOptions) -> str:
     """What tells this machine from others: declared, its machine id, or its name."""
     if options.host_id is not None:
         return options.host_id
+    return machine_id(Path("/etc/machine-id")) or platform.node()
+
+
+def machine_id(path: Path) -> str | None:
+    """32 hexadecimal digits; None for anything else.
+
+    An image that was never booted holds nothing, or the word "uninitialized" (machine-id(5)),
+    and so does every machine made of it.
+    """
     try:
-        found = Path("/etc/machine-id").read_text(encoding="ascii").strip()
+        found = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
-        found = ""
-    return found or platform.node()
+        return None
+    return found if re.fullmatch(r"[0-9a-f]{32}", found) else None

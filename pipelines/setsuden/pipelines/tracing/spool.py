@@ -47,7 +47,10 @@ class Spool:
     """The segments of one process. Written by one thread, read and emptied by another."""
 
     def __init__(self, folder: Path, *, max_bytes: int, max_age_seconds: float) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:  # each segment says so again and is counted
+            log.warning("spool_unusable", extra={"detail": str(error)})
         self.folder = folder
         self._max_bytes, self._max_age = max_bytes, max_age_seconds
         self._lock = threading.Lock()
@@ -190,7 +193,7 @@ def _found(folder: Path) -> dict[int, Segment]:
     """What an earlier life sealed; a replacement cut short leaves two: the settled one counts."""
     found: dict[int, Segment] = {}
     for path in folder.glob("*.new"):
-        path.unlink(missing_ok=True)
+        _unlink(path)
     segments = [segment for path in folder.glob("*" + SUFFIX) if (segment := _segment(path))]
     for segment in sorted(segments, key=lambda found: (found.number, found.clock == CLOCK_DONE)):
         if segment.number in found:
@@ -201,7 +204,7 @@ def _found(folder: Path) -> dict[int, Segment]:
 
 def _segment(path: Path) -> Segment | None:
     match = _NAME.fullmatch(path.name)
-    if match is None:
+    if match is None or not path.is_file():  # a pipe would be read for ever
         return None
     stat = path.stat()
     sealed_at = time.monotonic() - max(0.0, time.time() - stat.st_mtime)

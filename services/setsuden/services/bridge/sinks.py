@@ -149,7 +149,7 @@ def append(path: Path, lines: bytes) -> None:
     A full disk takes a part of a write: that part is cut off again. A line that somebody else left
     torn (a crash, a power cut) is ended first, so that ours does not grow into it.
     """
-    handle = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    handle = _opened(path)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)  # bridges may share a file
         size = os.fstat(handle).st_size  # 0 for a pipe or a terminal
@@ -157,6 +157,15 @@ def append(path: Path, lines: bytes) -> None:
         _write(handle, b"\n" + lines if torn else lines, size)
     finally:
         os.close(handle)
+
+
+def _opened(path: Path) -> int:
+    if not path.is_fifo():
+        return os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666)
+    # Refused while nobody reads: what is in a pipe is gone when its last end is closed.
+    handle = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    os.set_blocking(handle, True)
+    return handle
 
 
 def _write(handle: int, data: bytes, size: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
@@ -24,42 +25,65 @@ class Journal:
         self._file_bytes = min(FILE_BYTES, max_bytes // 4)
         self._number = 0
         self._written = 0
-        folder.mkdir(parents=True, exist_ok=True)
-        self._file = self._opened()
+        self._losing = False
+        self._file: TextIO | None = None
+        """None while the disk takes no new file; it is tried again with each row."""
+        try:
+            self._file = self._opened()
+        except OSError as error:  # a full disk: the events go on, their joules are not written
+            log.warning("energy_rows_unwritable", extra={"detail": str(error)})
 
     def add(self, row: WindowRow) -> None:
         """Append one window."""
         # Defaults are left out, but every line says what it is.
         line = f'{{"row":"window",{row.model_dump_json(exclude_defaults=True)[1:]}\n'
         try:
-            if self._file.closed or self._written + len(line) > self._file_bytes:
-                self._rotate()
-            self._write(line)
+            file = self._file
+            if file is None or self._written + len(line) > self._file_bytes:
+                file = self._rotated()
+            file.write(line)
+            file.flush()
+            self._written += len(line)
         except OSError as error:
-            self.dropped += 1
+            self._lose(error)
+        else:
+            self._losing = False
+
+    def _lose(self, error: OSError) -> None:
+        """Count one row; say it once, not with every row of a disk that stays full."""
+        self.dropped += 1
+        if not self._losing:
+            self._losing = True
             log.warning("energy_row_lost", extra={"detail": str(error)})
 
     def close(self) -> None:
         """Let the file go."""
-        self._file.close()
+        file, self._file = self._file, None
+        if file is not None:
+            with suppress(OSError):  # what a full disk did not take is counted already
+                file.close()
 
-    def _write(self, line: str) -> None:
-        self._file.write(line)
-        self._file.flush()
-        self._written += len(line)
-
-    def _rotate(self) -> None:
-        self._file.close()
-        self._number += 1
+    def _rotated(self) -> TextIO:
+        if self._file is not None:
+            self.close()
+            self._number += 1
         self._make_room()
         self._file = self._opened()
+        return self._file
 
     def _opened(self) -> TextIO:
+        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._folder / f"{self.meter.meter}-{self._number:04d}{SUFFIX}"
         file = path.open("w", encoding="utf-8")
         line = self.meter.model_dump_json() + "\n"
-        file.write(line)
-        file.flush()
+        try:
+            file.write(line)
+            file.flush()
+        except OSError:
+            with suppress(OSError):
+                file.close()
+            path.unlink(missing_ok=True)
+            raise
         self._written = len(line)
         return file
 
