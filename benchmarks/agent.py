@@ -8,6 +8,7 @@ the process. One JSON line. ``python benchmarks/agent.py [events]``.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import resource
 import sys
 import tempfile
@@ -30,6 +31,8 @@ from setsuden.schemas.event import Event
 from setsuden.schemas.pipeline import GateOverride, PipelineSpec
 
 OPEN = 256
+NUMBERS = itertools.count()
+"""Of the events: one that came before would be known, and not judged again."""
 
 
 async def measure(events: int, folder: Path) -> dict[str, object]:
@@ -68,7 +71,7 @@ def student_cpu(agent: Agent) -> float:
 
 
 async def feed(agent: Agent, events: int) -> None:
-    """Put events in and wait until each is accepted."""
+    """Put events in, each with an id of its own, and wait until each is accepted."""
     images = data.load_splits().test.images
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
@@ -82,7 +85,8 @@ async def feed(agent: Agent, events: int) -> None:
         if left == 0:
             done.set_result(None)
 
-    for index in range(events):
+    for _ in range(events):
+        index = next(NUMBERS)
         await places.acquire()
         image = images[index % len(images)]
         event = Event(

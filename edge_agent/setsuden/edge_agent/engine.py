@@ -153,29 +153,26 @@ class Engine:
         return None if self.cursor is before else self.cursor
 
     def without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
-        """Those whose idempotency key is new; the others are told what is known already."""
-        keys = {key for a in batch if (key := key_of(a.submission.event)) is not None}
-        known = self.outbox.known(list(keys)) if keys else {}
+        """Those that were never sent before; the others are told what is known already."""
+        keys = [key_of(arrival.submission.event) for arrival in batch]
+        known = self.outbox.known(keys)
         fresh = []
-        for arrival in batch:
-            key = key_of(arrival.submission.event)
-            before = known.get(key or "")
+        for arrival, key in zip(batch, keys, strict=True):
+            before = known.get(key)
             if isinstance(before, Known):
                 self._repeat(arrival, before.result)
             elif before is not None:
                 self.refuse(arrival, before)
-            elif key is not None and key in self._uncommitted:
+            elif key in self._uncommitted:
                 self._uncommitted[key].append(arrival)
             else:
-                if key is not None:
-                    self._uncommitted[key] = []
+                self._uncommitted[key] = []
                 fresh.append(arrival)
         return fresh
 
     def forget_key(self, arrival: Arrival) -> list[Arrival]:
         """It is not being committed after all; those that waited for its key are returned."""
-        key = key_of(arrival.submission.event)
-        return self._uncommitted.pop(key, []) if key is not None else []
+        return self._uncommitted.pop(key_of(arrival.submission.event), [])
 
     def _repeat(self, arrival: Arrival, result: Result) -> None:
         self.metrics.repeated += 1
@@ -333,8 +330,7 @@ class Engine:
 
     def release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
         """Answer those who sent the same key while the first was being committed."""
-        key = key_of(arrival.submission.event)
-        for repeat in self._uncommitted.pop(key, ()) if key is not None else ():
+        for repeat in self._uncommitted.pop(key_of(arrival.submission.event), ()):
             if isinstance(outcome, Result):
                 self._repeat(repeat, outcome)
             elif repeat.place is None:

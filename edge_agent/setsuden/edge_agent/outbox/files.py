@@ -32,7 +32,7 @@ LOCK = "outbox.lock"
 SET_ASIDE = "damaged-"
 SALVAGED = "salvaged-"
 BUSY_SECONDS = 10
-VERSION = 2
+VERSION = 3
 """Of the tables, in the database's header; the first one had none."""
 # Our statements are constant: where one is in error, the schema was damaged.
 _DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR})

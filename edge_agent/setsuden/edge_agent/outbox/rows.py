@@ -31,6 +31,8 @@ OPEN, UNPUBLISHED, PUBLISHED = 0b0011_1100, 0b0101_0101, 0b0110_1010
 """The cloud is asked; final, and the results stream may not have it; nothing is left to do."""
 STATES = (OPEN, UNPUBLISHED, PUBLISHED)
 
+IDENTITY = "="
+"""Begins a key that is an event's identity. The index has none: it cost an eighth of an event."""
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, sum INTEGER NOT NULL)
   WITHOUT ROWID;
@@ -53,7 +55,7 @@ CREATE TABLE IF NOT EXISTS events (
   result_sum INTEGER NOT NULL
 );
 CREATE TABLE IF NOT EXISTS damaged (sequence INTEGER, reason TEXT NOT NULL, row TEXT NOT NULL);
-CREATE UNIQUE INDEX IF NOT EXISTS events_key ON events (key) WHERE key IS NOT NULL;
+CREATE UNIQUE INDEX IF NOT EXISTS events_key ON events (key) WHERE key NOT GLOB '=*';
 CREATE UNIQUE INDEX IF NOT EXISTS events_from_broker ON events (event_id) WHERE over_nats = 1;
 CREATE INDEX IF NOT EXISTS events_open ON events (sequence) WHERE state = {OPEN};
 CREATE INDEX IF NOT EXISTS events_unpublished ON events (sequence) WHERE state = {UNPUBLISHED};
@@ -165,7 +167,7 @@ def key_of(event: Event) -> str:
     A pipeline's name holds no ``=``, so no key that an application chooses is an identity.
     """
     if event.idempotency_key is None:
-        return f"={event.identity}"
+        return f"{IDENTITY}{event.identity}"
     return f"{event.pipeline}/{event.idempotency_key}"
 
 

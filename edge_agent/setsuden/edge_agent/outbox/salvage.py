@@ -109,7 +109,7 @@ def _take_over(source: str, copy: Path, target: Path, progress: Callable[[int], 
     with closing(files.connect(target)) as writer:
         files.check_version(writer, target)
         writer.executescript(rows.SCHEMA)
-        known = {event_id for (event_id,) in writer.execute("SELECT event_id FROM events")}
+        known = {name for row in writer.execute("SELECT event_id, key FROM events") for name in row}
         (newest,) = writer.execute("SELECT max(sequence) FROM events").fetchone()
         sequence = (newest or 0) + 1
         for number, raw in enumerate(_rows_of(copy), 1):
@@ -119,24 +119,16 @@ def _take_over(source: str, copy: Path, target: Path, progress: Callable[[int], 
                 continue  # final and published, or past any use
             if row is None:
                 unreadable += 1
-            elif row.event_id in known or not _inserted(writer, row):
-                already += 1
+            elif not known.isdisjoint(names := (row.event_id, rows.key_of(row.event))):
+                already += 1  # also where the application sent it again, and it was accepted anew
             else:
-                known.add(row.event_id)
+                with writer:
+                    writer.execute(*rows.statement(Insert(row), 0))
+                known.update(names)
                 sequence += 1
                 opened += not row.result.is_final
                 finals += row.result.is_final
     return Salvaged(source, opened, finals, already, unreadable)
-
-
-def _inserted(writer: sqlite3.Connection, row: Row) -> bool:
-    """False where the application has sent the same event again, and it was accepted anew."""
-    try:
-        with writer:
-            writer.execute(*rows.statement(Insert(row), 0))
-    except sqlite3.IntegrityError:
-        return False
-    return True
 
 
 def _rows_of(database: Path) -> Iterator[Raw | None]:

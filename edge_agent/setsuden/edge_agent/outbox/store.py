@@ -13,12 +13,12 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from setsuden.edge_agent.core import Row, Stated, Write
+from setsuden.edge_agent.core import Insert, Row, Stated, Write
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Result
@@ -45,6 +45,14 @@ _SET_STATE = "UPDATE events SET state = ? WHERE sequence = ?"
 _META = (
     "INSERT INTO meta VALUES (?,?,?) "
     "ON CONFLICT (name) DO UPDATE SET value=excluded.value, sum=excluded.sum"
+)
+_NAMED = f"AND key NOT GLOB '{rows.IDENTITY}*'"
+"""As the index has it, or it would not be used."""
+RECENT = 10_000
+"""Events without a key of their own that are known again when they are sent again: the newest."""
+_IDENTITIES = (
+    f"SELECT key, sequence FROM events WHERE key GLOB '{rows.IDENTITY}*' "  # noqa: S608  # ours
+    f"ORDER BY sequence DESC LIMIT {RECENT}"
 )
 _RETRY_SECONDS = 1.0
 """Pause before a disk that took nothing is tried again."""
@@ -127,6 +135,8 @@ class Outbox:
         self._kept: list[_Job] = []
         """Waiting for a disk that takes nothing now."""
         self._refused_generation = -1
+        self._recent: dict[str, int] | None = None
+        """Places of the newest events by their identity; read when it is first asked for."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._write_loop, name="outbox", daemon=True)
         self._thread.start()
@@ -199,6 +209,8 @@ class Outbox:
         After a refusal all further writes of that generation with a cursor are refused, too: the
         cursor must not move past what was refused.
         """
+        if self._recent is not None:
+            _remember(self._recent, writes)
         self._jobs.put(_Job(writes, cursor, committed, refusable, generation))
 
     def _write_loop(self) -> None:
@@ -303,25 +315,28 @@ class Outbox:
         return None if raw is None or raw.state != OPEN else rows.event_of(raw)
 
     def known(self, keys: Sequence[str]) -> dict[str, Known | rows.RowDamagedError]:
-        """What was accepted under these ``pipeline/key`` names before."""
-        return self._known_by("key", keys)
+        """What was accepted under these names before (:func:`.rows.key_of`)."""
+        if self._recent is None:
+            self._recent = dict(reversed(self._reader.execute(_IDENTITIES).fetchall()))
+        named = [key for key in keys if not key.startswith(rows.IDENTITY)]
+        known = {raw.key or "": _known(raw) for raw in self._found("key", named, _NAMED)}
+        places = {place: key for key in keys if (place := self._recent.get(key)) is not None}
+        for raw in self._found("sequence", list(places)):
+            if raw.key == places[raw.sequence]:  # else the row was never committed, or damaged
+                known[raw.key] = _known(raw)
+        return known
 
     def accepted(self, event_ids: Sequence[str]) -> dict[str, Known | rows.RowDamagedError]:
         """What is known of these events that came over the broker."""
-        return self._known_by("event_id", event_ids, "AND over_nats = 1")
+        found = self._found("event_id", event_ids, "AND over_nats = 1")
+        return {raw.event_id: _known(raw) for raw in found}
 
-    def _known_by(
-        self, column: str, values: Sequence[str], condition: str = ""
-    ) -> dict[str, Known | rows.RowDamagedError]:
-        known: dict[str, Known | rows.RowDamagedError] = {}
+    def _found(self, column: str, values: Sequence[object], condition: str = "") -> Iterator[Raw]:
         for start in range(0, len(values), 500):
             part = values[start : start + 500]
             marks = ",".join("?" * len(part))
             sql = f"SELECT {COLUMNS} FROM events WHERE {column} IN ({marks}) {condition}"  # noqa: S608  # marks only
-            for raw in self._raws(sql, part):
-                name = raw.key if column == "key" else raw.event_id
-                known[name or ""] = _known(raw)
-        return known
+            yield from self._raws(sql, part)
 
     def result(self, event_id: str) -> Known | None:
         """The newest result of one event; None when there is no such event or its row is bad."""
@@ -413,6 +428,14 @@ class Outbox:
         (newest,) = self._reader.execute("SELECT max(sequence) FROM events").fetchone()
         (removed,) = self._reader.execute("SELECT max(sequence) FROM damaged").fetchone()
         return max(newest or 0, removed or 0) + 1
+
+
+def _remember(recent: dict[str, int], writes: Iterable[Write]) -> None:
+    for write in writes:
+        if isinstance(write, Insert) and write.row.event.idempotency_key is None:
+            recent[rows.key_of(write.row.event)] = write.row.sequence
+            if len(recent) > RECENT:
+                del recent[next(iter(recent))]
 
 
 def _check(raw: Raw) -> None:
