@@ -107,9 +107,9 @@ class Engine:
 
     # -- arrivals -----------------------------------------------------------------------------
 
-    async def put(self, arrival: Arrival) -> None:
+    def put(self, arrival: Arrival) -> Awaitable[None]:
         """Hand over one arrival; waits while the queue is full."""
-        await self.intake.put(arrival)
+        return self.intake.put(arrival)
 
     async def run(self, perform: Perform) -> None:
         """Judge and commit until cancelled; ``perform`` does each send, in order."""
@@ -126,7 +126,7 @@ class Engine:
 
         Called with one of ``batches`` acquired, which the commit releases.
         """
-        out = Effects()
+        out, at = Effects(), now()
         accepted: list[tuple[Arrival, Result]] = []
         waiting: set[int] = set()
         for arrival in fresh:
@@ -135,7 +135,7 @@ class Engine:
                 waiting.add(id(arrival))
             elif arrival.settled is not None:
                 self._keep(arrival, arrival.settled, out, accepted)
-            elif not self._admit(arrival, runs[id(arrival)], out, accepted):
+            elif not self._admit(at, arrival, runs[id(arrival)], out, accepted):
                 waiting.add(id(arrival))
         self._commit(out, accepted, self._moved(batch, waiting))
 
@@ -198,6 +198,7 @@ class Engine:
 
     def _admit(
         self,
+        at: Now,
         arrival: Arrival,
         placed: Placed,
         out: Effects,
@@ -206,7 +207,7 @@ class Engine:
         """Admit one event; False when it came from the broker and must wait there for room."""
         verdict = self._verdict(arrival.submission, *placed)
         try:
-            result = self.core.admit(now(), arrival.submission, verdict, out)
+            result = self.core.admit(at, arrival.submission, verdict, out)
         except OutboxFullError as error:
             self.release(arrival, error)
             never_fits = len(arrival.submission.event.data) > self.config.outbox.max_bytes

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
 from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
@@ -34,9 +34,9 @@ class Intake:
         self._lanes: dict[str, Lane] = {}
         self._tasks: asyncio.TaskGroup | None = None
 
-    async def put(self, arrival: Arrival) -> None:
+    def put(self, arrival: Arrival) -> Awaitable[None]:
         """Hand over one arrival; waits while the queue is full."""
-        await self._queue.put(arrival)
+        return self._queue.put(arrival)
 
     def takes(self, pipeline: str) -> bool:
         """False while a pipeline's lane is full: its events are safe on the broker."""

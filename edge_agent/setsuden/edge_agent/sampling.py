@@ -127,5 +127,7 @@ def certain_reason(result: Result, energy_class: str | None, slow_ms: float) -> 
 def known_joules(result: Result) -> float | None:
     """The sum of what both tiers say they used; None when neither knows."""
     edge, cloud = result.energy.edge, result.energy.cloud
+    if cloud is None:
+        return None if edge is None else edge.joules
     parts = [part.joules for part in (edge, cloud) if part is not None and part.joules is not None]
     return sum(parts) if parts else None

@@ -115,7 +115,7 @@ class Uplink:
         if result.is_final:
             pending = send.finished
             self._metrics.final(result, None if pending is None else pending.provisional)
-            for waiter in list(self._waiters.get(send.event_id, ())):
+            for waiter in self._waiters.get(send.event_id, ()):
                 if not waiter.done():
                     waiter.set_result(result)
             self._trace(send)

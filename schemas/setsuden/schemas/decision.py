@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from pydantic import Field
 
-from .base import WireModel
+from .base import WireModel, Word
 
 
-class Action(StrEnum):
+class Action(Word):
     """What happens to the event."""
 
     ANSWER = "answer"
     ESCALATE = "escalate"
 
 
-class Reason(StrEnum):
+class Reason(Word):
     """Why the gate decided so. A gate that cannot be evaluated always escalates."""
 
     CONFIDENT = "confident"

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from enum import StrEnum
 from math import fsum
 from typing import Self
 
 from pydantic import Field, model_validator
 
-from .base import WireModel
+from .base import WireModel, Word
 
 
-class Source(StrEnum):
+class Source(Word):
     """Where the joules come from, best first."""
 
     MEASURED = "measured"
@@ -24,7 +23,7 @@ class Source(StrEnum):
     NONE = "none"
 
 
-class Boundary(StrEnum):
+class Boundary(Word):
     """What is inside the figure."""
 
     WALL_AC = "wall_ac"
@@ -37,7 +36,7 @@ class Boundary(StrEnum):
     LINK = "link"
 
 
-class Method(StrEnum):
+class Method(Word):
     """How a request's part was found."""
 
     EXCLUSIVE = "exclusive"
@@ -47,7 +46,7 @@ class Method(StrEnum):
     AMORTISED = "amortised"
 
 
-class Quality(StrEnum):
+class Quality(Word):
     """How far the figure can be trusted now."""
 
     OK = "ok"

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
-from enum import StrEnum
 
 from pydantic import Field
 
-from .base import ShortText, Token, WireModel
+from .base import ShortText, Token, WireModel, Word
 from .decision import Decision
 from .energy import EnergyReading
 from .subjects import Place
 
 
-class Status(StrEnum):
+class Status(Word):
     """Where an answer stands. Every accepted event gets exactly one of the final three."""
 
     PROVISIONAL = "provisional"
@@ -26,7 +25,7 @@ class Status(StrEnum):
 FINAL_STATUSES = frozenset({Status.FINAL, Status.EXPIRED, Status.DEAD})
 
 
-class Tier(StrEnum):
+class Tier(Word):
     """Who answered."""
 
     EDGE = "edge"

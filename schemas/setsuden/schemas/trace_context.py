@@ -33,7 +33,9 @@ def parse_traceparent(header: str | None) -> TraceContext | None:
 
     A later version is read as far as it agrees with 00 (W3C Trace Context, section 4.3).
     """
-    match = _TRACEPARENT.fullmatch(header or "")
+    if header is None:
+        return None
+    match = _TRACEPARENT.fullmatch(header)
     if match is None or (match["rest"] and match["version"] == "00"):
         return None
     trace_id, span_id, flags = match.group(2, 3, 4)

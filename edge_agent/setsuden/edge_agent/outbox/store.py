@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -288,8 +290,9 @@ class Outbox:
         try:
             with writer:
                 for job in jobs:
-                    for write in job.writes:
-                        writer.execute(*rows.statement(write, age))
+                    statements = (rows.statement(write, age) for write in job.writes)
+                    for sql, alike in groupby(statements, itemgetter(0)):
+                        writer.executemany(sql, map(itemgetter(1), alike))
                     if job.cursor is not None:
                         writer.execute(*_meta("cursor", json.dumps(job.cursor)))
         except Exception as error:  # whatever it is, the writer must live to tell of it
