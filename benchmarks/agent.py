@@ -13,8 +13,10 @@ import resource
 import sys
 import tempfile
 import time
+from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -31,6 +33,8 @@ from setsuden.schemas.event import Event
 from setsuden.schemas.pipeline import GateOverride, PipelineSpec
 
 OPEN = 256
+WINDOW = 1024
+"""Events of which the cheapest window is told too: what else the machine does only adds."""
 NUMBERS = itertools.count()
 """Of the events: one that came before would be known, and not judged again."""
 
@@ -46,16 +50,18 @@ async def measure(events: int, folder: Path) -> dict[str, object]:
         engine = asyncio.create_task(agent.engine.run(agent.uplink.perform))
         await feed(agent, 2000)
         cpu, wall, student = time.process_time(), time.perf_counter(), student_cpu(agent)
-        await feed(agent, events)
+        windows = [await window(agent) for _ in range(events // WINDOW)]
         used, passed = time.process_time() - cpu, time.perf_counter() - wall
         student = student_cpu(agent) - student
         commits = agent.engine.outbox.commits
         engine.cancel()
         await asyncio.gather(engine, return_exceptions=True)
+    events = len(windows) * WINDOW
     each = used / events * 1e6
     return {
         "events": events,
         "cpu_us_per_event": round(each, 1),
+        "best_cpu_us_per_event": round(min(windows) / WINDOW * 1e6, 1),
         "student_cpu_us_per_event": round(student / events * 1e6, 1),
         "overhead_us_per_event": round(each - student / events * 1e6, 1),
         "events_per_s_per_core": round(1e6 / each),
@@ -65,6 +71,19 @@ async def measure(events: int, folder: Path) -> dict[str, object]:
     }
 
 
+async def window(agent: Agent) -> float:
+    """CPU-seconds of so many events."""
+    before = time.process_time()
+    await feed(agent, WINDOW)
+    return time.process_time() - before
+
+
+@cache
+def images() -> Any:
+    """What is fed, read once."""
+    return data.load_splits().test.images
+
+
 def student_cpu(agent: Agent) -> float:
     """CPU-seconds of all student runs so far."""
     return agent.engine.metrics.student_cpu_seconds
@@ -72,7 +91,6 @@ def student_cpu(agent: Agent) -> float:
 
 async def feed(agent: Agent, events: int) -> None:
     """Put events in, each with an id of its own, and wait until each is accepted."""
-    images = data.load_splits().test.images
     loop = asyncio.get_running_loop()
     done: asyncio.Future[None] = loop.create_future()
     places = asyncio.Semaphore(OPEN)
@@ -88,7 +106,7 @@ async def feed(agent: Agent, events: int) -> None:
     for _ in range(events):
         index = next(NUMBERS)
         await places.acquire()
-        image = images[index % len(images)]
+        image = images()[index % len(images())]
         event = Event(
             id=str(index), source="bench", pipeline="digits", device="bench", data=image.tobytes()
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import NamedTuple
 
 from setsuden.pipelines.gate import Judged
@@ -141,5 +142,6 @@ def _age_ms(now: Now, pending: Pending) -> float:
     return (now.mono_ns - pending.accepted_mono_ns) / NS_PER_MS
 
 
+@lru_cache(maxsize=1)  # a batch is accepted at one moment
 def _at(now: Now) -> datetime:
     return datetime.fromtimestamp(now.wall_ns / 1e9, UTC)
