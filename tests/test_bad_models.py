@@ -334,7 +334,7 @@ async def test_events_wait_on_the_broker_while_the_outbox_is_full_of_a_lanes_har
 
 # -- beside a healthy pipeline ------------------------------------------------------------------
 
-SECONDS = 12.0
+SECONDS = 8.0
 INTERVAL = 0.1
 FLOOR = 0.010
 """Below it a p99 is the machine's own noise."""

@@ -246,7 +246,7 @@ async def test_workers_end_with_the_parent_that_started_them(
 
 # -- beside a healthy pipeline ------------------------------------------------------------------
 
-SECONDS = 12.0
+SECONDS = 8.0
 INTERVAL = 0.1
 FLOOR = 0.010
 """Below it a p99 is the machine's own noise."""
