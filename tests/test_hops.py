@@ -448,6 +448,7 @@ async def test_of_everybodys_messages_the_streams_account_is_told_in_their_own_n
             await ready.apply_stream(stream)
         told: list[Incoming] = []
         await operator.subscribe("otel.hops.>", told.append)
+        assert await operator.flush()  # the others have connections of their own
         place = subjects.Place("r1", "p1", "d1", "d1-00000000-1")
         await shop.store(subjects.event("p1", "d1"), b"x", SAMPLED)
         await device.store(place.escalation, b"x", SAMPLED)
