@@ -147,6 +147,7 @@ class BrokerDoor:
         if self._generation != self._engine.generation:
             self._generation = self._engine.generation
             self._read = dict(self._engine.cursor.positions)
+            self._newest.clear()  # what was read past the cursor was refused, and is read again
             self._caught_up = self._met = False  # a pipeline without a position is read from 1
         while self._caught_up and self._notified:
             stored = self._notified.popleft()
