@@ -23,7 +23,7 @@ from setsuden.edge_agent.core import (
     Write,
     state,
 )
-from setsuden.edge_agent.outbox import Cursor, Outbox, StreamPlace, key_of
+from setsuden.edge_agent.outbox import Cursor, Outbox, StreamPlace
 from setsuden.schemas.errors import OutboxLockedError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Status
@@ -122,7 +122,7 @@ def test_an_easy_event_never_stores_its_observation(box: Opened) -> None:
 def test_a_key_is_known_within_its_pipeline(box: Opened) -> None:
     keyed = row(key="k1")
     box.write(Insert(keyed))
-    assert key_of(keyed.event) == "p/k1"
+    assert keyed.event.key == "p/k1"
     assert set(box.outbox.known(["p/k1", "p/k2", "q/k1"])) == {"p/k1"}
 
 

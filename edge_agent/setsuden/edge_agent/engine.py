@@ -42,7 +42,6 @@ from .outbox import (
     OutboxBrokenError,
     OutboxUnwritableError,
     RowDamagedError,
-    key_of,
 )
 from .student import Student, StudentRun
 
@@ -62,7 +61,8 @@ class Tell(NamedTuple):
     body: bytes
 
 
-Perform = Callable[[Send | Tell], Awaitable[None]]
+Perform = Callable[[Send | Tell], Awaitable[None] | None]
+"""None where there is nothing to wait for: a coroutine for each easy event is dear."""
 
 
 class Engine:
@@ -154,7 +154,7 @@ class Engine:
 
     def without_repeats(self, batch: list[Arrival]) -> list[Arrival]:
         """Those that were never sent before; the others are told what is known already."""
-        keys = [key_of(arrival.submission.event) for arrival in batch]
+        keys = [arrival.submission.event.key for arrival in batch]
         known = self.outbox.known(keys)
         fresh = []
         for arrival, key in zip(batch, keys, strict=True):
@@ -172,7 +172,7 @@ class Engine:
 
     def forget_key(self, arrival: Arrival) -> list[Arrival]:
         """It is not being committed after all; those that waited for its key are returned."""
-        return self._uncommitted.pop(key_of(arrival.submission.event), [])
+        return self._uncommitted.pop(arrival.submission.event.key, [])
 
     def _repeat(self, arrival: Arrival, result: Result) -> None:
         self.metrics.repeated += 1
@@ -331,7 +331,7 @@ class Engine:
 
     def release(self, arrival: Arrival, outcome: Result | SetsudenError) -> None:
         """Answer those who sent the same key while the first was being committed."""
-        for repeat in self._uncommitted.pop(key_of(arrival.submission.event), ()):
+        for repeat in self._uncommitted.pop(arrival.submission.event.key, ()):
             if isinstance(outcome, Result):
                 self._repeat(repeat, outcome)
             elif repeat.place is None:
@@ -372,7 +372,9 @@ class Engine:
             await self._sends_waiting.wait()
             self._sends_waiting.clear()
             while self._sends:
-                await perform(self._sends.popleft())
+                waiting = perform(self._sends.popleft())
+                if waiting is not None:
+                    await waiting
 
     def _schedule(self) -> None:
         due = self.core.next_wakeup_ns()

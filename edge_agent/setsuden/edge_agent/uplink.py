@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections import defaultdict
+from collections.abc import Awaitable
 from functools import partial
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
@@ -93,24 +94,25 @@ class Uplink:
 
     # -- sends --------------------------------------------------------------------------------
 
-    async def perform(self, send: Send | Tell) -> None:
+    def perform(self, send: Send | Tell) -> Awaitable[None] | None:
         """Do one send; what fails is told to the core or found again after the link is back."""
         match send:
             case Notify():
-                await self._notify(send)
+                return self._notify(send)
             case Escalate():
-                await self._escalate(send)
+                return self._escalate(send)
             case PublishFinal():
-                await self._publish(send)
+                return self._publish(send)
             case Lookup(place):
                 self._lookups[place] = None
                 self._lookups_waiting.set()
+                return None
             case Forward(result):
-                await self._forward(result)
+                return self._forward(result)
             case Tell(reply, body):
-                await self._tell(reply, body)
+                return self._tell(reply, body)
 
-    async def _notify(self, send: Notify) -> None:
+    def _notify(self, send: Notify) -> Awaitable[None] | None:
         result = send.result
         if result.is_final:
             pending = send.finished
@@ -121,8 +123,9 @@ class Uplink:
             self._trace(send)
         if result.status is Status.SUPERSEDED:
             self._metrics.superseded += 1
-        if send.reply is not None:
-            await self._tell(send.reply, send.stated.text.encode())
+        if send.reply is None:
+            return None
+        return self._tell(send.reply, send.stated.text.encode())
 
     async def _tell(self, reply: str, body: bytes) -> None:
         """Best effort: a lost word is found again by the application's next question."""

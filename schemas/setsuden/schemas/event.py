@@ -11,7 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, Self
 
 from pydantic import AwareDatetime, Field, StringConstraints, ValidationError
 
@@ -52,7 +52,9 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 """No part of CloudEvents' String, and the end of a header."""
 
 
-_IDENTITY = "_identity"
+IDENTITY_MARK = "="
+"""Begins the key of an event without an idempotency key."""
+_IDENTITY, _KEY = "_identity", "_key"
 
 
 class Event(WireModel):
@@ -112,6 +114,28 @@ class Event(WireModel):
             digest = hashlib.sha256(parts.encode())
             digest.update(self.data)
             found = kept[_IDENTITY] = digest.hexdigest()[:32]
+        return found
+
+    def __copy__(self) -> Self:
+        """A copy may be given other fields, and is another event then."""
+        copied = super().__copy__()
+        for kept in (_IDENTITY, _KEY):
+            copied.__dict__.pop(kept, None)
+        return copied
+
+    @property
+    def key(self) -> str:
+        """The name under which a repeated event is known: its idempotency key, else its identity.
+
+        A pipeline's name holds no ``=``, so no key that an application chooses is an identity.
+        """
+        kept = self.__dict__
+        found: str | None = kept.get(_KEY)
+        if found is None:
+            chosen = self.idempotency_key
+            found = kept[_KEY] = (
+                IDENTITY_MARK + self.identity if chosen is None else f"{self.pipeline}/{chosen}"
+            )
         return found
 
     @classmethod

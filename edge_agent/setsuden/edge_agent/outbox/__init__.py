@@ -1,7 +1,7 @@
 """The device's durable queue: rows with checksums, files that are damaged or only in trouble."""
 
 from .files import OutboxTroubleError, OutboxUnwritableError, prepare_folder
-from .rows import RowDamagedError, key_of
+from .rows import RowDamagedError
 from .store import Cursor, Damaged, Known, Outbox, OutboxBrokenError, StreamPlace
 
 __all__ = [
@@ -14,6 +14,5 @@ __all__ = [
     "OutboxUnwritableError",
     "RowDamagedError",
     "StreamPlace",
-    "key_of",
     "prepare_folder",
 ]

@@ -33,8 +33,6 @@ OPEN, UNPUBLISHED, PUBLISHED = 0b0011_1100, 0b0101_0101, 0b0110_1010
 """The cloud is asked; final, and the results stream may not have it; nothing is left to do."""
 STATES = (OPEN, UNPUBLISHED, PUBLISHED)
 
-IDENTITY = "="
-"""Begins a key that is an event's identity. The index has none: it cost an eighth of an event."""
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL, sum INTEGER NOT NULL)
   WITHOUT ROWID;
@@ -66,6 +64,7 @@ COLUMNS = (
     "sequence, state, event_id, pipeline, key, reply, over_nats, age_ns, deadline, trail, headers, "
     "data, result, fixed_sum, content_sum, result_sum"
 )
+# The index over keys has no identities (IDENTITY_MARK): they cost an eighth of an event.
 # Where anybody may publish, a forged notification can give two events one place in the stream.
 INSERT = (
     f"INSERT INTO events VALUES ({','.join('?' * 16)}) "  # noqa: S608  # marks only
@@ -144,7 +143,7 @@ def statement(write: Write, age_ns: int) -> tuple[str, tuple[object, ...]]:
 
 def _values(row: Row, age_ns: int) -> tuple[object, ...]:
     final, event = row.result.is_final, row.event
-    key, text = key_of(event), row.stated.text
+    key, text = event.key, row.stated.text
     deadline = None if row.deadline is None else json.dumps(row.deadline)
     trail = to_json(row.trail).decode()  # an eighth of the time of json.dumps
     headers, data, content_sum = None, None, 0
@@ -161,16 +160,6 @@ def _values(row: Row, age_ns: int) -> tuple[object, ...]:
         deadline, trail, headers, data, text, fixed_sum, content_sum,
         _result_sum(row.event_id, event.reply, text),
     )  # fmt: skip
-
-
-def key_of(event: Event) -> str:
-    """The name under which a repeated event is known: its key, else its own identity.
-
-    A pipeline's name holds no ``=``, so no key that an application chooses is an identity.
-    """
-    if event.idempotency_key is None:
-        return f"{IDENTITY}{event.identity}"
-    return f"{event.pipeline}/{event.idempotency_key}"
 
 
 def row_of(raw: Raw) -> Row:

@@ -119,7 +119,7 @@ def _take_over(source: str, copy: Path, target: Path, progress: Callable[[int], 
                 continue  # final and published, or past any use
             if row is None:
                 unreadable += 1
-            elif not known.isdisjoint(names := (row.event_id, rows.key_of(row.event))):
+            elif not known.isdisjoint(names := (row.event_id, row.event.key)):
                 already += 1  # also where the application sent it again, and it was accepted anew
             else:
                 with writer:

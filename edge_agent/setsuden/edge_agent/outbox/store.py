@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from setsuden.edge_agent.core import Insert, Row, Stated, Write
 from setsuden.schemas.errors import SetsudenError
-from setsuden.schemas.event import Event
+from setsuden.schemas.event import IDENTITY_MARK, Event
 from setsuden.schemas.result import Result
 
 from . import files, rows
@@ -48,12 +48,12 @@ _META = (
     "INSERT INTO meta VALUES (?,?,?) "
     "ON CONFLICT (name) DO UPDATE SET value=excluded.value, sum=excluded.sum"
 )
-_NAMED = f"AND key NOT GLOB '{rows.IDENTITY}*'"
+_NAMED = f"AND key NOT GLOB '{IDENTITY_MARK}*'"
 """As the index has it, or it would not be used."""
 RECENT = 10_000
 """Events without a key of their own that are known again when they are sent again: the newest."""
 _IDENTITIES = (
-    f"SELECT key, sequence FROM events WHERE key GLOB '{rows.IDENTITY}*' "  # noqa: S608  # ours
+    f"SELECT key, sequence FROM events WHERE key GLOB '{IDENTITY_MARK}*' "  # noqa: S608  # ours
     f"ORDER BY sequence DESC LIMIT {RECENT}"
 )
 _RETRY_SECONDS = 1.0
@@ -318,10 +318,10 @@ class Outbox:
         return None if raw is None or raw.state != OPEN else rows.event_of(raw)
 
     def known(self, keys: Sequence[str]) -> dict[str, Known | rows.RowDamagedError]:
-        """What was accepted under these names before (:func:`.rows.key_of`)."""
+        """What was accepted under these names before (:attr:`Event.key`)."""
         if self._recent is None:
             self._recent = dict(reversed(self._reader.execute(_IDENTITIES).fetchall()))
-        named = [key for key in keys if not key.startswith(rows.IDENTITY)]
+        named = [key for key in keys if not key.startswith(IDENTITY_MARK)]
         known = {raw.key or "": _known(raw) for raw in self._found("key", named, _NAMED)}
         places = {place: key for key in keys if (place := self._recent.get(key)) is not None}
         for raw in self._found("sequence", list(places)):
@@ -436,7 +436,7 @@ class Outbox:
 def _remember(recent: dict[str, int], writes: Iterable[Write]) -> None:
     for write in writes:
         if isinstance(write, Insert) and write.row.event.idempotency_key is None:
-            recent[rows.key_of(write.row.event)] = write.row.sequence
+            recent[write.row.event.key] = write.row.sequence
             if len(recent) > RECENT:
                 del recent[next(iter(recent))]
 
