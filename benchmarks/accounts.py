@@ -23,7 +23,7 @@ from tests.support.roles import RolesBroker
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.schemas.roles import Device, Site
 from setsuden.schemas.streams import StreamBounds, all_streams
-from setsuden.services.demo.broker import LocalBroker
+from setsuden.testing.broker import LocalBroker
 
 ROUNDS = 5
 WINDOW = 256

@@ -20,12 +20,12 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.lines import emit
 
 from setsuden.client import AsyncClient
+from setsuden.demo.drive import wait_workers
+from setsuden.demo.figures import percentile
+from setsuden.demo.fleet import DEVICE, PIPELINE, REGION, Fleet
 from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import consumer_name
-from setsuden.services.demo.drive import wait_workers
-from setsuden.services.demo.figures import percentile
-from setsuden.services.demo.fleet import DEVICE, PIPELINE, REGION, Fleet
 
 SPARSE_EVENTS, SPARSE_RATE = 200, 10.0
 BULK_EVENTS, BULK_OPEN = 4000, 512

@@ -29,7 +29,8 @@ from benchmarks.site import drive, start
 
 from setsuden.edge_agent.config import AgentConfig, HttpOptions
 from setsuden.edge_agent.process import build
-from setsuden.pipelines.tracing import (
+from setsuden.schemas.pipeline import GateOverride, PipelineSpec
+from setsuden.telemetry import (
     Kind,
     Recorder,
     Span,
@@ -39,7 +40,6 @@ from setsuden.pipelines.tracing import (
     otlp,
     protobuf,
 )
-from setsuden.schemas.pipeline import GateOverride, PipelineSpec
 
 EVENTS, ROUNDS = 2000, 7
 INTAKE_EVENTS, SITE_EVENTS, SITE_RATE = 10_000, 3000, 300.0

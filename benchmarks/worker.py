@@ -26,11 +26,12 @@ from benchmarks.lines import emit
 from tests.support import cloud, ml, processes
 
 from setsuden.link import JetStream, Link
-from setsuden.pipelines import bundle, session
-from setsuden.pipelines.tracing import traceparent
+from setsuden.pipelines import bundle
+from setsuden.pipelines.models import session
 from setsuden.schemas import escalation, streams
 from setsuden.schemas.event import Event
-from setsuden.services.demo.broker import LocalBroker
+from setsuden.telemetry import traceparent
+from setsuden.testing.broker import LocalBroker
 
 WINDOW = 64
 

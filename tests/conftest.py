@@ -10,9 +10,9 @@ import pytest
 from tests.support.jaeger import jaeger  # noqa: F401  # a fixture
 
 from setsuden.link import JetStream, Link
-from setsuden.pipelines import quiet  # noqa: F401  # tests import onnxruntime too
+from setsuden.process import quiet  # noqa: F401  # tests import onnxruntime too
 from setsuden.schemas.streams import StreamBounds, all_streams
-from setsuden.services.demo.broker import LocalBroker
+from setsuden.testing.broker import LocalBroker
 
 # A shell's background job inherits an ignored SIGINT, and so would every process of ours: Ctrl-C
 # is tested, so it must be heard.

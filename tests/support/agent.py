@@ -18,7 +18,7 @@ from uuid import uuid4
 
 from tests.support.leaf import LeafSite
 
-from setsuden.services.demo.broker import LocalBroker
+from setsuden.testing.broker import LocalBroker
 
 DEVICE = "dev-1"
 READY_SECONDS = 30.0
@@ -27,7 +27,7 @@ import sys
 from pathlib import Path
 from setsuden.edge_agent.config import AgentConfig
 from setsuden.edge_agent.process import run_agent
-from setsuden.pipelines.config import load_toml, validate
+from setsuden.process.config import load_toml, validate
 from setsuden.schemas.errors import SetsudenError
 path = Path(sys.argv[1])
 try:

@@ -13,10 +13,10 @@ from tests.support import ml
 from tests.support.meters import meter
 from tests.support.spans import spooled
 
+from setsuden.energy import Meter
+from setsuden.insight.traces.found import FoundSpan
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.pipelines import bundle
-from setsuden.pipelines.energy import Meter
-from setsuden.pipelines.tracing import Recorder, traceparent
 from setsuden.schemas import escalation, streams, subjects
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.event import Event
@@ -25,9 +25,9 @@ from setsuden.schemas.result import Result, Status
 from setsuden.schemas.subjects import Place
 from setsuden.schemas.windows import Component
 from setsuden.services.config import CloudConfig, WorkerOptions
-from setsuden.services.demo.broker import LocalBroker
-from setsuden.services.traces.found import FoundSpan
 from setsuden.services.worker import Teacher, Worker
+from setsuden.telemetry import Recorder, traceparent
+from setsuden.testing.broker import LocalBroker
 
 PIPELINE, DEVICE, EPOCH = "tiny", "dev-1", "0000abcd"
 PARENT_SPAN = "00f067aa0ba902b7"

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from setsuden.pipelines.energy.domain import Reading, Sensor
-from setsuden.pipelines.energy.roots import Clock
+from setsuden.energy.domain import Reading, Sensor
+from setsuden.energy.roots import Clock
 
 EPOCH_NS = 1_700_000_000 * 10**9
 

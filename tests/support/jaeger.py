@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from setsuden.services.demo.jaeger import LocalJaeger, find_jaeger
-from setsuden.services.demo.server import free_ports
+from setsuden.testing.jaeger import LocalJaeger, find_jaeger
+from setsuden.testing.server import free_ports
 
 INFRA = Path(__file__).parents[2] / "infra" / "jaeger"
 SPAN_MS = 20

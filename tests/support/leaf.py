@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Self
 
 from setsuden.link import LinkOptions
-from setsuden.services.demo.broker import find_server
-from setsuden.services.demo.server import READY_SECONDS, free_ports
+from setsuden.testing.broker import find_server
+from setsuden.testing.server import READY_SECONDS, free_ports
 
 _ACCOUNT = """\
 accounts {{

@@ -18,9 +18,9 @@ import psutil
 from tests.support import ml
 from tests.support.cloud import eventually
 
-from setsuden.services.demo.broker import LocalBroker
-from setsuden.services.demo.server import free_port
 from setsuden.services.serve.processes import MARK, kill_marked, marked
+from setsuden.testing.broker import LocalBroker
+from setsuden.testing.server import free_port
 
 CONFIG = """\
 state = "state"
@@ -48,7 +48,7 @@ _RUN_WORKER = """
 import sys
 import tempfile
 from pathlib import Path
-from setsuden.pipelines.config import load_toml, validate
+from setsuden.process.config import load_toml, validate
 from setsuden.services.config import CloudConfig
 path = Path(sys.argv[1])
 config = validate(CloudConfig, load_toml(path))

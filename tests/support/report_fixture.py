@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from setsuden.schemas.energy import Boundary, Method, Quality, Source
-from setsuden.schemas.windows import Access
-from setsuden.services.report.model import (
+from setsuden.insight.report.model import (
     Amount,
     Carbon,
     CarbonRow,
@@ -34,6 +32,8 @@ from setsuden.services.report.model import (
     Utilisation,
     Verdict,
 )
+from setsuden.schemas.energy import Boundary, Method, Quality, Source
+from setsuden.schemas.windows import Access
 
 START = 1_795_766_400_000_000_000  # 2026-11-27 08:00 UTC
 INFERENCES = 1_296_000

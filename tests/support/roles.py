@@ -20,7 +20,7 @@ from setsuden.schemas.roles import (
     password_variable,
 )
 from setsuden.services import accounts
-from setsuden.services.demo.broker import LocalBroker
+from setsuden.testing.broker import LocalBroker
 
 SITE = Site(
     devices=(

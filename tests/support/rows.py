@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from setsuden.pipelines.energy.attribution.attribute import HostWindow, ProcessUse, buckets
+from setsuden.energy.attribution.attribute import HostWindow, ProcessUse, buckets
+
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import (
     Access,

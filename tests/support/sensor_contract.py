@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 
-from setsuden.pipelines.energy.domain import Candidate, Domain, Kind, Reading, Sensor
+from setsuden.energy.domain import Candidate, Domain, Kind, Reading, Sensor
+
 from setsuden.schemas.energy import Source
 
 

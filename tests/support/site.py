@@ -16,16 +16,16 @@ from tests.support.leaf import LeafSite
 from tests.support.spans import shipped, spooled
 
 from setsuden.client import AsyncClient
+from setsuden.energy import EnergyOptions
+from setsuden.insight.traces.found import FoundSpan
 from setsuden.link import JetStream, Link
-from setsuden.pipelines.energy import EnergyOptions
 from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Result, Status
 from setsuden.schemas.streams import StreamBounds, all_streams
 from setsuden.services.config import CloudConfig
-from setsuden.services.demo.broker import LocalBroker
-from setsuden.services.traces.found import FoundSpan
 from setsuden.services.worker.assembly import assembled
+from setsuden.testing.broker import LocalBroker
 
 FINAL_SECONDS = 150.0
 MAX_OPEN = 256

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from setsuden.insight.traces import read
+from setsuden.insight.traces.found import FoundSpan
 from setsuden.link import Incoming, JetStream
-from setsuden.pipelines.tracing import protobuf
 from setsuden.schemas.streams import SPANS
 from setsuden.schemas.subjects import HOPS
 from setsuden.services.bridge import hops
-from setsuden.services.traces import read
-from setsuden.services.traces.found import FoundSpan
+from setsuden.telemetry import protobuf
 
 _BATCH = 256
 

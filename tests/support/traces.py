@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from setsuden.pipelines.tracing import otlp
-from setsuden.pipelines.tracing.span import Kind, Link, Span, SpanEvent, Value
+from setsuden.insight.traces.found import FoundSpan
 from setsuden.schemas import spans as table
-from setsuden.services.traces.found import FoundSpan
+from setsuden.telemetry import otlp
+from setsuden.telemetry.span import Kind, Link, Span, SpanEvent, Value
 
 ORIGIN_NS = 1_790_000_000_000_000_000
 ESCALATED, SECOND, EASY, BATCH = ("a" * 32, "b" * 32, "e" * 32, "ba" * 16)

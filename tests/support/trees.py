@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from setsuden.pipelines.energy.roots import Clock, Doors, Handle, SysRoot
+from setsuden.energy.roots import Clock, Doors, Handle, SysRoot
 
 HWMON = "sys/class/hwmon"
 POWERCAP = "sys/class/powercap"

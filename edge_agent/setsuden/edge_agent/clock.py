@@ -8,9 +8,9 @@ from collections.abc import Callable
 from datetime import datetime
 
 from setsuden.link import Link, LinkState
-from setsuden.pipelines.tracing import Offset, OffsetEstimator, SpanClock, Timeline
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.stream_service import StreamInfo
+from setsuden.telemetry import Offset, OffsetEstimator, SpanClock, Timeline
 
 from .ingest.source import EventSource
 

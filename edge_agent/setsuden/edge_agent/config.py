@@ -6,11 +6,11 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
+from setsuden.energy import EnergyOptions
 from setsuden.link import LinkOptions
-from setsuden.pipelines.energy import EnergyOptions
-from setsuden.pipelines.tracing import TraceOptions
 from setsuden.schemas.base import Model, Token
 from setsuden.schemas.pipeline import PipelineSpec
+from setsuden.telemetry import TraceOptions
 
 from .hosts import is_loopback
 

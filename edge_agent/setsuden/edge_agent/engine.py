@@ -12,11 +12,11 @@ from functools import partial
 from random import Random, SystemRandom
 from typing import NamedTuple
 
-from setsuden.pipelines.energy import MeteredRun
-from setsuden.pipelines.tracing import SpanClock, TraceContext, new_trace_id, parse_traceparent
+from setsuden.energy import MeteredRun
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Problem, Result
+from setsuden.telemetry import SpanClock, TraceContext, new_trace_id, parse_traceparent
 
 from .arrival import Arrival as Arrival  # noqa: PLC0414  # doors take it from here
 from .arrival import Placed, Runs

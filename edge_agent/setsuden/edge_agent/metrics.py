@@ -7,8 +7,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from setsuden.energy.metering.instruments import Instrument
+
 from setsuden.link.wire import Wire
-from setsuden.pipelines.energy.metering.instruments import Instrument
 from setsuden.schemas.metrics import underscored
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.windows import Counts

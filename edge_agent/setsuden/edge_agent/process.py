@@ -16,22 +16,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
-from setsuden.pipelines import logs
-from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
-from setsuden.pipelines.notify import notifying
-from setsuden.pipelines.reload import Reloader
-from setsuden.pipelines.run_record import RunRecord
-from setsuden.pipelines.tracing import Recorder, SpanClock
-from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
-from setsuden.pipelines.tracing.recorder import host_id
-from setsuden.pipelines.tracing.ship import Shipper
-from setsuden.pipelines.watchdog import Watchdog
+from setsuden.pipelines.models.run_record import RunRecord
+from setsuden.pipelines.models.watchdog import Watchdog
+from setsuden.process import logs
+from setsuden.process.notify import notifying
+from setsuden.process.reload import Reloader
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
+from setsuden.telemetry import Recorder, SpanClock
+from setsuden.telemetry.metrics_ship import MetricsShipper
+from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.ship import Shipper
 
 from . import student
 from .clock import CloudClock

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from setsuden.energy.metering.instruments import instruments
+
+from setsuden.energy import Meter
 from setsuden.link import Link, LinkState
-from setsuden.pipelines.energy import Meter
-from setsuden.pipelines.energy.metering.instruments import instruments
-from setsuden.pipelines.tracing import Recorder
+from setsuden.telemetry import Recorder
 
 from .clock import CloudClock
 from .engine import Engine

@@ -10,14 +10,14 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from setsuden.energy import Meter, MeteredRun
 from setsuden.pipelines import bundle as bundles
-from setsuden.pipelines import loading
-from setsuden.pipelines.apart import RestartPolicy
-from setsuden.pipelines.energy import Meter, MeteredRun
-from setsuden.pipelines.failure import Failure, FailureKind
 from setsuden.pipelines.gate import Gate, Judged, unusable
-from setsuden.pipelines.runner import ModelRunner, RunOutcome, Tier
-from setsuden.pipelines.watchdog import Watchdog
+from setsuden.pipelines.models import loading
+from setsuden.pipelines.models.apart import RestartPolicy
+from setsuden.pipelines.models.failure import Failure, FailureKind
+from setsuden.pipelines.models.runner import ModelRunner, RunOutcome, Tier
+from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.schemas.bundle import Manifest, OutputKind
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.energy import EnergyReading, share_of, total

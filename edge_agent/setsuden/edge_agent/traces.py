@@ -6,8 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-from setsuden.pipelines.energy import MeteredRun
-from setsuden.pipelines.tracing import (
+from setsuden.energy import MeteredRun
+from setsuden.schemas import spans
+from setsuden.schemas.decision import Decision
+from setsuden.schemas.energy import EnergyReading, total
+from setsuden.schemas.result import ModelRef, Result, Status
+from setsuden.schemas.streams import ESCALATIONS, RESULTS
+from setsuden.telemetry import (
     Kind,
     Link,
     Span,
@@ -16,12 +21,7 @@ from setsuden.pipelines.tracing import (
     derived_trace_id,
     traceparent,
 )
-from setsuden.pipelines.tracing.span import Value, energy_attributes
-from setsuden.schemas import spans
-from setsuden.schemas.decision import Decision
-from setsuden.schemas.energy import EnergyReading, total
-from setsuden.schemas.result import ModelRef, Result, Status
-from setsuden.schemas.streams import ESCALATIONS, RESULTS
+from setsuden.telemetry.span import Value, energy_attributes
 
 from .core import Pending, Trail
 from .core.records import Sent

@@ -14,7 +14,6 @@ from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
 from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
-from setsuden.pipelines.tracing import Recorder
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import (
     AlreadyStoredError,
@@ -26,6 +25,7 @@ from setsuden.schemas.errors import (
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
 from setsuden.schemas.subjects import Place
+from setsuden.telemetry import Recorder
 
 from . import record_checks, traces
 from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, Trail, state

@@ -6,11 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from setsuden.process.config import load_toml, validate
 from setsuden.schemas.bundle import Manifest, ModelSpec
 from setsuden.schemas.errors import BundleError
 from setsuden.schemas.result import ModelRef
-
-from .config import load_toml, validate
 
 MANIFEST = "bundle.toml"
 MAX_MODEL_BYTES = 2 << 30

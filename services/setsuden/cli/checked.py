@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from setsuden.pipelines.config import Problem
+from setsuden.process.config import Problem
 
 
 @dataclass(slots=True)

@@ -12,7 +12,7 @@ import click
 from .loading import kind_of, laid_over, model_of, set_option
 
 if TYPE_CHECKING:
-    from setsuden.pipelines.config import Document
+    from setsuden.process.config import Document
 
 SECRET = "***"  # noqa: S105  # what stands in a secret's place
 _WIDEST = 60
@@ -58,7 +58,7 @@ def show(path: Path, assignments: Sequence[str], origin: bool, as_json: bool) ->
 
 def effective(path: Path, assignments: Sequence[str]) -> list[Setting]:
     """Every value in force; raises ConfigError when the configuration is wrong."""
-    from setsuden.pipelines.config import read_text, validate  # noqa: PLC0415  # pydantic
+    from setsuden.process.config import read_text, validate  # noqa: PLC0415  # pydantic
 
     model = model_of(kind_of(path, read_text(path)))
     document = laid_over(path, model, assignments)
@@ -66,7 +66,7 @@ def effective(path: Path, assignments: Sequence[str]) -> list[Setting]:
 
 
 def _settings(value: Any, path: tuple[str | int, ...], document: Document) -> Iterator[Setting]:
-    from setsuden.pipelines.config import origin_of  # noqa: PLC0415
+    from setsuden.process.config import origin_of  # noqa: PLC0415
 
     if isinstance(value, dict) and value:
         for key, part in value.items():

@@ -20,8 +20,8 @@ from .failure import unwinding
 from .lazy import needs
 
 if TYPE_CHECKING:
-    from setsuden.services.demo.report_model import DemoReport
-    from setsuden.services.demo.run import DemoOptions
+    from setsuden.demo.report_model import DemoReport
+    from setsuden.demo.run import DemoOptions
 
 BAR_WIDTH = 30
 OTLP_PORT, QUERY_PORT = 4318, 16686
@@ -86,7 +86,7 @@ def demo(  # noqa: PLR0917  # one argument for each option
     is stopped at the end, also on Ctrl-C, SIGTERM and SIGHUP, and killed when this is killed.
     """
     with needs("demo"):
-        from setsuden.services.demo.run import DemoOptions  # noqa: PLC0415  # numpy
+        from setsuden.demo.run import DemoOptions  # noqa: PLC0415  # numpy
     from setsuden.services.guard import GuardedSession  # noqa: PLC0415  # subprocess
 
     folder = out or Path("setsuden-demo") / time.strftime("%Y%m%d-%H%M%S")
@@ -108,8 +108,8 @@ def demo(  # noqa: PLR0917  # one argument for each option
 
 
 def _run(options: DemoOptions, meter: ProgressLine, *, as_json: bool) -> DemoReport:
-    from setsuden.services.demo.run import run_demo  # noqa: PLC0415
-    from setsuden.services.demo.terminal import text  # noqa: PLC0415
+    from setsuden.demo.run import run_demo  # noqa: PLC0415
+    from setsuden.demo.terminal import text  # noqa: PLC0415
 
     run = run_demo(options, meter.say, meter.progress)
     meter.end()
@@ -121,8 +121,8 @@ def _run(options: DemoOptions, meter: ProgressLine, *, as_json: bool) -> DemoRep
 @contextmanager
 def _jaeger(options: DemoOptions, url: str | None, meter: ProgressLine) -> Iterator[DemoOptions]:
     """The options with the Jaeger that was named, or one of our own, or none."""
-    from setsuden.services.demo.jaeger import JAEGER_REMEDY, find_jaeger  # noqa: PLC0415
-    from setsuden.services.demo.run import local_jaeger  # noqa: PLC0415
+    from setsuden.demo.run import local_jaeger  # noqa: PLC0415
+    from setsuden.testing.jaeger import JAEGER_REMEDY, find_jaeger  # noqa: PLC0415
 
     if url is not None:
         otlp, query = addresses(url)

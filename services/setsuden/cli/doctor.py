@@ -57,8 +57,8 @@ def doctor(path: Path | None, as_json: bool) -> None:
 def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
     """Every finding about the machine, and about the broker of the configuration."""
     from setsuden.edge_agent.config import AgentConfig  # noqa: PLC0415  # pydantic and more
-    from setsuden.pipelines.energy import EnergyOptions  # noqa: PLC0415
-    from setsuden.pipelines.energy.metering.assembly import resolved  # noqa: PLC0415
+    from setsuden.energy import EnergyOptions  # noqa: PLC0415
+    from setsuden.energy.metering.assembly import resolved  # noqa: PLC0415
     from setsuden.services.config import CloudConfig  # noqa: PLC0415
 
     from .checks import broker, host, software  # noqa: PLC0415
@@ -91,7 +91,7 @@ def _configuration(
     path: Path | None,
 ) -> tuple[AgentConfig | CloudConfig | None, list[Finding]]:
     """The configuration, or what is wrong with it."""
-    from setsuden.pipelines.config import read_text  # noqa: PLC0415
+    from setsuden.process.config import read_text  # noqa: PLC0415
     from setsuden.schemas.errors import ConfigError  # noqa: PLC0415
 
     from .checks.machine import Finding, Status  # noqa: PLC0415

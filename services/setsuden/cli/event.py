@@ -92,7 +92,7 @@ def _options(path: Path | None) -> LinkOptions | None:
     """How the file's tier reaches its broker; an application asks for no durability."""
     if path is None:
         return None
-    from setsuden.pipelines.config import read_text  # noqa: PLC0415
+    from setsuden.process.config import read_text  # noqa: PLC0415
 
     agent = kind_of(path, read_text(path)) == AGENT
     options = (load_agent(path) if agent else load_cloud(path)).nats

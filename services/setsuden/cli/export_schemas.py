@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 import click
 from pydantic.json_schema import GenerateJsonSchema
 
+from setsuden.demo.report_model import DemoReport
 from setsuden.edge_agent.config import AgentConfig
+from setsuden.insight.report.model import Report
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.decision import Decision
 from setsuden.schemas.energy import EnergyReading
@@ -24,8 +26,6 @@ from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Result
 from setsuden.schemas.windows import MeterRow, WindowRow
 from setsuden.services.config import CloudConfig
-from setsuden.services.demo.report_model import DemoReport
-from setsuden.services.report.model import Report
 
 from . import reference
 from .energy import reference as energy

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from setsuden.pipelines import bundle as bundles
-from setsuden.pipelines.config import (
+from setsuden.process.config import (
     Document,
     Problem,
     parse,
@@ -23,7 +23,7 @@ from setsuden.pipelines.config import (
     validate,
     whereabouts,
 )
-from setsuden.pipelines.toml_places import KeyPath, place_of
+from setsuden.process.toml_places import KeyPath, place_of
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.errors import (
     ConfigError,
@@ -229,7 +229,7 @@ def _try_model(bundle: bundles.Bundle, name: str, limits: Limits, *, load: bool)
     if not load:
         bundle.read(name)
         return
-    from setsuden.pipelines import loading  # noqa: PLC0415  # numpy
+    from setsuden.pipelines.models import loading  # noqa: PLC0415  # numpy
 
     loading.check(bundle, name, limits)
 

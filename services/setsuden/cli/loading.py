@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from setsuden.edge_agent.config import AgentConfig
-    from setsuden.pipelines.config import Document
+    from setsuden.process.config import Document
     from setsuden.services.config import CloudConfig
 
 AGENT, CLOUD, BUNDLE = "agent", "cloud", "bundle"
@@ -50,7 +50,7 @@ def set_option(function: F) -> F:
 def load_agent(path: Path, assignments: Sequence[str] = ()) -> AgentConfig:
     """``agent.toml`` with environment and flags; raises ConfigError."""
     from setsuden.edge_agent.config import AgentConfig  # noqa: PLC0415  # pydantic and more
-    from setsuden.pipelines.config import validate  # noqa: PLC0415
+    from setsuden.process.config import validate  # noqa: PLC0415
 
     config = validate(AgentConfig, laid_over(path, AgentConfig, assignments))
     return config.model_copy(update={"nats": config.nats.resolved(path.parent)})
@@ -58,7 +58,7 @@ def load_agent(path: Path, assignments: Sequence[str] = ()) -> AgentConfig:
 
 def load_cloud(path: Path, assignments: Sequence[str] = ()) -> CloudConfig:
     """``cloud.toml`` with environment and flags; raises ConfigError."""
-    from setsuden.pipelines.config import validate  # noqa: PLC0415
+    from setsuden.process.config import validate  # noqa: PLC0415
     from setsuden.services.config import CloudConfig  # noqa: PLC0415
 
     config = validate(CloudConfig, laid_over(path, CloudConfig, assignments))
@@ -67,7 +67,7 @@ def load_cloud(path: Path, assignments: Sequence[str] = ()) -> CloudConfig:
 
 def laid_over(path: Path, model: type[BaseModel], assignments: Sequence[str]) -> Document:
     """The file with environment and flags laid over it; raises ConfigError."""
-    from setsuden.pipelines.config import load_toml  # noqa: PLC0415
+    from setsuden.process.config import load_toml  # noqa: PLC0415
 
     return overlay(load_toml(path), model, assignments)
 
@@ -77,7 +77,7 @@ def overlay(document: Document, model: type[BaseModel], assignments: Sequence[st
 
     Variables of the other tier's options are left to it: agent and worker may share a machine.
     """
-    from setsuden.pipelines.config import with_environment, with_flag  # noqa: PLC0415
+    from setsuden.process.config import with_environment, with_flag  # noqa: PLC0415
 
     foreign = {key for kind in (AGENT, CLOUD) for key in model_of(kind).model_fields}
     document = with_environment(document, os.environ, model, foreign)

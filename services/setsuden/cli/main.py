@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import click
 
-from setsuden.pipelines import quiet  # noqa: F401  # before any command imports what reports home
+from setsuden.process import quiet  # noqa: F401  # before any command imports what reports home
 
 from .failure import colour, report
 from .lazy import LazyGroup, Place

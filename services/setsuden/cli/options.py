@@ -19,8 +19,8 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from setsuden.pipelines.config import annotation_of, model_in
-from setsuden.pipelines.toml_places import KeyPath
+from setsuden.process.config import annotation_of, model_in
+from setsuden.process.toml_places import KeyPath
 from setsuden.schemas.base import TOKEN_PATTERN
 
 _QUOTED = re.compile(r"``([^`]*)``")

@@ -206,7 +206,7 @@ def cloud_accounts(path: Path, as_jwt: bool) -> None:
     Every principal has an account of its own. Passwords are read from the server's environment,
     one variable for each; a principal with an `nkey` needs none.
     """
-    from setsuden.pipelines.config import load_toml, validate  # noqa: PLC0415
+    from setsuden.process.config import load_toml, validate  # noqa: PLC0415
     from setsuden.schemas.roles import Site  # noqa: PLC0415
     from setsuden.services import accounts  # noqa: PLC0415
 

@@ -16,12 +16,12 @@ from .failure import FAILED
 from .lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.services.carbon.series import Series
-    from setsuden.services.report.assumptions import Declared
-    from setsuden.services.report.model import Report
-    from setsuden.services.report.read import Span
-    from setsuden.services.report.recompute import Checked
-    from setsuden.services.report.run import Run
+    from setsuden.insight.carbon.series import Series
+    from setsuden.insight.report.assumptions import Declared
+    from setsuden.insight.report.model import Report
+    from setsuden.insight.report.read import Span
+    from setsuden.insight.report.recompute import Checked
+    from setsuden.insight.report.run import Run
 
 EXPORTS = ("impact", "spdx", "boamps")
 COMPONENTS = ("edge", "broker", "cloud")
@@ -129,7 +129,7 @@ def report(  # noqa: PLR0917  # click hands over each option
     if as_json:
         click.echo(made.model_dump_json())
     elif export is None or out not in {None, Path("-")}:
-        from setsuden.services.report.terminal import text  # noqa: PLC0415
+        from setsuden.insight.report.terminal import text  # noqa: PLC0415
 
         click.echo(text(made, per))
 
@@ -142,7 +142,7 @@ def _check(export: str | None, out: Path | None, *, as_json: bool) -> None:
 
 
 def _span(since: int | None, until: int | None) -> Span:
-    from setsuden.services.report.read import Span  # noqa: PLC0415  # pydantic and more
+    from setsuden.insight.report.read import Span  # noqa: PLC0415  # pydantic and more
 
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until")
@@ -150,8 +150,8 @@ def _span(since: int | None, until: int | None) -> Span:
 
 
 def _made(runs: Sequence[Path], declared: Declared, span: Span, grids: Sequence[Path]) -> Report:
-    from setsuden.services.report.build import read_run, report_of  # noqa: PLC0415
-    from setsuden.services.report.keep import keep  # noqa: PLC0415
+    from setsuden.insight.report.build import read_run, report_of  # noqa: PLC0415
+    from setsuden.insight.report.keep import keep  # noqa: PLC0415
 
     series = _series(grids)
     run = read_run(runs, declared, span)
@@ -168,13 +168,13 @@ def _made(runs: Sequence[Path], declared: Declared, span: Span, grids: Sequence[
 
 
 def _series(grids: Sequence[Path]) -> Series | None:
-    from setsuden.services.report.grid import averages  # noqa: PLC0415
+    from setsuden.insight.report.grid import averages  # noqa: PLC0415
 
     return averages(grids) if grids else None
 
 
 def _hourly(run: Run, series: Series) -> Run:
-    from setsuden.services.report.grid import joined  # noqa: PLC0415
+    from setsuden.insight.report.grid import joined  # noqa: PLC0415
 
     found = joined(run, series)
     for zone in found.without:
@@ -188,9 +188,9 @@ def _hourly(run: Run, series: Series) -> Run:
 def _declared(
     path: Path | None, site_of: Sequence[str], tariff: float | None, rents: Sequence[str]
 ) -> Declared:
+    from setsuden.insight.carbon.cost import Price  # noqa: PLC0415
+    from setsuden.insight.report.assumptions import Declared, read_declared  # noqa: PLC0415
     from setsuden.schemas.windows import Component  # noqa: PLC0415
-    from setsuden.services.carbon.cost import Price  # noqa: PLC0415
-    from setsuden.services.report.assumptions import Declared, read_declared  # noqa: PLC0415
 
     found = Declared() if path is None else read_declared(path)
     today = datetime.now(UTC).date()
@@ -226,7 +226,7 @@ def _token(value: str) -> str:
 
 
 def _rent(value: str, today: date) -> Any:
-    from setsuden.services.carbon.cost import Price  # noqa: PLC0415
+    from setsuden.insight.carbon.cost import Price  # noqa: PLC0415
 
     try:
         euros = float(value)
@@ -242,7 +242,7 @@ def _rent(value: str, today: date) -> Any:
 
 def _write(made: Report, html: Path | None, export: str | None, out: Path | None) -> None:
     if html is not None:
-        from setsuden.services.report.page.html import page  # noqa: PLC0415
+        from setsuden.insight.report.page.html import page  # noqa: PLC0415
 
         _put(html, page(made))
     if export is not None:
@@ -250,7 +250,7 @@ def _write(made: Report, html: Path | None, export: str | None, out: Path | None
 
 
 def _exported(made: Report, export: str) -> str:
-    from setsuden.services.report.exports import boamps, impact, spdx  # noqa: PLC0415
+    from setsuden.insight.report.exports import boamps, impact, spdx  # noqa: PLC0415
 
     return {"impact": impact.text, "spdx": spdx.text, "boamps": boamps.text}[export](made)
 
@@ -265,7 +265,7 @@ def _put(path: Path, text: str) -> None:
 
 
 def _recompute(runs: Sequence[Path], *, as_json: bool) -> None:
-    from setsuden.services.report.recompute import recompute  # noqa: PLC0415
+    from setsuden.insight.report.recompute import recompute  # noqa: PLC0415
 
     checked = recompute(runs)
     click.echo(_as_json(checked) if as_json else _words(checked))

@@ -16,9 +16,9 @@ from .failure import FAILED
 from .lazy import needs, quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.services.traces.lint import Finding
-    from setsuden.services.traces.read import Damage
-    from setsuden.services.traces.tree import Trace
+    from setsuden.insight.traces.lint import Finding
+    from setsuden.insight.traces.read import Damage
+    from setsuden.insight.traces.tree import Trace
 
 JAEGER = "http://127.0.0.1:16686"
 ENVIRONMENT = "SETSUDEN_TRACE_SOURCE"
@@ -59,8 +59,8 @@ def show(trace_id: str, sources: Sequence[str], as_json: bool) -> None:
 
     Of a trace in a file the first 6 digits of its ID are enough.
     """
-    from setsuden.services.traces import lookup, read, waterfall  # noqa: PLC0415
-    from setsuden.services.traces.document import document  # noqa: PLC0415
+    from setsuden.insight.traces import lookup, read, waterfall  # noqa: PLC0415
+    from setsuden.insight.traces.document import document  # noqa: PLC0415
 
     quiet_logs()
     damage = read.Damage()
@@ -85,7 +85,7 @@ def _bar_width() -> int:
 @click.option("--browser/--no-browser", default=True, help="Only print the address.")
 def open_(trace_id: str, jaeger: str | None, browser: bool) -> None:
     """Open one trace in Jaeger and print its address."""
-    from setsuden.services.traces import lookup, read  # noqa: PLC0415
+    from setsuden.insight.traces import lookup, read  # noqa: PLC0415
 
     url = jaeger or sources_or_default(())[0]
     if not read.is_url(url):
@@ -93,7 +93,7 @@ def open_(trace_id: str, jaeger: str | None, browser: bool) -> None:
     found = lookup.checked(trace_id)
     if len(found) < lookup.WHOLE:
         raise click.UsageError(f"Jaeger needs all {lookup.WHOLE} digits of the ID")
-    from setsuden.services.traces.jaeger import JaegerQuery  # noqa: PLC0415
+    from setsuden.insight.traces.jaeger import JaegerQuery  # noqa: PLC0415
 
     link = JaegerQuery(url).trace_link(found)
     click.echo(link)
@@ -109,9 +109,9 @@ def lint(sources: Sequence[str], as_json: bool) -> None:
 
     A SOURCE is what --from takes elsewhere. Give the files of all tiers together.
     """
-    from setsuden.services.traces.lint import lint as check  # noqa: PLC0415
-    from setsuden.services.traces.read import Damage, load  # noqa: PLC0415
-    from setsuden.services.traces.tree import traces_of  # noqa: PLC0415
+    from setsuden.insight.traces.lint import lint as check  # noqa: PLC0415
+    from setsuden.insight.traces.read import Damage, load  # noqa: PLC0415
+    from setsuden.insight.traces.tree import traces_of  # noqa: PLC0415
 
     quiet_logs()
     damage = Damage()
@@ -152,8 +152,8 @@ def _tell(findings: Sequence[Finding]) -> None:
 )
 def export(sources: Sequence[str], trace_id: str | None, output: str) -> None:
     """Write OTLP JSON Lines, which Jaeger's upload tab takes."""
-    from setsuden.services.traces import export as exporting  # noqa: PLC0415
-    from setsuden.services.traces import lookup, read  # noqa: PLC0415
+    from setsuden.insight.traces import export as exporting  # noqa: PLC0415
+    from setsuden.insight.traces import lookup, read  # noqa: PLC0415
 
     quiet_logs()
     named, damage = sources_or_default(sources), read.Damage()
@@ -183,7 +183,7 @@ def export(sources: Sequence[str], trace_id: str | None, output: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
 def report(trace_id: str | None, sources: Sequence[str], output: str, as_json: bool) -> None:
     """Write one self-contained HTML page of one trace, or of all in the source."""
-    from setsuden.services.traces import html  # noqa: PLC0415
+    from setsuden.insight.traces import html  # noqa: PLC0415
 
     quiet_logs()
     if as_json and output == "-":
@@ -200,8 +200,8 @@ def report(trace_id: str | None, sources: Sequence[str], output: str, as_json: b
 
 
 def _wanted(sources: Sequence[str], trace_id: str | None) -> tuple[dict[str, Trace], str | None]:
+    from setsuden.insight.traces import lookup, read, tree  # noqa: PLC0415
     from setsuden.schemas.errors import TraceDataError  # noqa: PLC0415
-    from setsuden.services.traces import lookup, read, tree  # noqa: PLC0415
 
     damage = read.Damage()
     if trace_id is not None:
@@ -234,7 +234,7 @@ def serve(source: str | None, host: str, port: int) -> None:
     """
     with needs("edge"):
         import uvicorn  # noqa: F401, PLC0415  # told before anything is bound
-    from setsuden.services.traces import serve as serving  # noqa: PLC0415
+    from setsuden.insight.traces import serve as serving  # noqa: PLC0415
 
     quiet_logs()
     read_from = source or sources_or_default(())[0]

@@ -14,7 +14,7 @@ from .failure import BAD_CONFIG, UNAVAILABLE
 from .lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.pipelines.config import Problem
+    from setsuden.process.config import Problem
 
     from .checked import Report
 

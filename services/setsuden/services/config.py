@@ -6,13 +6,13 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from setsuden.energy import EnergyOptions
 from setsuden.link import LinkOptions
-from setsuden.pipelines.energy import EnergyOptions
-from setsuden.pipelines.tracing import TraceOptions
 from setsuden.schemas.base import Model, Token
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.streams import StreamBounds
+from setsuden.telemetry import TraceOptions
 
 
 class WorkerOptions(Model):

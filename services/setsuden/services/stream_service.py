@@ -22,9 +22,10 @@ from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
 from setsuden.link.tasks import end
-from setsuden.pipelines import logs
-from setsuden.pipelines.notify import notifying
-from setsuden.pipelines.reload import Reloader
+from setsuden.process import logs
+from setsuden.process.notify import notifying
+from setsuden.process.reload import Reloader
+from setsuden.process.signals import stop_signal
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
 from setsuden.schemas.stream_service import (
@@ -46,7 +47,6 @@ from setsuden.schemas.stream_service import (
 
 from .config import CloudConfig
 from .lag import read_lag
-from .signals import stop_signal
 from .topology import apply_all, up_or_refused
 
 log = logging.getLogger(__name__)

@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from setsuden.pipelines import logs
-from setsuden.pipelines.notify import notifying
+from setsuden.process import logs
+from setsuden.process.notify import notifying
+from setsuden.process.signals import stop_signal
 
 from .config import CloudConfig
 from .heartbeat import PIPE_VARIABLE
-from .signals import stop_signal
 
 log = logging.getLogger(__name__)
 

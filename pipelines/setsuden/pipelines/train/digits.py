@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from setsuden.pipelines import session
 from setsuden.pipelines.bundle import MANIFEST, Bundle
+from setsuden.pipelines.models import session
 from setsuden.pipelines.workloads.digits.data import Split, Splits, load_splits
 from setsuden.schemas.bundle import DType, GateSpec, Manifest, ModelSpec, Observation
 from setsuden.schemas.errors import SetsudenError

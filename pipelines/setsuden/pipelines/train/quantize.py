@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from setsuden.pipelines import quiet  # noqa: F401  # before onnxruntime is imported
+from setsuden.process import quiet  # noqa: F401  # before onnxruntime is imported
 
 from .export import tidy
 from .extras import extra

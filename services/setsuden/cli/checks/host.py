@@ -7,9 +7,10 @@ import shutil
 from errno import EACCES
 from pathlib import Path
 
-from setsuden.pipelines.energy import EnergyOptions
-from setsuden.pipelines.energy.roots import Doors, Handle, SysRoot
-from setsuden.pipelines.energy.sensors.detect import detect
+from setsuden.energy.roots import Doors, Handle, SysRoot
+from setsuden.energy.sensors.detect import detect
+
+from setsuden.energy import EnergyOptions
 from setsuden.schemas.energy import Source
 
 from .machine import Finding, Machine, Status

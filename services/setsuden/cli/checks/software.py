@@ -8,7 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 
-from setsuden.pipelines import quiet  # noqa: F401  # the probe below inherits it
+from setsuden.process import quiet  # noqa: F401  # the probe below inherits it
 
 from .machine import Completed, Finding, Machine, Status
 

@@ -18,10 +18,10 @@ from setsuden.cli.energy.options import energy_config_option, energy_of
 from setsuden.cli.lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.pipelines.energy.calibration.calibrate import Calibration, Meter, Point
-    from setsuden.pipelines.energy.calibration.measure import Mean, Running, Watts
-    from setsuden.pipelines.energy.options import EnergyOptions
-    from setsuden.pipelines.energy.roots import Doors
+    from setsuden.energy.calibration.calibrate import Calibration, Meter, Point
+    from setsuden.energy.calibration.measure import Mean, Running, Watts
+    from setsuden.energy.options import EnergyOptions
+    from setsuden.energy.roots import Doors
 
 AUTO, HUMAN = "auto", "human"
 PLUG_FACTOR = 1.05
@@ -78,8 +78,8 @@ def calibrate(  # noqa: PLR0917  # click hands over each option
     Stop other work first. The load takes every CPU that this command may use; Ctrl-C ends it and
     writes nothing. Run it again after changes of hardware, cooling or power limits.
     """
-    from setsuden.pipelines.energy.calibration import load  # noqa: PLC0415  # pydantic and more
-    from setsuden.pipelines.energy.roots import Doors  # noqa: PLC0415
+    from setsuden.energy.calibration import load  # noqa: PLC0415  # pydantic and more
+    from setsuden.energy.roots import Doors  # noqa: PLC0415
 
     quiet_logs()
     answers = _answers(watts, meter)
@@ -109,15 +109,15 @@ def chosen(
     meter: str, boundary: str, options: EnergyOptions, doors: Doors, ask: Ask
 ) -> Iterator[Watts]:
     """The meter, open; raises CalibrationError for one that is none."""
-    from setsuden.pipelines.energy.calibration.calibrate import Meter  # noqa: PLC0415
-    from setsuden.pipelines.energy.calibration.measure import opened  # noqa: PLC0415
+    from setsuden.energy.calibration.calibrate import Meter  # noqa: PLC0415
+    from setsuden.energy.calibration.measure import opened  # noqa: PLC0415
     from setsuden.schemas.energy import Boundary, Source  # noqa: PLC0415
 
     if meter == HUMAN:
         label = Meter(HUMAN, Source.MEASURED, Boundary(boundary), PLUG_FACTOR)
         yield HumanWatts(label, ask, doors)
         return
-    from setsuden.pipelines.energy.sensors.detect import detect  # noqa: PLC0415
+    from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
 
     if meter != AUTO:
         options = options.model_copy(update={"sensor": meter})
@@ -134,7 +134,7 @@ class HumanWatts:
 
     def mean(self, step: str, seconds: float) -> Mean:
         """What the person says at the end; the load goes on until then."""
-        from setsuden.pipelines.energy.calibration.measure import Mean  # noqa: PLC0415
+        from setsuden.energy.calibration.measure import Mean  # noqa: PLC0415
 
         self._clock.wait(threading.Event(), seconds)
         watts, rounding = watts_read(self._ask(step))
@@ -183,9 +183,9 @@ def measure(
     watts: Watts, running: Running, doors: Doors, seconds: float, tell: Callable[[str], None]
 ) -> Calibration:
     """The three steps and their fit; raises CalibrationError."""
-    from setsuden.pipelines.energy.calibration import load  # noqa: PLC0415
-    from setsuden.pipelines.energy.calibration.calibrate import calibration, check_idle  # noqa: PLC0415
-    from setsuden.pipelines.energy.calibration.measure import points, settle_seconds  # noqa: PLC0415
+    from setsuden.energy.calibration import load  # noqa: PLC0415
+    from setsuden.energy.calibration.calibrate import calibration, check_idle  # noqa: PLC0415
+    from setsuden.energy.calibration.measure import points, settle_seconds  # noqa: PLC0415
 
     steps = load.steps(load.allowed(), doors.root)
     label = watts.meter

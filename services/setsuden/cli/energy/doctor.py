@@ -18,9 +18,9 @@ from setsuden.cli.failure import FAILED
 from setsuden.cli.lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.pipelines.energy.domain import Candidate, Detection, Domain, Reading, Sensor
-    from setsuden.pipelines.energy.options import EnergyOptions
-    from setsuden.pipelines.energy.roots import Clock, Doors
+    from setsuden.energy.domain import Candidate, Detection, Domain, Reading, Sensor
+    from setsuden.energy.options import EnergyOptions
+    from setsuden.energy.roots import Clock, Doors
 
 _READS = 5
 _BUDGET_NS = 1_000_000_000
@@ -54,7 +54,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
 
     Exit code 1 when the chosen source cannot be read now.
     """
-    from setsuden.pipelines.energy.roots import Doors  # noqa: PLC0415
+    from setsuden.energy.roots import Doors  # noqa: PLC0415
 
     quiet_logs()
     found = examine(energy_of(path), Doors())
@@ -65,7 +65,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
 
 def examine(options: EnergyOptions, doors: Doors) -> Diagnosis:
     """The choice, every candidate, and what a reading costs; raises ConfigError."""
-    from setsuden.pipelines.energy.sensors.detect import detect  # noqa: PLC0415  # pydantic and more
+    from setsuden.energy.sensors.detect import detect  # noqa: PLC0415  # pydantic and more
 
     detection = detect(options, doors)
     return Diagnosis(detection, try_out(detection.chosen, doors.clock), options.window_seconds)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from setsuden.services.carbon.intensity import Intensity
-    from setsuden.services.carbon.live import Adaptor
-    from setsuden.services.carbon.series import HourRow
+    from setsuden.insight.carbon.intensity import Intensity
+    from setsuden.insight.carbon.live import Adaptor
+    from setsuden.insight.carbon.series import HourRow
 
 ELECTRICITY_MAPS, UK = "electricity-maps", "uk"
 
@@ -67,7 +67,7 @@ def _refuse(needed: str, **options: object) -> None:
 
 
 def _checked(zone: str) -> str:
-    from setsuden.services.carbon.intensity import ZONE_PATTERN  # noqa: PLC0415
+    from setsuden.insight.carbon.intensity import ZONE_PATTERN  # noqa: PLC0415
 
     upper = zone.upper()
     if re.fullmatch(ZONE_PATTERN, upper) is None:
@@ -76,8 +76,8 @@ def _checked(zone: str) -> str:
 
 
 def _yearly(zone: str, year: int | None) -> Intensity:
-    from setsuden.services.carbon.intensity import intensity as yearly  # noqa: PLC0415
-    from setsuden.services.carbon.intensity import zones  # noqa: PLC0415
+    from setsuden.insight.carbon.intensity import intensity as yearly  # noqa: PLC0415
+    from setsuden.insight.carbon.intensity import zones  # noqa: PLC0415
 
     found = yearly(zone, year)
     if found is not None:
@@ -90,8 +90,8 @@ def _yearly(zone: str, year: int | None) -> Intensity:
 
 
 def _adaptor(live: str, token_file: Path | None, url: str | None) -> Adaptor:
-    from setsuden.services.carbon import electricity_maps, uk  # noqa: PLC0415
-    from setsuden.services.carbon.live import token_of  # noqa: PLC0415
+    from setsuden.insight.carbon import electricity_maps, uk  # noqa: PLC0415
+    from setsuden.insight.carbon.live import token_of  # noqa: PLC0415
 
     if live == UK:
         _refuse(f"--live {ELECTRICITY_MAPS}", token_file=token_file)
@@ -102,7 +102,7 @@ def _adaptor(live: str, token_file: Path | None, url: str | None) -> Adaptor:
 
 
 def _hours(adaptor: Adaptor, zone: str, save: Path | None) -> list[HourRow]:
-    from setsuden.services.carbon.live import fetch, refresh  # noqa: PLC0415
+    from setsuden.insight.carbon.live import fetch, refresh  # noqa: PLC0415
 
     now = datetime.now(UTC)
     series = fetch(adaptor, zone, now) if save is None else refresh(adaptor, zone, save, now)

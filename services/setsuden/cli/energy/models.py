@@ -15,15 +15,15 @@ from setsuden.cli.energy.options import energy_config_option, energy_of
 from setsuden.cli.lazy import needs, quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.pipelines.bundle import Bundle
-    from setsuden.pipelines.energy.models.findings import (
+    from setsuden.insight.model_energy.findings import (
         Comparison,
         Figures,
         ModelFigures,
         ModelFinding,
         Rhythm,
     )
-    from setsuden.pipelines.energy.models.measured import Measured, Wanted
+    from setsuden.insight.model_energy.measured import Measured, Wanted
+    from setsuden.pipelines.bundle import Bundle
 
 _WIDTH = 98
 _WAYS = {
@@ -93,9 +93,9 @@ def models(  # noqa: PLR0917  # click hands over each option
     """
     quiet_logs()
     with needs("edge"):
+        from setsuden.energy.roots import Doors  # noqa: PLC0415
+        from setsuden.insight.model_energy.measured import Wanted, measure  # noqa: PLC0415  # numpy
         from setsuden.pipelines import bundle as bundles  # noqa: PLC0415
-        from setsuden.pipelines.energy.models.measured import Wanted, measure  # noqa: PLC0415  # numpy
-        from setsuden.pipelines.energy.roots import Doors  # noqa: PLC0415
 
     read = bundles.load(bundle)
     wanted = Wanted(rate, seconds, models, against)
@@ -125,7 +125,7 @@ def _clear() -> None:
 
 def document(bundle: Bundle, wanted: Wanted, found: Measured) -> dict[str, object]:
     """Everything as JSON tells it."""
-    from setsuden.pipelines.energy.models.rig import TURNS  # noqa: PLC0415
+    from setsuden.insight.model_energy.rig import TURNS  # noqa: PLC0415
 
     return {
         "bundle": bundle.manifest.name,
@@ -208,7 +208,7 @@ def _power(found: Measured) -> str:
 
 
 def _row(name: str, figures: Figures) -> str:
-    from setsuden.services.traces.units import clean, energy  # noqa: PLC0415
+    from setsuden.insight.traces.units import clean, energy  # noqa: PLC0415
 
     way, paced = figures.way, figures.paced
     label = _WAYS[way.name] + (f" {way.items}" if way.items > 1 else "")

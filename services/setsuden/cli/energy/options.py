@@ -12,7 +12,7 @@ from setsuden.cli.loading import AGENT, kind_of, load_agent, load_cloud
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from setsuden.pipelines.energy import EnergyOptions
+    from setsuden.energy import EnergyOptions
 
 
 def energy_config_option(function: Callable[..., None]) -> Callable[..., None]:
@@ -29,9 +29,10 @@ def energy_config_option(function: Callable[..., None]) -> Callable[..., None]:
 
 def energy_of(path: Path | None) -> EnergyOptions:
     """The table of this file with paths resolved, else the defaults; raises ConfigError."""
-    from setsuden.pipelines.config import read_text  # noqa: PLC0415  # pydantic and more
-    from setsuden.pipelines.energy import EnergyOptions  # noqa: PLC0415
-    from setsuden.pipelines.energy.metering.assembly import resolved  # noqa: PLC0415
+    from setsuden.energy.metering.assembly import resolved  # noqa: PLC0415
+
+    from setsuden.energy import EnergyOptions  # noqa: PLC0415
+    from setsuden.process.config import read_text  # noqa: PLC0415  # pydantic and more
 
     if path is None:
         return resolved(EnergyOptions(), Path(), Path())

@@ -13,7 +13,7 @@ from setsuden.cli.failure import FAILED
 from setsuden.cli.lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.pipelines.energy.plant.verify import Figure, Verification
+    from setsuden.energy.simulator.verify import Figure, Verification
 
 _MARKS = {True: ("ok", "green"), False: ("missed", "red"), None: ("told", None)}
 _WIDTH = 98
@@ -35,7 +35,7 @@ def verify(as_json: bool, seed: int, seconds: float) -> None:
     Each machine's power, neighbours and requests are drawn; its sensor files are read as a real
     machine's are, attributed, and compared with the joules each request truly used.
     """
-    from setsuden.pipelines.energy.plant.verify import verify as measure  # noqa: PLC0415
+    from setsuden.energy.simulator.verify import verify as measure  # noqa: PLC0415
 
     quiet_logs()
     found = measure(seed, seconds, told=_progress)

@@ -18,8 +18,9 @@ from setsuden.cli.energy.options import energy_config_option, energy_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from setsuden.pipelines.energy import EnergyOptions, Meter
-    from setsuden.pipelines.energy.protocols.relay import Server
+    from setsuden.energy.protocols.relay import Server
+
+    from setsuden.energy import EnergyOptions, Meter
     from setsuden.schemas.windows import WindowRow
 
 _HEAD = f"{'time':<10}{'power':>10}{'idle':>10}{'energy':>11}{'busy':>9}{'process':>10}  quality"
@@ -71,7 +72,7 @@ def watch(  # noqa: PLR0917  # click hands over each option
     as_json: bool,
 ) -> None:
     """Show windows as they close: power, where it is from, and who used the CPU."""
-    from setsuden.pipelines.notify import ServiceManager  # noqa: PLC0415  # asyncio
+    from setsuden.process.notify import ServiceManager  # noqa: PLC0415  # asyncio
 
     options = energy_of(path)
     if every is not None:
@@ -136,10 +137,11 @@ def _line(row: WindowRow) -> str:
 
 
 def _meter(options: EnergyOptions, wish: Wish) -> Meter:
-    from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint  # noqa: PLC0415
-    from setsuden.pipelines.tracing.recorder import TraceOptions, host_id  # noqa: PLC0415
+    from setsuden.energy.metering.assembly import Identity, fingerprint  # noqa: PLC0415
+
+    from setsuden.energy.metering.broker import BrokerCounts, broker_meter  # noqa: PLC0415
     from setsuden.schemas.windows import Component, Counts  # noqa: PLC0415
-    from setsuden.services.meters.broker import BrokerCounts, broker_meter  # noqa: PLC0415
+    from setsuden.telemetry.recorder import TraceOptions, host_id  # noqa: PLC0415
 
     identity = Identity(Component.BROKER, wish.name, host_id(TraceOptions()), fingerprint(options))
     counts = Counts if wish.monitor_url is None else BrokerCounts(wish.monitor_url)
@@ -156,9 +158,10 @@ def _followed(wish: Wish) -> Callable[[], list[int]] | None:
 
 def _serving(options: EnergyOptions, path: Path) -> Server:
     """A relay of the best source that this process may read; raises ConfigError without one."""
-    from setsuden.pipelines.energy.protocols.relay import Server  # noqa: PLC0415
-    from setsuden.pipelines.energy.roots import Doors  # noqa: PLC0415
-    from setsuden.pipelines.energy.sensors.detect import detect  # noqa: PLC0415
+    from setsuden.energy.protocols.relay import Server  # noqa: PLC0415
+    from setsuden.energy.roots import Doors  # noqa: PLC0415
+    from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
+
     from setsuden.schemas.errors import ConfigError  # noqa: PLC0415
 
     doors = Doors()

@@ -20,7 +20,12 @@ from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from setsuden.pipelines.tracing import (
+from setsuden.schemas import spans
+from setsuden.schemas.base import ShortText, WireModel
+from setsuden.schemas.errors import TraceDataError
+from setsuden.schemas.subjects import HOPS, hop_fits
+from setsuden.schemas.trace_context import parse_traceparent
+from setsuden.telemetry import (
     Kind,
     Link,
     ResourceSpans,
@@ -29,12 +34,7 @@ from setsuden.pipelines.tracing import (
     derived_span_id,
     derived_trace_id,
 )
-from setsuden.pipelines.tracing.span import Value
-from setsuden.schemas import spans
-from setsuden.schemas.base import ShortText, WireModel
-from setsuden.schemas.errors import TraceDataError
-from setsuden.schemas.subjects import HOPS, hop_fits
-from setsuden.schemas.trace_context import parse_traceparent
+from setsuden.telemetry.span import Value
 
 MAX_BYTES: Final = 1 << 16
 """Of one event. It repeats the message's headers, of which W3C's may have 8 KiB."""

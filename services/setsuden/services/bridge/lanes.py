@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 
 from setsuden.link import Delivery, Incoming
-from setsuden.pipelines.tracing import protobuf
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import RejectedError, TraceDataError
+from setsuden.telemetry import protobuf
 
 from . import hops, rules
 from .lane import ACK, TERM, Lane, Load

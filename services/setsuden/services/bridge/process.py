@@ -9,14 +9,14 @@ from pathlib import Path
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
-from setsuden.pipelines import logs
-from setsuden.pipelines.notify import notifying
-from setsuden.pipelines.reload import Reloader
-from setsuden.pipelines.tracing import metrics_protobuf
+from setsuden.process import logs
+from setsuden.process.notify import notifying
+from setsuden.process.reload import Reloader
+from setsuden.process.signals import stop_signal
 from setsuden.schemas.errors import ConfigError
 from setsuden.services.config import CloudConfig
-from setsuden.services.meters.platform import side_meter
-from setsuden.services.signals import stop_signal
+from setsuden.services.platform_meter import side_meter
+from setsuden.telemetry import metrics_protobuf
 
 from .bridge import Bridge
 from .sinks import METRICS_PATH, Endpoint, LinesFile, Sink, read_headers

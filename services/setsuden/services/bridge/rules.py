@@ -14,14 +14,14 @@ from functools import partial
 from math import isfinite
 from typing import Any, Final, NamedTuple
 
-from setsuden.pipelines.tracing import Kind, metrics_protobuf, protobuf
-from setsuden.pipelines.tracing.otlp import SCOPE
 from setsuden.schemas import metrics as metric_names
 from setsuden.schemas import spans as span_names
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import InvalidEventError
 from setsuden.schemas.result import Tier
 from setsuden.schemas.subjects import Sender
+from setsuden.telemetry import Kind, metrics_protobuf, protobuf
+from setsuden.telemetry.otlp import SCOPE
 
 EARLIEST_NS: Final = 946_684_800 * 1_000_000_000
 """2000-01-01: a clock before it was never set, and its spans are found by no search."""

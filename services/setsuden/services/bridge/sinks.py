@@ -18,10 +18,10 @@ from typing import Protocol
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
-from setsuden.pipelines.tracing import otlp, protobuf
-from setsuden.pipelines.tracing.ship import CONTENT_ENCODING, CONTENT_TYPE
+from setsuden.link import web
 from setsuden.schemas.errors import ConfigError
-from setsuden.services import web
+from setsuden.telemetry import otlp, protobuf
+from setsuden.telemetry.ship import CONTENT_ENCODING, CONTENT_TYPE
 
 log = logging.getLogger(__name__)
 _MAX_ANSWER_BYTES = 1 << 16

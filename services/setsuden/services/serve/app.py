@@ -13,7 +13,7 @@ from typing import Any
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from setsuden.pipelines.config import load_toml, validate
+from setsuden.process.config import load_toml, validate
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services.config import CloudConfig
 

@@ -9,7 +9,7 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
-from setsuden.pipelines import logs
+from setsuden.process import logs
 from setsuden.services.config import CloudConfig
 from setsuden.services.worker.assembly import assembled
 

@@ -20,7 +20,7 @@ from typing import IO, Any
 import ray
 from ray import serve
 
-from setsuden.pipelines import logs
+from setsuden.process import logs
 from setsuden.services.config import CloudConfig
 
 from . import app

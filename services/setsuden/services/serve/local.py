@@ -8,7 +8,7 @@ import site
 import tempfile
 from pathlib import Path
 
-from setsuden.pipelines import quiet
+from setsuden.process import quiet
 from setsuden.schemas.errors import ConfigError
 
 _MAX_SOCKET_PATH = 107

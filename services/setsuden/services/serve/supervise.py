@@ -16,16 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from setsuden.pipelines import logs
-from setsuden.pipelines.energy import Meter
-from setsuden.pipelines.notify import notifying
-from setsuden.pipelines.reload import Reloader
+from setsuden.energy import Meter
+from setsuden.process import logs
+from setsuden.process.notify import notifying
+from setsuden.process.reload import Reloader
+from setsuden.process.signals import stop_signal
 from setsuden.schemas.errors import MissingExtraError
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.guard import Guard
-from setsuden.services.meters.platform import platform_meter
-from setsuden.services.signals import stop_signal
+from setsuden.services.platform_meter import platform_meter
 from setsuden.services.stream_service import serving_alone
 from setsuden.services.worker.process import first_of
 

@@ -11,23 +11,25 @@ from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
+from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+
+from setsuden.energy import Meter
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
-from setsuden.pipelines import bundle, forked_trial
-from setsuden.pipelines.energy import Meter
-from setsuden.pipelines.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
-from setsuden.pipelines.run_record import RunRecord
-from setsuden.pipelines.tracing import Recorder
-from setsuden.pipelines.tracing.metrics_ship import MetricsShipper
-from setsuden.pipelines.tracing.recorder import host_id
-from setsuden.pipelines.tracing.ship import Shipper
-from setsuden.pipelines.watchdog import Watchdog
+from setsuden.pipelines import bundle
+from setsuden.pipelines.models import forked_trial
+from setsuden.pipelines.models.run_record import RunRecord
+from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
 from setsuden.schemas.windows import Component, Counts
 from setsuden.services.config import CloudConfig
+from setsuden.telemetry import Recorder
+from setsuden.telemetry.metrics_ship import MetricsShipper
+from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.ship import Shipper
 
 from .teacher import Teacher
 from .worker import Worker

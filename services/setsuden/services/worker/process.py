@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from setsuden.link import Link
-from setsuden.pipelines import logs
-from setsuden.pipelines.notify import notifying
-from setsuden.pipelines.reload import Reloader
+from setsuden.process import logs
+from setsuden.process.notify import notifying
+from setsuden.process.reload import Reloader
+from setsuden.process.signals import stop_signal
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.heartbeat import heartbeat
-from setsuden.services.signals import stop_signal
 from setsuden.services.stream_service import serving_beside
 
 from .assembly import STALLED_EXIT, assembled

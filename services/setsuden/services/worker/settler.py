@@ -12,11 +12,11 @@ from pydantic import ValidationError
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.faults import Throttle
 from setsuden.link.messages import Outcome
-from setsuden.pipelines.tracing import Recorder, Span
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
 from setsuden.schemas.result import Problem, Result, Status
 from setsuden.schemas.streams import RESULTS
+from setsuden.telemetry import Recorder, Span
 
 from . import settle
 from .clock import Clock

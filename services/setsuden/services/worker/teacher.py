@@ -8,13 +8,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from setsuden.pipelines import gate, loading
-from setsuden.pipelines.apart import RestartPolicy
+from setsuden.energy import Meter, MeteredRun
+from setsuden.pipelines import gate
 from setsuden.pipelines.bundle import Bundle
-from setsuden.pipelines.energy import Meter, MeteredRun
-from setsuden.pipelines.failure import Failure
-from setsuden.pipelines.runner import ModelRunner, RunOutcome, Tier
-from setsuden.pipelines.watchdog import Watchdog
+from setsuden.pipelines.models import loading
+from setsuden.pipelines.models.apart import RestartPolicy
+from setsuden.pipelines.models.failure import Failure
+from setsuden.pipelines.models.runner import ModelRunner, RunOutcome, Tier
+from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.schemas.bundle import OutputKind
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem

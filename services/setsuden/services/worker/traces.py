@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from setsuden.pipelines.energy import MeteredRun
-from setsuden.pipelines.tracing import (
+from setsuden.energy import MeteredRun
+from setsuden.schemas import spans
+from setsuden.schemas.energy import EnergyReading
+from setsuden.schemas.errors import AlreadyStoredError
+from setsuden.schemas.result import ModelRef
+from setsuden.schemas.streams import ESCALATIONS
+from setsuden.telemetry import (
     Kind,
     Link,
     Span,
@@ -15,12 +20,7 @@ from setsuden.pipelines.tracing import (
     derived_trace_id,
     traceparent,
 )
-from setsuden.pipelines.tracing.span import Value, energy_attributes
-from setsuden.schemas import spans
-from setsuden.schemas.energy import EnergyReading
-from setsuden.schemas.errors import AlreadyStoredError
-from setsuden.schemas.result import ModelRef
-from setsuden.schemas.streams import ESCALATIONS
+from setsuden.telemetry.span import Value, energy_attributes
 
 from .work import Ran, Work
 

@@ -7,17 +7,17 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from setsuden.energy import MeteredRun
 from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import codec
-from setsuden.pipelines.energy import MeteredRun
-from setsuden.pipelines.tracing import Link as SpanLink
-from setsuden.pipelines.tracing import derived_trace_id, parse_traceparent
-from setsuden.pipelines.tracing.span import Value
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.bundle import Observation
 from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.result import Problem
 from setsuden.schemas.subjects import Place
+from setsuden.telemetry import Link as SpanLink
+from setsuden.telemetry import derived_trace_id, parse_traceparent
+from setsuden.telemetry.span import Value
 
 from .settle import is_suspect
 

@@ -7,12 +7,10 @@ import logging
 from collections.abc import Coroutine
 from typing import Any
 
+from setsuden.energy import Meter
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.tasks import end
-from setsuden.pipelines.energy import Meter
-from setsuden.pipelines.model_process import LOAD_SECONDS
-from setsuden.pipelines.tracing import Recorder
-from setsuden.pipelines.tracing.span import energy_attributes
+from setsuden.pipelines.models.model_process import LOAD_SECONDS
 from setsuden.schemas import streams
 from setsuden.schemas.errors import RejectedError, SetsudenError
 from setsuden.schemas.pipeline import PipelineSpec
@@ -20,6 +18,8 @@ from setsuden.schemas.result import Problem
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.pull import Puller
+from setsuden.telemetry import Recorder
+from setsuden.telemetry.span import energy_attributes
 
 from . import settle
 from .clock import Clock

@@ -1,0 +1,308 @@
+"""From rows of boards to candidates: which of them this machine has, and what is read of each."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.options import EnergyOptions
+from setsuden.energy.roots import Doors
+from setsuden.energy.sensors import access
+from setsuden.energy.sensors.boards import Board, Channel, Condition, Figure, boards
+from setsuden.energy.sensors.factors import FACTORS, Kin, accuracy_factor
+from setsuden.energy.sensors.files import FileChannel, FileSensor, Gate, Number, number_in, why
+from setsuden.energy.sensors.glance import Glance
+from setsuden.energy.sensors.sums import Named, match, parents, sums
+from setsuden.schemas.energy import Source
+
+SECONDS = {Kind.COUNTER: 1.0, Kind.AVERAGE_POWER: 0.2, Kind.INSTANT_POWER: 0.1}
+"""How often each kind is worth reading."""
+_LONGEST_SECONDS = 1.0
+_WHOLE = 0.9
+"""Part of the time between two readings that an average must cover to be all of it."""
+_PASSING = frozenset({errno.EAGAIN, errno.EBUSY})
+_DENIED = frozenset({errno.EACCES, errno.EPERM})
+_OFF = frozenset({errno.ENODATA, errno.ENODEV})
+
+
+def probe_boards(options: EnergyOptions, doors: Doors) -> list[tuple[str, Candidate]]:
+    """The worth and candidate of each row, in the rows' order; raises ConfigError for a bad row."""
+    glance = Glance(doors.root)
+    return [
+        (board.worth, Search(board, glance, doors).candidate()) for board in boards(options.boards)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """One channel of a board on this machine."""
+
+    named: Named
+    number: int | None
+    channel: Channel
+
+    def file(self, name: str) -> str:
+        """The row's file name with this channel's number."""
+        return name if self.number is None else name.replace("*", str(self.number))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a channel cannot be read."""
+
+    reason: str
+    denied: str = ""
+    """The file, where it is for want of permission."""
+    off: bool = False
+    """True where the device says that it measures nothing there."""
+
+
+class Search:
+    """One row, on one machine."""
+
+    def __init__(self, board: Board, glance: Glance, doors: Doors) -> None:
+        self._board = board
+        self._glance = glance
+        self._doors = doors
+
+    def candidate(self) -> Candidate:
+        """What the row finds. Each channel is read once, to know that it can be."""
+        found = self.found()
+        if not found:
+            return self._refused(f"none in /{self._board.folder}", self._board.remedy)
+        failures = self._failures(found)
+        denied = next((failure.denied for failure in failures.values() if failure.denied), "")
+        if denied:
+            return self._refused(f"may not read /{denied}", access.remedy(denied))
+        readable = [one for one in found if one.named.id not in failures]
+        for ids in sums(self._board, [one.named for one in self._countable(found, failures)]):
+            # A part that cannot be read is no reason to sum the others: half a machine would
+            # pass for the whole.
+            if ids and not failures.keys() & set(ids):
+                return self._available(readable, ids, failures)
+        return self._no_sum(found, failures)
+
+    def _countable(self, found: Sequence[Found], failures: dict[str, Failure]) -> Sequence[Found]:
+        """Without what is switched off, where one alone is looked for."""
+        if self._board.primary != "single":
+            return found
+        off = {identity for identity, failure in failures.items() if failure.off}
+        return [one for one in found if one.named.id not in off]
+
+    def _refused(self, reason: str, remedy: str) -> Candidate:
+        return Candidate(self._board.name, False, reason, remedy, origin=self._origin)
+
+    @property
+    def _origin(self) -> str:
+        return f"row {self._board.name}: {self._board.citation}"
+
+    def _no_sum(self, found: Sequence[Found], failures: dict[str, Failure]) -> Candidate:
+        if failures:
+            told = sorted({failure.reason for failure in failures.values()})
+            return self._refused("; ".join(told), self._board.remedy)
+        names = ", ".join(sorted(f"{one.named.name} ({one.named.id})" for one in found))
+        return self._refused(
+            f"which of these figures add up is not known: {names}",
+            "say so in a row of your own, like the row "
+            f"{self._board.name!r} of boards.toml, and name its file in energy.boards",
+        )
+
+    def _available(
+        self, readable: Sequence[Found], ids: Sequence[str], failures: dict[str, Failure]
+    ) -> Candidate:
+        above = parents(self._board, [one.named for one in readable])
+        channels = tuple(self._channel(one, above.get(one.named.id)) for one in readable)
+        return Candidate(
+            self._board.name,
+            available=True,
+            reason="; ".join(self._reasons(readable, ids, failures)),
+            domains=tuple(channel.domain for channel in channels),
+            primary=tuple(ids),
+            open=partial(FileSensor, channels, self._doors),
+            origin=self._origin,
+        )
+
+    # -- what there is ------------------------------------------------------------------------
+
+    def found(self) -> list[Found]:
+        """Every channel that meets the row's conditions, whether or not it can be read."""
+        folders = (
+            folder
+            for folder in self._glance.glob(self._board.folder)
+            if all(self._says(condition, folder) for condition in self._board.only_if)
+        )
+        return [one for folder in folders for one in self._in(folder) if not self._excluded(one)]
+
+    def _in(self, folder: str) -> list[Found]:
+        """For each number the first channel of the row whose files are there."""
+        chosen: dict[int | None, Found] = {}
+        for channel in self._board.channels:
+            for number in self._numbers(channel, folder):
+                one = Found(self._named(folder, number, channel), number, channel)
+                if number not in chosen and self._complete(one):
+                    chosen[number] = one
+        return list(chosen.values())
+
+    def _complete(self, one: Found) -> bool:
+        return len(self._numbers_of(one)) == len(one.channel.figures)
+
+    def _numbers(self, channel: Channel, folder: str) -> Iterable[int | None]:
+        pattern = channel.figures[0].file
+        if "*" not in pattern:
+            return [None]
+        numbers = {int(name[1]) for name in self._glance.matching(folder, pattern)}
+        return sorted(numbers & set(channel.numbers) if channel.numbers else numbers)
+
+    def _named(self, folder: str, number: int | None, channel: Channel) -> Named:
+        place = self._glance.device(folder)
+        identity = f"{self._board.name}:{place}"
+        name, file = folder.rsplit("/", 1)[1], self._board.label
+        if number is not None:
+            identity = f"{identity}:{number}"
+            name = channel.figures[0].file.replace("*", str(number)).rpartition("_")[0]
+        label = file and self._glance.says(folder, file.replace("*", str(number)))
+        return Named(identity, label or name, folder)
+
+    def _excluded(self, one: Found) -> bool:
+        if any(match(pattern, one.named.name) is not None for pattern in self._board.skip):
+            return True
+        return any(self._says(condition, one.named.folder, one) for condition in self._board.unless)
+
+    def _says(self, condition: Condition, folder: str, one: Found | None = None) -> bool:
+        file = condition.file if one is None else one.file(condition.file)
+        return self._glance.says(folder, file) in condition.says
+
+    # -- what is read -------------------------------------------------------------------------
+
+    def _channel(self, one: Found, parent: str | None = None) -> FileChannel:
+        return FileChannel(
+            self._domain(one, parent),
+            self._numbers_of(one),
+            self._gates_of(one),
+            self._board.signed,
+            self._board.invalid,
+        )
+
+    def _numbers_of(self, one: Found) -> tuple[Number, ...]:
+        placed = ((self._place(one, figure.file), figure.scale) for figure in one.channel.figures)
+        return tuple(Number(file, scale) for file, scale in placed if file is not None)
+
+    def _gates_of(self, one: Found) -> tuple[Gate, ...]:
+        asked = self._board.only_while
+        placed = ((self._place(one, condition.file), condition.says) for condition in asked)
+        return tuple(Gate(file, says) for file, says in placed if file is not None)
+
+    def _place(self, one: Found, name: str) -> str | None:
+        return self._glance.place(one.named.folder, one.file(name))
+
+    def _domain(self, one: Found, parent: str | None) -> Domain:
+        board = self._board
+        kind = Kind.COUNTER if one.channel.energy else Kind(board.kind)
+        return Domain(
+            id=one.named.id,
+            name=one.named.name,
+            hw_type=board.hw_type,
+            kind=kind,
+            source=self._source(one, kind),
+            boundary=board.boundary,
+            factor=self._factor(one),
+            parent=parent,
+            max_joules=board.wrap_joules if kind is Kind.COUNTER else None,
+            max_watts=board.max_watts,
+            interval_seconds=self._seconds(one, kind),
+        )
+
+    def _source(self, one: Found, kind: Kind) -> Source:
+        """Measured where the device itself counts or averages all the time; else derived."""
+        whole = one.channel.power is not None and not self._gap(one, kind)
+        return Source.MEASURED if kind is Kind.COUNTER or whole else Source.DERIVED
+
+    def _gap(self, one: Found, kind: Kind) -> bool:
+        """True where time between two readings is in neither."""
+        averaged = self._averaged(one)
+        return averaged is None or averaged < self._seconds(one, kind) * _WHOLE
+
+    def _seconds(self, one: Found, kind: Kind) -> float:
+        seconds = self._board.seconds or SECONDS[kind]
+        averaged = self._averaged(one)
+        if kind is not Kind.AVERAGE_POWER or averaged is None:
+            return seconds
+        return min(max(seconds, averaged), max(seconds, _LONGEST_SECONDS))
+
+    def _averaged(self, one: Found) -> float | None:
+        """Seconds over which its power is averaged; None when not told."""
+        figure = self._board.averaging
+        return None if figure is None else self._figure(one, figure)
+
+    def _figure(self, one: Found, figure: Figure) -> float | None:
+        text = self._glance.says(one.named.folder, one.file(figure.file))
+        try:
+            return number_in(figure.file, text or "") * figure.scale
+        except ValueError:
+            return None
+
+    def _factor(self, one: Found) -> float:
+        told = self._board.factor
+        default = FACTORS[told].value if isinstance(told, Kin) else told
+        if self._board.accuracy is None:
+            return default
+        text = self._glance.says(one.named.folder, one.file(self._board.accuracy)) or ""
+        try:
+            return accuracy_factor(float(text.rstrip("% "))) or default
+        except ValueError:
+            return default
+
+    def _failures(self, found: Sequence[Found]) -> dict[str, Failure]:
+        tried = ((one.named.id, self._failure(self._channel(one))) for one in found)
+        return {identity: failure for identity, failure in tried if failure is not None}
+
+    def _failure(self, channel: FileChannel) -> Failure | None:
+        """Why the channel cannot be read now; None when it can, or when it is only busy."""
+        for file in channel.files:
+            try:
+                text = self._doors.root.text(file)
+            except OSError as error:
+                if error.errno in _PASSING:
+                    continue
+                denied = file if error.errno in _DENIED else ""
+                return Failure(f"/{file}: {why(error)}", denied, error.errno in _OFF)
+            problem = channel.objection(file, text)
+            if problem:
+                return Failure(problem)
+        return None
+
+    # -- words --------------------------------------------------------------------------------
+
+    def _reasons(
+        self, readable: Sequence[Found], ids: Sequence[str], failures: dict[str, Failure]
+    ) -> list[str]:
+        summed = [one for one in readable if one.named.id in ids]
+        names = " + ".join(one.named.name for one in summed)
+        devices = ", ".join(dict.fromkeys(self._glance.device(one.named.folder) for one in summed))
+        return [
+            f"reads {names} of {devices}",
+            *self._told(summed),
+            *dict.fromkeys(told for one in summed if (told := self._averages(one))),
+            *(f"not read: {failure.reason}" for failure in failures.values()),
+        ]
+
+    def _told(self, summed: Sequence[Found]) -> list[str]:
+        """What a person should check, because nobody else can."""
+        folders = dict.fromkeys(one.named.folder for one in summed)
+        asked = (
+            (file, self._glance.says(folder, file))
+            for folder in folders
+            for file in self._board.tell
+        )
+        return [f"{file} is {text}" for file, text in asked if text]
+
+    def _averages(self, one: Found) -> str:
+        kind = Kind.COUNTER if one.channel.energy else Kind(self._board.kind)
+        averaged = self._averaged(one)
+        if kind is Kind.COUNTER or averaged is None or not self._gap(one, kind):
+            return ""
+        seconds = self._seconds(one, kind)
+        return f"averages over {averaged:g} s and is read every {seconds:g} s: the rest is not seen"

@@ -1,0 +1,22 @@
+"""A simulated machine whose true joules per request are known."""
+
+from setsuden.energy.simulator.machine import Machine, Neighbours, Pattern, Requests
+from setsuden.energy.simulator.plant import COUNTER, POWER, Plant, PlantClock, PlantProcess, Scene
+from setsuden.energy.simulator.schedule import Request
+from setsuden.energy.simulator.tree import CounterFile, PowerFile
+
+__all__ = [
+    "COUNTER",
+    "POWER",
+    "CounterFile",
+    "Machine",
+    "Neighbours",
+    "Pattern",
+    "Plant",
+    "PlantClock",
+    "PlantProcess",
+    "PowerFile",
+    "Request",
+    "Requests",
+    "Scene",
+]

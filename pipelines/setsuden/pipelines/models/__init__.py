@@ -1,0 +1,1 @@
+"""Running a model: trial, session, thread or process, limits, and what it cost."""

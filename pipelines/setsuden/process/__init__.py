@@ -1,0 +1,1 @@
+"""What every process of ours does: configuration, log lines, readiness, stopping, reloading."""

@@ -1,0 +1,1 @@
+"""What a person looks at afterwards: reports of energy and cost, carbon, traces."""

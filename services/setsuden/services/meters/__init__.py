@@ -1,1 +1,0 @@
-"""Meters of what is no model: the broker, and Ray around its replicas."""

@@ -1,0 +1,1 @@
+"""Real servers for tests: a NATS server, a Jaeger, their ports and folders."""

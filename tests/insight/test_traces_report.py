@@ -1,0 +1,201 @@
+"""One self-contained page: what it says, that no text in it is markup, that nothing is fetched."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from tests.support import chromium
+from tests.support import traces as make
+
+from setsuden.insight.traces import html, waterfall
+from setsuden.insight.traces.found import FoundSpan
+from setsuden.insight.traces.tree import traces_of
+from setsuden.insight.traces.units import clean, duration, energy
+from setsuden.schemas import spans as table
+
+HOSTILE = "</style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J"
+_VOID = {"meta", "link"}
+
+
+class Whole(HTMLParser):
+    """Raises when a tag is closed that is not open, or left open."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        assert not any(name.startswith("on") for name, _ in attrs)
+        if tag not in _VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def page(trace_id: str | None = make.ESCALATED, spans: list[FoundSpan] | None = None) -> str:
+    return html.page(traces_of(make.scene() if spans is None else spans), trace_id)
+
+
+def words(text: str) -> str:
+    """The page's text without its tags."""
+    body = text.rsplit("</style>", maxsplit=1)[-1]
+    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body)))
+
+
+# -- the page ---------------------------------------------------------------------------------
+
+
+def test_the_page_opens_without_a_complaint_and_fetches_nothing(tmp_path: Path) -> None:
+    file = tmp_path / "page.html"
+    file.write_text(page(None, [*make.scene(), *make.late()]), encoding="utf-8")
+    opened = chromium.open_page(file, tmp_path)
+    assert "The cloud answered" in opened.dom
+    assert opened.console == []
+    assert [url for url in opened.fetched if url not in {file.as_uri(), "data:,"}] == []
+
+
+def test_a_page_that_does_fetch_and_complain_would_be_caught(tmp_path: Path) -> None:
+    file = tmp_path / "bad.html"
+    file.write_text(
+        '<img src="http://127.0.0.1:9/x.png"><script>console.error("boo")</script>',
+        encoding="utf-8",
+    )
+    opened = chromium.open_page(file, tmp_path)
+    assert any("boo" in line for line in opened.console)
+    assert "http://127.0.0.1:9/x.png" in opened.fetched
+
+
+@pytest.mark.parametrize("trace_id", [make.ESCALATED, make.EASY, make.BATCH, None])
+def test_the_page_is_whole_html_without_scripts_or_addresses(trace_id: str | None) -> None:
+    text = page(trace_id)
+    assert Whole(text).tags & {"script", "iframe", "img", "object", "form"} == set()
+    assert not re.search(r"(?:src|href)=\"(?!#|data:,)", text)
+    assert "url(" not in text
+    assert "@import" not in text
+
+
+def test_the_verdict_says_who_answered_in_how_long_and_for_how_much() -> None:
+    said = words(page())
+    assert "The cloud answered: 142.0 ms, 253 mJ" in said
+    assert "126 mJ to 506 mJ, estimated" in said
+    assert "energy class high" in said
+
+
+def test_the_clock_the_batch_and_both_other_paths_are_told() -> None:
+    said = words(page())
+    assert "device clock was 400 ms ahead, corrected, ±0.3 ms" in said
+    assert "batch of 2, share 0.5, waited 8.00 ms, 500 mJ for the whole batch" in said
+    assert "Edge only 3 mJ" in said
+    assert "its confidence 41%, the gate asks for 90%" in said
+    assert "Cloud only 250 mJ the teacher's run of this event" in said
+    assert "leave out network and broker" in said
+
+
+def test_what_the_cloud_would_have_cost_is_the_median_of_other_runs_or_unknown() -> None:
+    assert "Cloud only 250 mJ median of 2 runs" in words(page(make.EASY))
+    assert "Cloud only unknown" in words(page(make.EASY, make.easy()))
+
+
+def test_an_incomplete_total_is_told_as_a_lower_bound() -> None:
+    attributes = {"setsuden.energy.complete": False}
+    spans = make.changed(make.escalated(), make.named(table.EVENT), attributes=attributes)
+    assert "142.0 ms, at least 253 mJ" in words(page(make.ESCALATED, spans))
+
+
+def test_overhead_is_drawn_but_not_counted() -> None:
+    run = make.named(table.PREPROCESS)
+    spans = make.changed(make.escalated(), run, attributes=make.energy(0.1, "overhead"))
+    text = page(make.ESCALATED, spans)
+    assert "jb hollow" in text
+    assert "Hollow bars do not count" in text
+
+
+def test_the_critical_path_and_the_queue_are_drawn() -> None:
+    text = page()
+    assert text.count('class="cp"') >= 11
+    assert text.count('class="q" style="left') == 1
+    assert "68.00 ms on the critical path" in text
+
+
+def test_an_index_lists_the_escalated_traces_first_and_counts_what_it_does_not_draw(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(html, "MAX_TRACES", 1)
+    text = page(None)
+    listed = re.findall(r"<tr><td>.*?<code>([0-9a-f]{12})</code>", text)
+    assert listed[:2] == [make.ESCALATED[:12], make.SECOND[:12]]
+    assert text.count("<article") == 1
+    assert "3 of them are listed but not drawn" in text
+
+
+def test_a_trace_that_is_a_stranger_to_us_is_drawn_all_the_same() -> None:
+    made = make.TraceBuilder("c" * 32)
+    root = made.add({}, "GET /", 0, 1)
+    made.add({}, "query", -5, 3, parent=root, error="")
+    text = page("c" * 32, made.found)
+    Whole(text)
+    assert "energy unknown" in words(text)
+    assert waterfall.lines(made.found)
+
+
+def test_text_of_a_trace_is_never_markup_nor_a_terminals_command() -> None:
+    spans = make.changed(
+        make.escalated(),
+        lambda found: True,
+        name=HOSTILE,
+        error=HOSTILE,
+        attributes={"setsuden.pipeline": HOSTILE, HOSTILE: HOSTILE, "error.type": HOSTILE},
+    )
+    resource = {"service.name": HOSTILE, HOSTILE: HOSTILE}
+    spans = [found._replace(resource=resource) for found in spans]
+    for trace_id in (make.ESCALATED, None):
+        assert Whole(page(trace_id, spans)).tags & {"script", "img"} == set()
+    lines = waterfall.lines(spans, styled=False)
+    assert not any("\x1b" in line for line in lines)
+
+
+# -- the waterfall ----------------------------------------------------------------------------
+
+
+def test_the_waterfall_marks_path_queue_batch_and_clock() -> None:
+    lines = waterfall.lines(make.escalated())
+    text = "\n".join(lines)
+    assert "The cloud answered: 142.0 ms, 253 mJ (126 mJ to 506 mJ, estimated), class high" in text
+    infer = next(line for line in lines if "infer" in line and "worker" in line)
+    assert infer.startswith("▌")
+    assert "68.00 ms" in infer
+    assert infer.endswith("250 mJ")
+    assert "queued 31.00 ms" in text
+    assert f"batch of 2, share 0.5, waited 8.00 ms, batch trace {make.BATCH}" in text
+    assert "device clock was 400 ms ahead, corrected, ±0.3 ms" in text
+
+
+def test_late_failed_expired_and_repeated_work_is_marked() -> None:
+    assert any("delivery 2, late" in line for line in waterfall.lines(make.late()))
+    expired = {"setsuden.status": "expired", "error.type": "deadline"}
+    spans = make.changed(
+        make.escalated(), make.named(table.EVENT), error="too late", attributes=expired
+    )
+    assert any("expired, error: deadline" in line for line in waterfall.lines(spans))
+
+
+def test_a_plain_line_has_no_colour_and_a_styled_one_has() -> None:
+    assert not any("\x1b" in line for line in waterfall.lines(make.escalated()))
+    assert any("\x1b[" in line for line in waterfall.lines(make.escalated(), styled=True))
+
+
+def test_units_fit_the_amount() -> None:
+    amounts = [None, 0.0, 4.2e-10, 4.2e-6, 0.0042, 4.2]
+    assert [energy(one) for one in amounts] == ["-", "0 J", "0.42 nJ", "4.2 µJ", "4.2 mJ", "4.2 J"]
+    times = [duration(ms) for ms in (0.5, 142, 15_000, 360_000)]
+    assert times == ["0.50 ms", "142.0 ms", "15.0 s", "6.0 min"]
+    assert clean("a\x1b[2Jb" + "c" * 300, 8) == "a\N{REPLACEMENT CHARACTER}[2Jbc…"
