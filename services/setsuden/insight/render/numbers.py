@@ -60,6 +60,11 @@ def figure(value: float | None, unit: Unit) -> str:
     return NONE if value is None else f"{digits(value / unit.size)} {unit.name}"
 
 
+def at_least(text: str, complete: bool) -> str:
+    """A figure of which a part is unknown is a lower bound; ``none`` stays so."""
+    return text if complete or text == NONE else f"at least {text}"
+
+
 def quantity(value: float | None, symbol: str) -> str:
     """The same in the unit that fits this value alone."""
     return figure(value, fit([value], symbol, grow=1.0))

@@ -11,7 +11,7 @@ from setsuden.insight.report.model import (
     Severity,
     Verdict,
 )
-from setsuden.insight.report.page.numbers import Unit, bounds, digits, figure, percent
+from setsuden.insight.render.numbers import Unit, bounds, digits, figure, percent
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 
 COMPONENTS = {
@@ -28,6 +28,14 @@ SOURCES = {
     Source.TABLE_MODEL: "table",
     Source.DECLARED: "declared",
     Source.NONE: "none",
+}
+SOURCE_MEANINGS = {
+    Source.MEASURED: "an energy counter or a power sensor was read",
+    Source.DERIVED: "computed from what a sensor read, for instance volts times amperes",
+    Source.RELAYED: "read by a sensor of another machine and passed on",
+    Source.CALIBRATED_MODEL: "a curve fitted on this very machine, driven by exact CPU time",
+    Source.TABLE_MODEL: "published values of similar hardware, driven by exact CPU time",
+    Source.DECLARED: "a person wrote it down",
 }
 BOUNDARIES = {
     Boundary.WALL_AC: "at the plug",
