@@ -45,6 +45,19 @@ class Box(NamedTuple):
     style: str
 
 
+class Stretch(NamedTuple):
+    """A part of a track, in fractions of it."""
+
+    left: float
+    width: float
+
+    @classmethod
+    def between(cls, left: float, right: float) -> Stretch:
+        """What lies on the track of it."""
+        left, right = min(max(left, 0.0), 1.0), min(max(right, 0.0), 1.0)
+        return cls(left, max(right - left, 0.0))
+
+
 class Tick(NamedTuple):
     """A number of the axis."""
 
