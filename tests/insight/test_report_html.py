@@ -6,8 +6,10 @@ import functools
 import re
 from collections.abc import Iterator
 from html import escape, unescape
+from importlib.resources import files
 from pathlib import Path
 
+import markupsafe
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +17,8 @@ from tests.support import chromium
 from tests.support import report_fixture as made
 from tests.support.page import Whole, drawings, words
 
+from setsuden.insight.render import charts, numbers
+from setsuden.insight.render.report import page
 from setsuden.insight.report.model import (
     Cell,
     Coverage,
@@ -25,13 +29,10 @@ from setsuden.insight.report.model import (
     Severity,
     Verdict,
 )
-from setsuden.insight.report.page import html
-from setsuden.insight.report.page import numbers as html_numbers
-from setsuden.insight.report.page import series as html_series
-from setsuden.insight.report.page.style import STYLE
 from setsuden.insight.traces.units import clean
 from setsuden.schemas.energy import Source
 
+STYLE = (files("setsuden.insight.render") / "templates" / "style.css").read_text(encoding="utf-8")
 HOSTILE = "</style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>&amp;\x1b[2J"
 EVERY = {"realistic": made.realistic(), "edges": made.edges(), "bare": made.bare()}
 SHORT = {"series": EVERY["bare"].series}
@@ -40,7 +41,7 @@ texts = st.text(st.sampled_from("<>&\"'/ab;\\`\x00\x1b\u202e"), max_size=30)
 
 
 def said(report: Report) -> str:
-    return words(html.page(report))
+    return words(page(report))
 
 
 # -- a page that stands alone -------------------------------------------------------------------
@@ -51,7 +52,7 @@ def test_the_page_opens_without_a_complaint_and_fetches_nothing(
     report: Report, tmp_path: Path
 ) -> None:
     file = tmp_path / "page.html"
-    file.write_text(html.page(report), encoding="utf-8")
+    file.write_text(page(report), encoding="utf-8")
     opened = chromium.open_page(file, tmp_path)
     assert "How to read this" in opened.dom
     assert opened.console == []
@@ -77,7 +78,7 @@ def _beyond(page: str, width: int, folder: Path) -> str:
 @pytest.mark.parametrize("width", [360, 740, 1200])
 @every_report
 def test_the_page_never_scrolls_sideways(report: Report, width: int, tmp_path: Path) -> None:
-    assert _beyond(html.page(report), width, tmp_path) == "0"
+    assert _beyond(page(report), width, tmp_path) == "0"
 
 
 def test_a_page_that_does_scroll_sideways_would_be_caught(tmp_path: Path) -> None:
@@ -86,7 +87,7 @@ def test_a_page_that_does_scroll_sideways_would_be_caught(tmp_path: Path) -> Non
 
 @every_report
 def test_the_page_is_whole_html_without_scripts_or_addresses(report: Report) -> None:
-    text = html.page(report)
+    text = page(report)
     whole = Whole(text)
     assert not {"script", "iframe", "img", "object", "form", "image", "use"} & set(whole.tags)
     assert not re.search(r"(?:src|href)=\"(?!#|data:,)", text)
@@ -97,13 +98,13 @@ def test_the_page_is_whole_html_without_scripts_or_addresses(report: Report) -> 
 
 @every_report
 def test_every_link_of_the_page_leads_to_a_place_on_it(report: Report) -> None:
-    text = html.page(report)
+    text = page(report)
     assert set(re.findall(r'href="#([\w-]+)"', text)) <= set(Whole(text).ids)
 
 
 def test_a_report_of_hundreds_of_meters_stays_small_and_counts_what_it_leaves_out() -> None:
     report = made.realistic(edge_meters=900, many_hours=2000)
-    text = html.page(report)
+    text = page(report)
     assert len(text.encode()) < 400_000
     assert "783 more rows are in" in words(text)
     assert "3,700 more rows are in" in words(text)
@@ -114,7 +115,7 @@ def test_a_report_of_hundreds_of_meters_stays_small_and_counts_what_it_leaves_ou
 
 @every_report
 def test_every_drawing_is_xml_with_a_title_and_a_description(report: Report) -> None:
-    text = html.page(report)
+    text = page(report)
     drawn = drawings(text)
     assert len(drawn) == text.count('role="img"')
     for title, element in drawn.items():
@@ -126,21 +127,19 @@ def test_every_drawing_is_xml_with_a_title_and_a_description(report: Report) -> 
 
 @every_report
 def test_a_table_follows_every_drawing_in_its_section(report: Report) -> None:
-    for part in html.page(report).split("<section")[1:]:
+    for part in page(report).split("<section")[1:]:
         if "<figure" in part:
             assert "<table" in part.split("<figure", maxsplit=1)[1]
 
 
 @every_report
 def test_nothing_is_drawn_as_a_bar_of_no_length(report: Report) -> None:
-    for element in drawings(html.page(report)).values():
+    for element in drawings(page(report)).values():
         assert all(float(rect.get("width", "0%")[:-1]) > 0 for rect in element.iter("rect"))
 
 
 def test_the_whole_bar_is_as_long_as_its_parts_and_has_its_interval() -> None:
-    drawn = drawings(html.page(made.realistic()))[
-        "Joules by component and part, per 1,000 inferences"
-    ]
+    drawn = drawings(page(made.realistic()))["Joules by component and part, per 1,000 inferences"]
     bars = [rect for rect in drawn.iter("rect") if rect.get("y") == "24"]
     assert len(bars) == 10
     scale = 100 / (440.78 * 1.29)
@@ -151,20 +150,20 @@ def test_the_whole_bar_is_as_long_as_its_parts_and_has_its_interval() -> None:
 
 
 def test_a_component_without_joules_is_called_none_and_has_no_bar() -> None:
-    drawn = drawings(html.page(made.edges()))["Joules by component and part, per 1,000 inferences"]
+    drawn = drawings(page(made.edges()))["Joules by component and part, per 1,000 inferences"]
     assert [text.text for text in drawn.iter("text") if text.get("class") == "none"] == ["none"] * 3
     assert {rect.get("y") for rect in drawn.iter("rect")} == {"24", "86"}
 
 
 def test_a_missing_bound_is_an_arrow_and_not_a_cap() -> None:
     title = "Joules per 1,000 inferences that the other ways would use more or less"
-    drawn = drawings(html.page(made.edges()))[title]
+    drawn = drawings(page(made.edges()))[title]
     assert len([path for path in drawn.iter("path") if path.get("class") == "whisker open"]) == 1
     assert "no lower bound" in (drawn.findtext("desc") or "")
 
 
 def test_a_gap_in_a_curve_stays_a_gap() -> None:
-    drawn = drawings(html.page(made.realistic()))[
+    drawn = drawings(page(made.realistic()))[
         "Watts of each component and inferences per second over the run"
     ]
     holes = [rect for rect in drawn.iter("rect") if rect.get("class") == "hole"]
@@ -176,9 +175,7 @@ def test_a_gap_in_a_curve_stays_a_gap() -> None:
 @given(st.lists(st.none() | st.floats(0, 1e6), max_size=20))
 def test_runs_of_a_curve_cover_every_point_once(values: list[float | None]) -> None:
     covered = [
-        (place, known)
-        for start, end, known in html_series.runs(values)
-        for place in range(start, end)
+        (place, known) for start, end, known in charts.runs(values) for place in range(start, end)
     ]
     assert covered == [(place, value is not None) for place, value in enumerate(values)]
 
@@ -188,19 +185,19 @@ def test_runs_of_a_curve_cover_every_point_once(values: list[float | None]) -> N
 
 @given(texts)
 def test_no_text_of_a_report_is_markup(name: str) -> None:
-    text = html.page(_named(name))
+    text = page(_named(name))
     assert len(Whole(text).tags) == _tags(bool(name))
-    assert f'<p class="report-name">{escape(clean(name))}</p>' in text
+    assert f'<p class="report-name">{markupsafe.escape(clean(name))}</p>' in text
 
 
 @functools.cache
 def _tags(named: bool) -> int:
     """How many tags a page has whose texts are plain words, or are empty."""
-    return len(Whole(html.page(_named("plain" if named else ""))).tags)
+    return len(Whole(page(_named("plain" if named else ""))).tags)
 
 
 def test_a_hostile_name_is_shown_and_does_nothing() -> None:
-    text = html.page(_named(HOSTILE))
+    text = page(_named(HOSTILE))
     assert "<script" not in text
     assert "<img" not in text
     assert "\x1b" not in text
@@ -256,7 +253,7 @@ _SIZES = (1e12, 1e9, 1e6, 1e3, 1.0, 1e-3, 1e-6, 0.01, 60.0, 3600.0, 86_400.0)
 
 @every_report
 def test_every_number_on_the_page_is_one_of_the_report(report: Report) -> None:
-    text = html.page(report)
+    text = page(report)
     for drawn in re.findall(r'<text class="tick".*?</text>|<code.*?</code>', text):
         text = text.replace(drawn, "")
     allowed = _OF_THE_PAGE | set(_numbers(report.model_dump()))
@@ -269,8 +266,8 @@ def _numbers(value: object) -> Iterator[str]:
         for inner in (*value.keys(), *value.values()):
             yield from _numbers(inner)
     elif isinstance(value, list | tuple):
-        yield html_numbers.count(len(value))
-        yield from (html_numbers.count(number) for number in range(1, 3))
+        yield numbers.count(len(value))
+        yield from (numbers.count(number) for number in range(1, 3))
         for inner in value:
             yield from _numbers(inner)
     elif isinstance(value, str):
@@ -280,26 +277,26 @@ def _numbers(value: object) -> Iterator[str]:
 
 
 def _written(value: float) -> Iterator[str]:
-    yield html_numbers.count(value)
+    yield numbers.count(value)
     for size in _SIZES:
-        yield from _NUMBER.findall(html_numbers.digits(value / size))
+        yield from _NUMBER.findall(numbers.digits(value / size))
     if value > 1e15:
         points = [value + place * 72e9 for place in range(300)]
         yield from _NUMBER.findall(" ".join(map(_times, points)))
 
 
 def _times(ns: float) -> str:
-    return f"{html_numbers.moment(int(ns))} {html_numbers.clock(int(ns), 1.0)}".replace("-", " - ")
+    return f"{numbers.moment(int(ns))} {numbers.clock(int(ns), 1.0)}".replace("-", " - ")
 
 
 @given(st.floats(1e-30, 1e30))
 def test_three_digits_are_right_to_half_a_percent(value: float) -> None:
-    shown = html_numbers.digits(value)
-    mantissa, _, power = shown.replace(",", "").partition(f" {html_numbers.TIMES} 10")
+    shown = numbers.digits(value)
+    mantissa, _, power = shown.replace(",", "").partition(f" {numbers.TIMES} 10")
     exponent = int(power.translate(str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")) or "0")
     assert float(mantissa) * 10.0**exponent == pytest.approx(value, rel=5.001e-3)
     assert len(re.sub(r"[^\d]", "", mantissa).strip("0")) <= 3
-    assert html_numbers.digits(-value) == html_numbers.MINUS + shown
+    assert numbers.digits(-value) == numbers.MINUS + shown
 
 
 @pytest.mark.parametrize(
@@ -320,7 +317,7 @@ def test_three_digits_are_right_to_half_a_percent(value: float) -> None:
 def test_a_quantity_has_three_digits_and_the_unit_that_fits(
     joules: float | None, shown: str
 ) -> None:
-    assert html_numbers.quantity(joules, "J") == shown
+    assert numbers.quantity(joules, "J") == shown
 
 
 @pytest.mark.parametrize(
@@ -334,22 +331,22 @@ def test_a_quantity_has_three_digits_and_the_unit_that_fits(
     ],
 )
 def test_a_share_that_is_not_all_is_never_called_all(share: float | None, shown: str) -> None:
-    assert html_numbers.percent(share) == shown
+    assert numbers.percent(share) == shown
 
 
 def test_compared_figures_share_one_unit() -> None:
-    unit = html_numbers.fit([41_200.0, 12.0, None], "J")
-    assert html_numbers.figure(41_200.0, unit) == "41.2 kJ"
-    assert html_numbers.figure(12.0, unit) == "0.0120 kJ"
-    assert html_numbers.bounds(12.0, 41_200.0, unit) == "0.0120 to 41.2 kJ"
-    assert html_numbers.bounds(None, 41_200.0, unit) == ""
+    unit = numbers.fit([41_200.0, 12.0, None], "J")
+    assert numbers.figure(41_200.0, unit) == "41.2 kJ"
+    assert numbers.figure(12.0, unit) == "0.0120 kJ"
+    assert numbers.bounds(12.0, 41_200.0, unit) == "0.0120 to 41.2 kJ"
+    assert numbers.bounds(None, 41_200.0, unit) == ""
 
 
 @given(st.integers(-(2**70), 2**70))
 def test_any_time_can_be_written(ns: int) -> None:
-    assert html_numbers.moment(ns)
-    assert html_numbers.period(ns, ns)
-    assert html_numbers.clock(ns, 1.0)
+    assert numbers.moment(ns)
+    assert numbers.period(ns, ns)
+    assert numbers.clock(ns, 1.0)
 
 
 amounts = st.floats(0, 1e30) | st.sampled_from([0.0, 5e-324, 1e-12])
@@ -367,7 +364,7 @@ def test_joules_of_any_size_make_a_whole_page(edge: float, cloud: float, apart: 
         update={"difference": Difference(joules=apart, low=None, high=apart)}
     )
     changed = {"whole": made.cell(edge), "components": components, "all_cloud": far}
-    text = html.page(report.model_copy(update=changed))
+    text = page(report.model_copy(update=changed))
     Whole(text)
     assert drawings(text)
     assert "nan" not in text
@@ -547,13 +544,13 @@ def test_letters_and_marks_stand_out_from_the_page(dark: bool) -> None:
 
 def _colours(dark: bool) -> dict[str, str]:
     """The page's colours as the cascade leaves them."""
-    found: dict[str, str] = {}
-    night = "@media(prefers-color-scheme:dark){:root{"
-    assert STYLE.count(night) == 2
-    for block in re.finditer(r"(@media[^{]*\{)?:root\{([^}]*)\}", STYLE):
-        if block[1] is None or (dark and block[0].startswith(night)):
-            found |= dict(re.findall(r"--([\w-]+):(#\w+)", block[2]))
-    return found
+    colours: dict[str, str] = {}
+    night = "@media (prefers-color-scheme: dark) { "
+    assert STYLE.count(night) == 1
+    for block in re.finditer(r"(@media[^{]*\{ )?:root \{([^}]*)\}", STYLE):
+        if block[1] is None or (dark and block[1] == night):
+            colours |= dict(re.findall(r"--([\w-]+): (#\w+)", block[2]))
+    return colours
 
 
 def _contrast(one: str, other: str) -> float:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from html import unescape
 from html.parser import HTMLParser
 from pathlib import Path
@@ -11,7 +13,8 @@ import pytest
 from tests.support import chromium
 from tests.support import traces as make
 
-from setsuden.insight.traces import html, waterfall
+from setsuden.insight.render import trace as trace_page
+from setsuden.insight.traces import waterfall
 from setsuden.insight.traces.found import FoundSpan
 from setsuden.insight.traces.tree import traces_of
 from setsuden.insight.traces.units import clean, duration, energy
@@ -42,7 +45,7 @@ class Whole(HTMLParser):
 
 
 def page(trace_id: str | None = make.ESCALATED, spans: list[FoundSpan] | None = None) -> str:
-    return html.page(traces_of(make.scene() if spans is None else spans), trace_id)
+    return trace_page.page(traces_of(make.scene() if spans is None else spans), trace_id)
 
 
 def words(text: str) -> str:
@@ -129,9 +132,9 @@ def test_the_critical_path_and_the_queue_are_drawn() -> None:
 def test_an_index_lists_the_escalated_traces_first_and_counts_what_it_does_not_draw(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(html, "MAX_TRACES", 1)
+    monkeypatch.setattr(trace_page, "MAX_TRACES", 1)
     text = page(None)
-    listed = re.findall(r"<tr><td>.*?<code>([0-9a-f]{12})</code>", text)
+    listed = re.findall(r'<tr role="row"><th .*?<code>([0-9a-f]{12})</code>', text)
     assert listed[:2] == [make.ESCALATED[:12], make.SECOND[:12]]
     assert text.count("<article") == 1
     assert "3 of them are listed but not drawn" in text
@@ -199,3 +202,12 @@ def test_units_fit_the_amount() -> None:
     times = [duration(ms) for ms in (0.5, 142, 15_000, 360_000)]
     assert times == ["0.50 ms", "142.0 ms", "15.0 s", "6.0 min"]
     assert clean("a\x1b[2Jb" + "c" * 300, 8) == "a\N{REPLACEMENT CHARACTER}[2Jbc…"
+
+
+def test_without_jinja2_a_page_is_refused_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    file = make.write(tmp_path / "spans.jsonl", make.escalated())
+    program = "import sys; sys.modules['jinja2'] = None; from setsuden.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "trace", "report", "--from", str(file), "-o", "-"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'setsuden[html]'" in ended.stderr

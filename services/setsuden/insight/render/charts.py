@@ -295,7 +295,9 @@ class Panel(NamedTuple):
         high = self.ceiling * self.unit.size
         heights = [f"{100 - 100 * (value or 0.0) / high:.4g}" for value in self.values[start:end]]
         path = heights[0]
-        for place, (height, before) in enumerate(zip(heights[1:], heights, strict=False), start + 1):
+        for place, (height, before) in enumerate(
+            zip(heights[1:], heights, strict=False), start + 1
+        ):
             if height != before:
                 path += f"H{place}V{height}"
         return f"{path}H{end}"

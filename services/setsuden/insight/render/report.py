@@ -187,8 +187,9 @@ def _rows_read(rows: RowsRead) -> str:
 def _reading(report: Report) -> dict[str, object]:
     """The boundaries and sources that occur, explained."""
     totals = [component.whole.total for component in report.components]
-    boundaries = {one.boundary for one in (*totals, *report.meters)}
-    sources = {one.source for one in (*totals, *report.meters)} | set(report.coverage.by_source)
+    boundaries = {total.boundary for total in totals} | {one.boundary for one in report.meters}
+    sources = {total.source for total in totals} | {one.source for one in report.meters}
+    sources |= set(report.coverage.by_source)
     return {
         "boundaries": [
             (terms.BOUNDARIES[boundary].capitalize(), meaning)
@@ -276,9 +277,7 @@ def _ways_chart(report: Report, basis: Basis) -> BarChart | None:
     bars = [_bar("Cascade, as it ran", cascade, _part(cascade, "s-dynamic"), basis)]
     bars[0] = bars[0]._replace(strong=True)
     bars += [
-        _bar(
-            terms.SCENARIOS[way.scenario], way.per_1000, _part(way.per_1000, "s-other"), basis
-        )
+        _bar(terms.SCENARIOS[way.scenario], way.per_1000, _part(way.per_1000, "s-other"), basis)
         for way in (report.all_cloud, report.all_edge)
     ]
     return bar_chart("ways", f"Joules of the three ways, {basis.label}", bars, basis.unit)
@@ -441,7 +440,9 @@ def _series_table(report: Report) -> dict[str, object]:
     rows = []
     for point, rate in enumerate(series.inferences_per_second):
         at = series.start_ns + round(point * series.step_seconds * 1e9)
-        watts = [curve.watts[point] if point < len(curve.watts) else None for curve in series.curves]
+        watts = [
+            curve.watts[point] if point < len(curve.watts) else None for curve in series.curves
+        ]
         cells = (NONE if value is None else digits(value / unit.size) for value in watts)
         rows.append([clock(at, series.step_seconds), *cells, digits(rate)])
     return {"series_columns": columns | {"Inferences per s": "num"}, "series_rows": rows}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from setsuden.insight.render.numbers import Unit, bounds, digits, figure, percent
 from setsuden.insight.report.model import (
     Amount,
     Counterfactual,
@@ -11,7 +12,6 @@ from setsuden.insight.report.model import (
     Severity,
     Verdict,
 )
-from setsuden.insight.render.numbers import Unit, bounds, digits, figure, percent
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 
 COMPONENTS = {

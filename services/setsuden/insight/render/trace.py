@@ -132,7 +132,7 @@ def _article(trace: Trace, context: Context) -> dict[str, object]:
         "batches": [] if is_batch else [_batch(one, context) for one in figures.memberships(trace)],
         "clock": _clock(trace),
         "spans": [_details(row.found) for row in rows[:MAX_SPANS]],
-        "estimated": any(figures.ESTIMATED == source for source in _sources(trace)),
+        "estimated": any(source == figures.ESTIMATED for source in _sources(trace)),
         "sources": ", ".join(_sources(trace)) or "none",
         "source_meaning": names.ATTRIBUTES["setsuden.energy.source"],
     }
