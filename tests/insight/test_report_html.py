@@ -11,7 +11,7 @@ from pathlib import Path
 
 import markupsafe
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.support import chromium
 from tests.support import report_fixture as made
@@ -183,6 +183,7 @@ def test_runs_of_a_curve_cover_every_point_once(values: list[float | None]) -> N
 # -- text from outside --------------------------------------------------------------------------
 
 
+@settings(deadline=None)
 @given(texts)
 def test_no_text_of_a_report_is_markup(name: str) -> None:
     text = page(_named(name))
