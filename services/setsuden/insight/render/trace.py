@@ -16,7 +16,7 @@ from setsuden.insight.traces.found import FoundSpan
 from setsuden.insight.traces.tree import Row, Trace
 from setsuden.insight.traces.units import UNKNOWN, between, clean, duration, energy, moment
 from setsuden.schemas import spans as names
-from setsuden.telemetry.span import Link, Value
+from setsuden.telemetry.span import Link
 
 MAX_TRACES = 50
 """Traces drawn in full on one page; the rest is counted in the index."""
@@ -61,12 +61,15 @@ def page(
         "trace.html",
         title=f"trace {trace_id[:8]}" if trace_id is not None else number,
         number=number,
-        index=[_index_row(trace, context) for trace in listed] if len(listed) != 1 else [],
-        not_drawn=len(listed) - len(drawn),
+        listed=listed,
+        drawn=context.drawn,
         articles=[_article(trace, context) for trace in drawn],
-        alone=len(listed) == 1,
+        max_spans=MAX_SPANS,
         address=context.address,
+        verdict_of=figures.verdict,
+        energy_of=energy_of,
         colour=colour,
+        moment=moment,
     )
 
 
@@ -91,60 +94,41 @@ def colour(service: str) -> str:
     return service if service in _SERVICES else "other"
 
 
-def _index_row(trace: Trace, context: Context) -> dict[str, object]:
-    verdict = figures.verdict(trace)
-    amount = UNKNOWN if verdict.joules is None else energy(verdict.joules.value)
-    least = "" if verdict.complete or verdict.joules is None else "≥ "
-    return {
-        "trace_id": trace.trace_id,
-        "address": f"#t-{trace.trace_id}" if trace.trace_id in context.drawn else "",
-        "outcome": verdict.words,
-        "took": duration(verdict.ms),
-        "energy": least + amount,
-        "energy_class": verdict.energy_class or "-",
-    }
+def energy_of(verdict: Verdict, unknown: str = UNKNOWN, least: str = "at least ") -> str:
+    """The total of a trace; a lower bound where a part is unknown."""
+    if verdict.joules is None:
+        return unknown
+    return f"{'' if verdict.complete else least}{energy(verdict.joules.value)}"
 
 
 def _article(trace: Trace, context: Context) -> dict[str, object]:
     verdict, rows = figures.verdict(trace), list(trace.walk())
-    is_batch = trace.entry.span.name == names.BATCH
-    time_axis = TimeAxis.of(trace)
+    name, links = trace.entry.span.name, trace.entry.span.links
+    axis, sources = TimeAxis.of(trace), _sources(trace)
+    others = [link.trace_id for link in links if link.trace_id != trace.trace_id]
     return {
-        "trace_id": trace.trace_id,
-        "outcome": verdict.words,
-        "figures": f"{duration(verdict.ms)}, {_energy_of(verdict, 'energy unknown')}",
+        "trace": trace,
+        "verdict": verdict,
         "about": _about(trace),
-        "late_for": [] if is_batch else _linked(trace),
-        "badges": list(_badges(trace, verdict)),
+        "late_for": [] if name == names.BATCH else others[:4],
         "cards": _cards(trace, verdict),
-        "waterfall": _waterfall(rows[:MAX_SPANS], trace, time_axis),
-        "axis": time_axis.labels,
-        "left_out": len(rows) - MAX_SPANS,
-        "services": list(dict.fromkeys(found.service for found in trace.spans))[:12],
-        "queued": any(found.number(_QUEUE_MS) for found in trace.spans),
-        "moments": any(found.span.events for found in trace.spans),
+        "rows": rows,
+        "waterfall": _waterfall(rows[:MAX_SPANS], trace, axis),
+        "axis": axis.labels,
         "addition": _addition(trace),
         "hops": _hops(trace),
-        "ways": _ways(trace, verdict, context) if trace.entry.span.name == names.EVENT else [],
-        "members": [_member(link, context) for link in trace.entry.span.links[:1000]]
-        if is_batch
-        else None,
-        "batches": [] if is_batch else [_batch(one, context) for one in figures.memberships(trace)],
-        "clock": _clock(trace),
-        "spans": [_details(row.found) for row in rows[:MAX_SPANS]],
-        "estimated": any(source == figures.ESTIMATED for source in _sources(trace)),
-        "sources": ", ".join(_sources(trace)) or "none",
+        "ways": _ways(trace, verdict, context) if name == names.EVENT else [],
+        "members": [_member(link, context) for link in links[:1000]],
+        "is_batch": name == names.BATCH,
+        "batches": [_batch(one, context) for one in figures.memberships(trace)],
+        "clock": figures.clock(trace),
+        "estimated": figures.ESTIMATED in sources,
+        "sources": ", ".join(sources) or "none",
         "source_meaning": names.ATTRIBUTES["setsuden.energy.source"],
     }
 
 
 # -- the head ---------------------------------------------------------------------------------
-
-
-def _energy_of(verdict: Verdict, unknown: str = UNKNOWN) -> str:
-    if verdict.joules is None:
-        return unknown
-    return f"{'' if verdict.complete else 'at least '}{energy(verdict.joules.value)}"
 
 
 def _about(trace: Trace) -> str:
@@ -156,29 +140,6 @@ def _about(trace: Trace) -> str:
         moment(entry.span.start_ns),
     )
     return ", ".join(filter(None, parts))
-
-
-def _linked(trace: Trace) -> list[str]:
-    """The traces that late work came too late for."""
-    links = trace.entry.span.links
-    return [link.trace_id for link in links if link.trace_id != trace.trace_id][:4]
-
-
-def _badges(trace: Trace, verdict: Verdict) -> Iterable[tuple[str, str]]:
-    if verdict.escalated:
-        yield "escalated", "hot"
-    if verdict.status:
-        yield verdict.status, "" if verdict.status == "final" else "bad"
-    if verdict.energy_class:
-        yield f"energy class {verdict.energy_class}", ""
-    if not verdict.complete:
-        yield "energy incomplete: a lower bound", "bad"
-    if verdict.joules is not None and verdict.joules.estimated:
-        yield "energy estimated", ""
-    if errors := sum(one.span.error is not None for one in trace.spans):
-        yield f"{errors} failed spans", "bad"
-    if reason := trace.entry.text("setsuden.sampling.reason"):
-        yield f"kept because {reason}", ""
 
 
 def _cards(trace: Trace, verdict: Verdict) -> list[tuple[str, str, str]]:
@@ -200,7 +161,7 @@ def _energy_card(verdict: Verdict) -> tuple[str, str]:
         return UNKNOWN, "no span states any energy"
     bounds = between(joules.low, joules.high) or "bounds unknown"
     label = "estimated" if joules.estimated else joules.source
-    return _energy_of(verdict), f"{bounds}, {label}" if label else bounds
+    return energy_of(verdict), f"{bounds}, {label}" if label else bounds
 
 
 def _size_card(trace: Trace) -> tuple[str, str]:
@@ -415,7 +376,7 @@ def _ways(trace: Trace, verdict: Verdict, context: Context) -> list[Way]:
     bounds = between(joules.low, joules.high) if joules is not None else ""
     notes = [*filter(None, (bounds,)), duration(verdict.ms)]
     return [
-        Way("As it went", _energy_of(verdict), notes, taken=True),
+        Way("As it went", energy_of(verdict), notes, taken=True),
         _edge_only(trace),
         _cloud_only(trace, context),
     ]
@@ -481,57 +442,7 @@ def _member(link: Link, context: Context) -> dict[str, object]:
     }
 
 
-# -- small print ------------------------------------------------------------------------------
-
-
-def _clock(trace: Trace) -> str:
-    """How far the device's clock was off, and whether its spans were moved."""
-    clock = figures.clock(trace)
-    if clock is None:
-        return ""
-    why = (
-        "Its spans were moved by the measured offset before they were sent."
-        if clock.corrected
-        else "Its spans are where its own clock put them."
-    )
-    return f"{clock.words()}. {why}"
-
-
-def _details(found: FoundSpan) -> dict[str, object]:
-    """One span with its attributes."""
-    span = found.span
-    facts: dict[str, Value] = {
-        "span id": span.span_id,
-        "parent": span.parent_id or "none",
-        "start": moment(span.start_ns),
-    }
-    for number, link in enumerate(span.links[:100], 1):
-        facts[f"link {number}"] = f"{link.trace_id} / {link.span_id}"
-    if span.error is not None:
-        facts["error"] = span.error or "yes"
-    return {
-        "name": span.name,
-        "service": found.service,
-        "summary": f"{clean(found.service, 40)}, {span.kind.name}, {duration(found.ms)}",
-        "facts": _pairs(facts),
-        "attributes": _pairs(span.attributes),
-        "events": [
-            (event.name, duration((event.at_ns - span.start_ns) / 1e6), _pairs(event.attributes))
-            for event in span.events[:100]
-        ],
-        "resource": _pairs({f"resource {key}": value for key, value in found.resource.items()}),
-    }
-
-
-def _pairs(attributes: Mapping[str, Value]) -> list[tuple[str, str]]:
-    return [(key, _text(value)) for key, value in sorted(attributes.items())]
-
-
-def _text(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
 def _sources(trace: Trace) -> list[str]:
     """The energy sources that occur."""
     sources = {found.text("setsuden.energy.source") for found in trace.spans}
-    return sorted(source for source in sources if source not in {None, "none"})
+    return sorted(filter(None, sources - {"none"}))
