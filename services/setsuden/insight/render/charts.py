@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import datetime
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from math import ceil, floor, log10
 from typing import NamedTuple
 
 from setsuden.insight.render.numbers import Unit, fit, percent, utc
 
-ROW = 62.0
-"""Height of one bar with its name above it."""
 _LEAST_STEP = 1e-300
 _TICKS_SECONDS = (
     *(1.0, 2.0, 5.0, 10.0, 15.0, 30.0),
@@ -73,14 +71,16 @@ class Part(NamedTuple):
 
 
 class Bar(NamedTuple):
-    """One bar with its figures as text; bounds that are not known are not drawn."""
+    """An amount with its figures as text; a bound that is not known is not drawn."""
 
     name: str
     value: str
     interval: str
-    parts: Sequence[Part]
+    middle: float = 0.0
     low: float | None = None
     high: float | None = None
+    parts: Sequence[Part] = ()
+    """It is drawn as one bar of these, or without any as a point."""
     breaks: Sequence[float] = ()
     """Where one component ends and the next begins."""
     strong: bool = False
@@ -104,6 +104,11 @@ class BarChart(NamedTuple):
         return Scale(0.0, max(max(bar.high or 0.0, _length(bar.parts)) for bar in self.bars))
 
     @property
+    def empty(self) -> bool:
+        """Whether there is nothing to draw."""
+        return self.scale.high / self.unit.size <= 0
+
+    @property
     def ticks(self) -> list[Tick]:
         """Round numbers of the unit."""
         scale, size = self.scale, self.unit.size
@@ -112,20 +117,6 @@ class BarChart(NamedTuple):
             Tick(scale.at(value * size), round_number(value))
             for value in steps(0.0, most, nice_step(most))
         ]
-
-    @property
-    def description(self) -> str:
-        """The figures, for those who do not see the bars."""
-        return "; ".join(
-            f"{bar.name} {bar.value}" + (f" ({bar.interval})" if bar.interval else "")
-            for bar in self.bars
-        )
-
-
-def bar_chart(name: str, title: str, bars: Sequence[Bar], unit: Unit) -> BarChart | None:
-    """None when there is nothing to draw."""
-    chart = BarChart(name, title, bars, unit)
-    return chart if chart.scale.high / unit.size > 0 else None
 
 
 def _length(parts: Sequence[Part]) -> float:
@@ -136,45 +127,24 @@ def _stacked(parts: Sequence[Part], scale: Scale) -> list[Box]:
     ends = [0.0, *accumulate(part.size for part in parts)]
     return [
         Box(scale.at(left), scale.at(right) - scale.at(left), part.style)
-        for part, left, right in zip(parts, ends, ends[1:], strict=False)
+        for part, (left, right) in zip(parts, pairwise(ends), strict=True)
     ]
 
 
-class DifferenceBar(NamedTuple):
-    """An interval around 0; a missing bound is an open end."""
-
-    name: str
-    value: str
-    interval: str
-    middle: float
-    low: float | None
-    high: float | None
-
-
 class DifferenceChart(NamedTuple):
-    """Intervals on one scale that holds 0."""
+    """Intervals around 0; a missing bound is an open end."""
 
     name: str
     title: str
-    bars: Sequence[DifferenceBar]
+    bars: Sequence[Bar]
 
     @property
     def scale(self) -> Scale:
         """All middles and bounds with some room beside them."""
-        values = [
-            value
-            for bar in self.bars
-            for value in (bar.low, bar.middle, bar.high)
-            if value is not None
-        ]
-        low, high = min(*values, 0.0), max(*values, 0.0)
-        room = 0.08 * ((high - low) or 1.0)
-        return Scale(low - room, high + room)
-
-    @property
-    def description(self) -> str:
-        """The figures, for those who do not see the bars."""
-        return "; ".join(f"{bar.name} {bar.value} ({bar.interval})" for bar in self.bars)
+        ends = [end for bar in self.bars for end in (bar.low, bar.middle, bar.high)]
+        values = [0.0, *(end for end in ends if end is not None)]
+        room = 0.08 * ((max(values) - min(values)) or 1.0)
+        return Scale(min(values) - room, max(values) + room)
 
 
 class Share(NamedTuple):
@@ -205,11 +175,6 @@ class ShareChart(NamedTuple):
         parts = [Part(share.share, share.style) for share in self.shares if share.share]
         return _stacked(parts, Scale(0.0, max(1.0, _length(parts))))
 
-    @property
-    def description(self) -> str:
-        """The figures, for those who do not see the bar."""
-        return "; ".join(share.label for share in self.shares)
-
 
 class NestedChart(NamedTuple):
     """Bars from 0 to 1, the parts of each inside one another."""
@@ -222,22 +187,16 @@ class NestedChart(NamedTuple):
     def bars(self) -> list[tuple[str, list[Box]]]:
         """The widest part first, so that the others lie on it."""
         return [
-            (
-                label,
-                sorted(
-                    (Box(0.0, 100 * min(one.share, 1.0), one.style) for one in shares if one.share),
-                    key=lambda box: -box.width,
-                ),
-            )
-            for label, shares in self.rows
+            (label, sorted(map(_from_zero, shares), key=_by_width)) for label, shares in self.rows
         ]
 
-    @property
-    def description(self) -> str:
-        """The figures, for those who do not see the bars."""
-        return "; ".join(
-            f"{label}: " + ", ".join(share.label for share in shares) for label, shares in self.rows
-        )
+
+def _from_zero(share: Share) -> Box:
+    return Box(0.0, 100 * min(share.share or 0.0, 1.0), share.style)
+
+
+def _by_width(box: Box) -> float:
+    return -box.width
 
 
 class Panel(NamedTuple):
@@ -308,25 +267,9 @@ class TimeChart(NamedTuple):
 
     name: str
     title: str
-    description: str
     panels: Sequence[Panel]
     start_ns: int
     step_seconds: float
-
-    @property
-    def drawn(self) -> list[Panel]:
-        """Panels with a curve."""
-        return [panel for panel in self.panels if panel.known]
-
-    @property
-    def unknown(self) -> list[Panel]:
-        """Panels that only say so."""
-        return [panel for panel in self.panels if not panel.known]
-
-    @property
-    def has_gaps(self) -> bool:
-        """Whether a drawn curve is interrupted."""
-        return any(None in panel.values for panel in self.drawn)
 
     @property
     def points(self) -> int:

@@ -12,7 +12,6 @@ from setsuden.insight.render import report_text as terms
 from setsuden.insight.render.charts import (
     Bar,
     BarChart,
-    DifferenceBar,
     DifferenceChart,
     NestedChart,
     Panel,
@@ -20,7 +19,6 @@ from setsuden.insight.render.charts import (
     Share,
     ShareChart,
     TimeChart,
-    bar_chart,
 )
 from setsuden.insight.render.environment import render
 from setsuden.insight.render.numbers import (
@@ -43,6 +41,7 @@ from setsuden.insight.report.model import (
     Cell,
     ComponentReport,
     Counterfactual,
+    Difference,
     Finding,
     MeterReport,
     Report,
@@ -243,60 +242,71 @@ def _charts(report: Report, basis: Basis) -> dict[str, object]:
 
 
 def _bar(name: str, amount: Amount | None, parts: Sequence[Part], basis: Basis) -> Bar:
-    low, high = (None, None) if amount is None else (amount.low, amount.high)
-    return Bar(name, basis.text(amount), basis.interval(amount), parts, low, high)
+    bar = Bar(name, basis.text(amount), basis.interval(amount), parts=parts)
+    return bar if amount is None else bar._replace(low=amount.low, high=amount.high)
 
 
-def _component_chart(report: Report, basis: Basis) -> BarChart | None:
+def _component_chart(report: Report, basis: Basis) -> BarChart:
     """The whole and each component, by part."""
-    parts = [_parts(component, basis) for component in report.components]
+    parts = [
+        [
+            part
+            for name, style in _PARTS
+            for part in _part(basis.of(getattr(component, name)), style)
+        ]
+        for component in report.components
+    ]
     ends = list(accumulate(sum(part.size for part in each) for each in parts if each))
-    everything = [part for each in parts for part in each]
-    whole = _bar("Whole", basis.of(report.whole), everything, basis)
+    whole = _bar("Whole", basis.of(report.whole), [part for each in parts for part in each], basis)
     bars = [
         _bar(terms.COMPONENTS[one.component], basis.of(one.whole), each, basis)
         for one, each in zip(report.components, parts, strict=True)
     ]
     title = f"Joules by component and part, {basis.label}"
     bars = [whole._replace(breaks=ends[:-1], strong=True), *bars]
-    return bar_chart("parts", title, bars, basis.unit)
-
-
-def _parts(component: ComponentReport, basis: Basis) -> list[Part]:
-    amounts = [(basis.of(getattr(component, name)), style) for name, style in _PARTS]
-    return [part for amount, style in amounts for part in _part(amount, style)]
+    return BarChart("parts", title, bars, basis.unit)
 
 
 def _part(amount: Amount | None, style: str) -> list[Part]:
     return [] if amount is None or amount.joules is None else [Part(amount.joules, style)]
 
 
-def _ways_chart(report: Report, basis: Basis) -> BarChart | None:
+def _ways_chart(report: Report, basis: Basis) -> BarChart:
     """The cascade and both other ways."""
     cascade = basis.of(report.whole)
-    bars = [_bar("Cascade, as it ran", cascade, _part(cascade, "s-dynamic"), basis)]
-    bars[0] = bars[0]._replace(strong=True)
-    bars += [
+    bar = _bar("Cascade, as it ran", cascade, _part(cascade, "s-dynamic"), basis)
+    others = [
         _bar(terms.SCENARIOS[way.scenario], way.per_1000, _part(way.per_1000, "s-other"), basis)
         for way in (report.all_cloud, report.all_edge)
     ]
-    return bar_chart("ways", f"Joules of the three ways, {basis.label}", bars, basis.unit)
+    title = f"Joules of the three ways, {basis.label}"
+    return BarChart("ways", title, [bar._replace(strong=True), *others], basis.unit)
 
 
 def _difference_chart(ways: Iterable[Counterfactual], unit: Unit) -> DifferenceChart:
     """What each other way would use more or less; without bars when none is known."""
-    bars = []
-    for way in ways:
-        difference = way.difference
-        if difference is not None and difference.joules is not None:
-            joules, low, high = difference.joules, difference.low, difference.high
-            low_text = "no lower bound" if low is None else terms.signed(low, unit)
-            high_text = "no upper bound" if high is None else terms.signed(high, unit)
-            interval = f"{low_text} to {high_text}"
-            name, value = terms.SCENARIOS[way.scenario], terms.signed(joules, unit)
-            bars.append(DifferenceBar(name, value, interval, joules, low, high))
+    bars = [
+        Bar(
+            terms.SCENARIOS[way.scenario],
+            terms.signed(way.difference.joules, unit),
+            _signed_interval(way.difference, unit, ("no lower bound", "no upper bound")),
+            way.difference.joules,
+            way.difference.low,
+            way.difference.high,
+        )
+        for way in ways
+        if way.difference is not None and way.difference.joules is not None
+    ]
     title = "Joules per 1,000 inferences that the other ways would use more or less"
     return DifferenceChart("differences", title, bars)
+
+
+def _signed_interval(
+    difference: Difference, unit: Unit, missing: tuple[str, str] = ("unknown", "unknown")
+) -> str:
+    low = missing[0] if difference.low is None else terms.signed(difference.low, unit)
+    high = missing[1] if difference.high is None else terms.signed(difference.high, unit)
+    return f"{low} to {high}"
 
 
 def _time_chart(report: Report) -> TimeChart | None:
@@ -312,11 +322,9 @@ def _time_chart(report: Report) -> TimeChart | None:
         for part, name in terms.COMPONENTS.items()
     ]
     panels.append(Panel("Inferences", "per s", _padded(rates, points), "rate"))
-    names = ", ".join(one.name.lower() + ("" if one.known else " (none)") for one in panels)
     return TimeChart(
         "series",
         "Watts of each component and inferences per second over the run",
-        f"Means over {span(series.step_seconds)}: {names}. The values are in the table below.",
         panels,
         series.start_ns,
         series.step_seconds,
@@ -427,9 +435,8 @@ def _difference(way: Counterfactual, unit: Unit) -> TableCell:
     difference = way.difference
     if difference is None or difference.joules is None:
         return NONE
-    low = "unknown" if difference.low is None else terms.signed(difference.low, unit)
-    high = "unknown" if difference.high is None else terms.signed(difference.high, unit)
-    return [terms.signed(difference.joules, unit), f"{low} to {high}", way.verdict.value]
+    interval = _signed_interval(difference, unit)
+    return [terms.signed(difference.joules, unit), interval, way.verdict.value]
 
 
 def _series_table(report: Report) -> dict[str, object]:
