@@ -74,7 +74,7 @@ class Basis(NamedTuple):
 
     def text(self, amount: Amount | None) -> str:
         """``412 J``, or ``none``."""
-        return terms.amount(amount, self.unit)
+        return terms.amount_text(amount, self.unit)
 
     def interval(self, amount: Amount | None) -> str:
         """``206 to 824 J``; empty when nothing is known."""
@@ -407,7 +407,7 @@ def _tables(report: Report, basis: Basis) -> dict[str, object]:
 def _amount_cell(amount: Amount | None, unit: Unit | None = None) -> list[str]:
     """An amount and below it its interval; without ``unit`` in the one that fits."""
     unit = unit or fit([_high(amount)], "J")
-    return [terms.amount(amount, unit), terms.interval(amount, unit)]
+    return [terms.amount_text(amount, unit), terms.interval(amount, unit)]
 
 
 def _stands_on(amount: Amount | None, note: str = "") -> list[str]:
