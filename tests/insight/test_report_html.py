@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterator
-from html import escape, unescape
+from html import unescape
 from importlib.resources import files
 from pathlib import Path
 
@@ -59,30 +59,14 @@ def test_page_opens_without_console_errors_and_fetches_nothing(
     assert [url for url in opened.fetched if url not in {file.as_uri(), "data:,"}] == []
 
 
-def _beyond(page: str, width: int, folder: Path) -> str:
-    """By how many pixels the page is wider than a window of this width, everything opened."""
-    file = folder / "frame.html"
-    opened = escape(page.replace("<details", "<details open"))
-    file.write_text(
-        '<p id="w"></p><script>function seen(f){let d=f.contentDocument,e=d.documentElement;'
-        # An empty page may be loaded there first.
-        'if(d.URL=="about:srcdoc")w.textContent="beyond "+(e.scrollWidth-e.clientWidth)}</script>'
-        f'<iframe onload="seen(this)" style="height:900px;width:{width}px" srcdoc="{opened}">'
-        "</iframe>",
-        encoding="utf-8",
-    )
-    found = re.search(r"beyond (\d+)<", chromium.open_page(file, folder).dom)
-    return found[1] if found is not None else "not measured"
-
-
 @pytest.mark.parametrize("width", [360, 740, 1200])
 @every_report
 def test_the_page_never_scrolls_sideways(report: Report, width: int, tmp_path: Path) -> None:
-    assert _beyond(page(report), width, tmp_path) == "0"
+    assert chromium.overflow(page(report), width, tmp_path) == "0"
 
 
 def test_sideways_scrolling_is_measured(tmp_path: Path) -> None:
-    assert _beyond('<!doctype html><p style="width:2000px">x</p>', 360, tmp_path) != "0"
+    assert chromium.overflow('<!doctype html><p style="width:2000px">x</p>', 360, tmp_path) != "0"
 
 
 @every_report

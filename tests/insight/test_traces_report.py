@@ -58,6 +58,11 @@ def test_the_page_is_whole_html_without_scripts_or_addresses(trace_id: str | Non
     assert "@import" not in text
 
 
+@pytest.mark.parametrize("trace_id", [make.ESCALATED, None])
+def test_page_never_scrolls_sideways_on_a_phone(trace_id: str | None, tmp_path: Path) -> None:
+    assert chromium.overflow(page(trace_id), 360, tmp_path) == "0"
+
+
 def test_verdict_has_answerer_duration_and_energy() -> None:
     text = words(page())
     assert "The cloud answered: 142.0 ms, 253 mJ" in text
