@@ -46,7 +46,6 @@ def _environment() -> Environment:
         volume=numbers.volume,
         cpu=numbers.cpu,
         span=numbers.span,
-        energy=units.energy,
         duration=units.duration,
     )
     return environment
