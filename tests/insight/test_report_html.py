@@ -340,6 +340,7 @@ def test_any_time_can_be_written(ns: int) -> None:
 amounts = st.floats(0, 1e30) | st.sampled_from([0.0, 5e-324, 1e-12])
 
 
+@settings(deadline=None)
 @given(amounts, amounts, st.floats(-1e30, 1e30))
 def test_joules_of_any_size_make_a_valid_page(edge: float, cloud: float, apart: float) -> None:
     report = reports.realistic(SHORT, edge_meters=1, many_hours=1)
