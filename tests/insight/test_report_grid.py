@@ -20,13 +20,13 @@ from tests.support.command import Command, Ended
 
 from setsuden.insight.carbon.intensity import RateMethod, intensity
 from setsuden.insight.carbon.series import HourRow, Series
+from setsuden.insight.render.report import page
 from setsuden.insight.report.assumptions import Assumptions, Declared, load
 from setsuden.insight.report.build import read_run, report_of
 from setsuden.insight.report.errors import RowsError
 from setsuden.insight.report.grid import averages, joined, mean
 from setsuden.insight.report.keep import keep
 from setsuden.insight.report.model import CarbonRow, Part, Report
-from setsuden.insight.report.page.html import page
 from setsuden.insight.report.read import Span
 from setsuden.insight.report.recompute import recompute
 from setsuden.insight.report.terminal import text

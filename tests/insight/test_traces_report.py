@@ -1,60 +1,35 @@
-"""One self-contained page: what it says, that no text in it is markup, that nothing is fetched."""
+"""The page of a trace: what it shows, no text of it is markup, and it fetches nothing."""
 
 from __future__ import annotations
 
 import re
-from html import unescape
-from html.parser import HTMLParser
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from tests.support import chromium
 from tests.support import traces as make
+from tests.support.page import Whole, words
 
-from setsuden.insight.traces import html, waterfall
+from setsuden.insight.render import trace as trace_page
+from setsuden.insight.traces import waterfall
 from setsuden.insight.traces.found import FoundSpan
 from setsuden.insight.traces.tree import traces_of
 from setsuden.insight.traces.units import clean, duration, energy
 from setsuden.schemas import spans as table
 
 HOSTILE = "</style><script>alert(1)</script>\"'><img src=x onerror=alert(1)>\x1b[2J"
-_VOID = {"meta", "link"}
-
-
-class Whole(HTMLParser):
-    """Raises when a tag is closed that is not open, or left open."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.tags: set[str] = set()
-        self.feed(text)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        assert not any(name.startswith("on") for name, _ in attrs)
-        if tag not in _VOID:
-            self.open.append(tag)
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def page(trace_id: str | None = make.ESCALATED, spans: list[FoundSpan] | None = None) -> str:
-    return html.page(traces_of(make.scene() if spans is None else spans), trace_id)
-
-
-def words(text: str) -> str:
-    """The page's text without its tags."""
-    body = text.rsplit("</style>", maxsplit=1)[-1]
-    return re.sub(r"\s+", " ", unescape(re.sub(r"<[^>]+>", " ", body)))
+    return trace_page.page(traces_of(make.scene() if spans is None else spans), trace_id)
 
 
 # -- the page ---------------------------------------------------------------------------------
 
 
-def test_the_page_opens_without_a_complaint_and_fetches_nothing(tmp_path: Path) -> None:
+def test_page_opens_without_console_errors_and_fetches_nothing(tmp_path: Path) -> None:
     file = tmp_path / "page.html"
     file.write_text(page(None, [*make.scene(), *make.late()]), encoding="utf-8")
     opened = chromium.open_page(file, tmp_path)
@@ -63,7 +38,7 @@ def test_the_page_opens_without_a_complaint_and_fetches_nothing(tmp_path: Path) 
     assert [url for url in opened.fetched if url not in {file.as_uri(), "data:,"}] == []
 
 
-def test_a_page_that_does_fetch_and_complain_would_be_caught(tmp_path: Path) -> None:
+def test_chromium_reports_fetches_and_console_errors(tmp_path: Path) -> None:
     file = tmp_path / "bad.html"
     file.write_text(
         '<img src="http://127.0.0.1:9/x.png"><script>console.error("boo")</script>',
@@ -77,35 +52,40 @@ def test_a_page_that_does_fetch_and_complain_would_be_caught(tmp_path: Path) -> 
 @pytest.mark.parametrize("trace_id", [make.ESCALATED, make.EASY, make.BATCH, None])
 def test_the_page_is_whole_html_without_scripts_or_addresses(trace_id: str | None) -> None:
     text = page(trace_id)
-    assert Whole(text).tags & {"script", "iframe", "img", "object", "form"} == set()
+    assert set(Whole(text).tags) & {"script", "iframe", "img", "object", "form"} == set()
     assert not re.search(r"(?:src|href)=\"(?!#|data:,)", text)
     assert "url(" not in text
     assert "@import" not in text
 
 
-def test_the_verdict_says_who_answered_in_how_long_and_for_how_much() -> None:
-    said = words(page())
-    assert "The cloud answered: 142.0 ms, 253 mJ" in said
-    assert "126 mJ to 506 mJ, estimated" in said
-    assert "energy class high" in said
+@pytest.mark.parametrize("trace_id", [make.ESCALATED, None])
+def test_page_never_scrolls_sideways_on_a_phone(trace_id: str | None, tmp_path: Path) -> None:
+    assert chromium.overflow(page(trace_id), 360, tmp_path) == "0"
 
 
-def test_the_clock_the_batch_and_both_other_paths_are_told() -> None:
-    said = words(page())
-    assert "device clock was 400 ms ahead, corrected, ±0.3 ms" in said
-    assert "batch of 2, share 0.5, waited 8.00 ms, 500 mJ for the whole batch" in said
-    assert "Edge only 3 mJ" in said
-    assert "its confidence 41%, the gate asks for 90%" in said
-    assert "Cloud only 250 mJ the teacher's run of this event" in said
-    assert "leave out network and broker" in said
+def test_verdict_has_answerer_duration_and_energy() -> None:
+    text = words(page())
+    assert "The cloud answered: 142.0 ms, 253 mJ" in text
+    assert "126 mJ to 506 mJ, estimated" in text
+    assert "energy class high" in text
 
 
-def test_what_the_cloud_would_have_cost_is_the_median_of_other_runs_or_unknown() -> None:
+def test_clock_batch_and_both_alternatives_are_on_the_page() -> None:
+    text = words(page())
+    assert "device clock was 400 ms ahead, corrected, ±0.3 ms" in text
+    assert "batch of 2, share 0.5, waited 8.00 ms, 500 mJ for the whole batch" in text
+    assert "Edge only 3 mJ" in text
+    assert "its confidence 41%, the gate asks for 90%" in text
+    assert "Cloud only 250 mJ the teacher's run of this event" in text
+    assert "leave out network and broker" in text
+
+
+def test_cloud_only_is_the_median_of_other_runs_or_unknown() -> None:
     assert "Cloud only 250 mJ median of 2 runs" in words(page(make.EASY))
     assert "Cloud only unknown" in words(page(make.EASY, make.easy()))
 
 
-def test_an_incomplete_total_is_told_as_a_lower_bound() -> None:
+def test_incomplete_total_is_a_lower_bound() -> None:
     attributes = {"setsuden.energy.complete": False}
     spans = make.changed(make.escalated(), make.named(table.EVENT), attributes=attributes)
     assert "142.0 ms, at least 253 mJ" in words(page(make.ESCALATED, spans))
@@ -129,25 +109,25 @@ def test_the_critical_path_and_the_queue_are_drawn() -> None:
 def test_an_index_lists_the_escalated_traces_first_and_counts_what_it_does_not_draw(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(html, "MAX_TRACES", 1)
+    monkeypatch.setattr(trace_page, "MAX_TRACES", 1)
     text = page(None)
-    listed = re.findall(r"<tr><td>.*?<code>([0-9a-f]{12})</code>", text)
+    listed = re.findall(r'<tr role="row"><th .*?<code>([0-9a-f]{12})</code>', text)
     assert listed[:2] == [make.ESCALATED[:12], make.SECOND[:12]]
     assert text.count("<article") == 1
     assert "3 of them are listed but not drawn" in text
 
 
-def test_a_trace_that_is_a_stranger_to_us_is_drawn_all_the_same() -> None:
-    made = make.TraceBuilder("c" * 32)
-    root = made.add({}, "GET /", 0, 1)
-    made.add({}, "query", -5, 3, parent=root, error="")
-    text = page("c" * 32, made.found)
+def test_trace_of_another_application_is_drawn() -> None:
+    trace = make.TraceBuilder("c" * 32)
+    root = trace.add({}, "GET /", 0, 1)
+    trace.add({}, "query", -5, 3, parent=root, error="")
+    text = page("c" * 32, trace.found)
     Whole(text)
     assert "energy unknown" in words(text)
-    assert waterfall.lines(made.found)
+    assert waterfall.lines(trace.found)
 
 
-def test_text_of_a_trace_is_never_markup_nor_a_terminals_command() -> None:
+def test_text_of_a_trace_is_neither_markup_nor_terminal_control() -> None:
     spans = make.changed(
         make.escalated(),
         lambda found: True,
@@ -158,7 +138,7 @@ def test_text_of_a_trace_is_never_markup_nor_a_terminals_command() -> None:
     resource = {"service.name": HOSTILE, HOSTILE: HOSTILE}
     spans = [found._replace(resource=resource) for found in spans]
     for trace_id in (make.ESCALATED, None):
-        assert Whole(page(trace_id, spans)).tags & {"script", "img"} == set()
+        assert set(Whole(page(trace_id, spans)).tags) & {"script", "img"} == set()
     lines = waterfall.lines(spans, styled=False)
     assert not any("\x1b" in line for line in lines)
 
@@ -199,3 +179,12 @@ def test_units_fit_the_amount() -> None:
     times = [duration(ms) for ms in (0.5, 142, 15_000, 360_000)]
     assert times == ["0.50 ms", "142.0 ms", "15.0 s", "6.0 min"]
     assert clean("a\x1b[2Jb" + "c" * 300, 8) == "a\N{REPLACEMENT CHARACTER}[2Jbc…"
+
+
+def test_without_jinja2_a_page_is_refused_with_the_command_that_installs_it(tmp_path: Path) -> None:
+    file = make.write(tmp_path / "spans.jsonl", make.escalated())
+    program = "import sys; sys.modules['jinja2'] = None; from setsuden.cli.main import main; main()"
+    command = [sys.executable, "-c", program, "trace", "report", "--from", str(file), "-o", "-"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    assert "pip install 'setsuden[html]'" in ended.stderr

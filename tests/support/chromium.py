@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import subprocess
+from html import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,6 +72,22 @@ def open_page(page: Path, folder: Path) -> Opened:
     )
     console = _CONSOLE.findall(ended.stderr)
     return Opened(ended.stdout, console, _requested(log))
+
+
+def overflow(page: str, width: int, folder: Path) -> str:
+    """By how many pixels the page is wider than a window of this width, everything opened."""
+    file = folder / "frame.html"
+    opened = escape(page.replace("<details", "<details open"))
+    file.write_text(
+        '<p id="w"></p><script>function seen(f){let d=f.contentDocument,e=d.documentElement;'
+        # An empty page may be loaded there first.
+        'if(d.URL=="about:srcdoc")w.textContent="beyond "+(e.scrollWidth-e.clientWidth)}</script>'
+        f'<iframe onload="seen(this)" style="height:900px;width:{width}px" srcdoc="{opened}">'
+        "</iframe>",
+        encoding="utf-8",
+    )
+    measured = re.search(r"beyond (\d+)<", open_page(file, folder).dom)
+    return measured[1] if measured is not None else "not measured"
 
 
 def _requested(log: Path) -> list[str]:

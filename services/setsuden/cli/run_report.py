@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .failure import FAILED
-from .lazy import quiet_logs
+from .lazy import needs, quiet_logs
 
 if TYPE_CHECKING:
     from setsuden.insight.carbon.series import Series
@@ -242,7 +242,8 @@ def _rent(value: str, today: date) -> Any:
 
 def _write(made: Report, html: Path | None, export: str | None, out: Path | None) -> None:
     if html is not None:
-        from setsuden.insight.report.page.html import page  # noqa: PLC0415
+        with needs("html"):
+            from setsuden.insight.render.report import page  # noqa: PLC0415
 
         _put(html, page(made))
     if export is not None:

@@ -183,15 +183,16 @@ def export(sources: Sequence[str], trace_id: str | None, output: str) -> None:
 @click.option("--json", "as_json", is_flag=True, help="What was written, as JSON.")
 def report(trace_id: str | None, sources: Sequence[str], output: str, as_json: bool) -> None:
     """Write one self-contained HTML page of one trace, or of all in the source."""
-    from setsuden.insight.traces import html  # noqa: PLC0415
+    with needs("html"):
+        from setsuden.insight.render.trace import page  # noqa: PLC0415
 
     quiet_logs()
     if as_json and output == "-":
         raise click.UsageError("--json and the page cannot both go to standard output")
     traces, found = _wanted(sources_or_default(sources), trace_id)
-    page = html.page(traces, found)
+    text = page(traces, found)
     with click.open_file(output, "w", encoding="utf-8", atomic=output != "-") as file:
-        file.write(page)
+        file.write(text)
     count = len(traces) if found is None else 1
     if as_json:
         told = {"file": str(Path(output).resolve()), "traces": count, "trace_id": found}
@@ -234,7 +235,8 @@ def serve(source: str | None, host: str, port: int) -> None:
     """
     with needs("edge"):
         import uvicorn  # noqa: F401, PLC0415  # told before anything is bound
-    from setsuden.insight.traces import serve as serving  # noqa: PLC0415
+    with needs("html"):
+        from setsuden.insight.traces import serve as serving  # noqa: PLC0415
 
     quiet_logs()
     read_from = source or sources_or_default(())[0]

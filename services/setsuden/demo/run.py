@@ -15,11 +15,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from setsuden.insight.render import report as pages
 from setsuden.insight.report import build
 from setsuden.insight.report.assumptions import Declared
 from setsuden.insight.report.keep import keep
 from setsuden.insight.report.model import Report
-from setsuden.insight.report.page import html as pages
 from setsuden.insight.report.read import Span
 from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines.gate import probabilities

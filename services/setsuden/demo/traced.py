@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from setsuden.insight.traces import figures, html, read, tree, waterfall
+from setsuden.insight.render import trace as trace_page
+from setsuden.insight.traces import figures, read, tree, waterfall
 from setsuden.insight.traces.found import FoundSpan
 from setsuden.insight.traces.tree import Trace
 from setsuden.schemas.result import Result
@@ -28,7 +29,7 @@ def seen(file: Path, finals: list[Result], page: Path) -> Seen:
     sample = _sample(traces, finals)
     if sample is None:
         return Seen(None, None, [])
-    page.write_text(html.page(traces, sample.trace_id), encoding="utf-8")
+    page.write_text(trace_page.page(traces, sample.trace_id), encoding="utf-8")
     return Seen(sample, page, waterfall.lines(traces[sample.trace_id], styled=True))
 
 

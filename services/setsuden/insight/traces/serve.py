@@ -11,14 +11,12 @@ import re
 import signal
 import socket
 from collections.abc import Awaitable, Callable
-from html import escape
 from typing import Any, NamedTuple
 
-from setsuden.insight.pages import CONTENT_SECURITY_POLICY
+from setsuden.insight.render import trace as pages
+from setsuden.insight.render.environment import CONTENT_SECURITY_POLICY
 from setsuden.schemas.errors import ConfigError, LinkError, SetsudenError
 
-from . import html
-from .html_style import STYLE
 from .lookup import seek
 from .read import Damage, is_url
 
@@ -73,9 +71,8 @@ class TracePages:
         if path == "/livez":
             return Answer(200, '{"status":"ok"}', JSON)
         if path == "/":
-            return Answer(
-                200, _words("Setsuden traces", f"One trace's page is at {TRACE_PATH}<id>.")
-            )
+            text = f"One trace's page is at {TRACE_PATH}<id>."
+            return Answer(200, pages.notice("Setsuden traces", text))
         match = _TRACE.fullmatch(path)
         if match is not None:
             return await self._trace(scope, match[1].lower())
@@ -100,25 +97,15 @@ class TracePages:
 def _page(source: str, trace_id: str, damage: Damage) -> str | None:
     """The trace's page; None when the source does not have it."""
     traces, found = seek([source], trace_id, others=True, damage=damage)
-    return None if found is None else html.page(traces, found, base=TRACE_PATH)
+    return None if found is None else pages.page(traces, found, base=TRACE_PATH)
 
 
 def _refused(scope: Scope, status: int, code: str, message: str) -> Answer:
     """A typed error: a page for a browser, JSON for everybody else."""
     accepts = dict(scope["headers"]).get(b"accept", b"")
     if b"text/html" in accepts:
-        return Answer(status, _words(code.replace("_", " "), message))
+        return Answer(status, pages.notice(code.replace("_", " "), message))
     return Answer(status, json.dumps({"error": {"code": code, "message": message}}), JSON)
-
-
-def _words(title: str, text: str) -> str:
-    return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width,initial-scale=1">'
-        '<link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
-        f"<body><main><h1>{escape(title)}</h1><p>{escape(text)}</p></main></body></html>\n"
-    )
 
 
 def serve(source: str, host: str, port: int, told: Callable[[str], None]) -> None:

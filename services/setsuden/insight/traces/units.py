@@ -45,7 +45,7 @@ def moment(ns: int) -> str:
 
 def clean(text: str, limit: int = MAX_TEXT) -> str:
     """Printable and not too long: a name from a file must not steer a terminal."""
-    shown = "".join(
-        c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text[: limit + 1]
-    )
+    shown = text[: limit + 1]
+    if not shown.isprintable():
+        shown = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in shown)
     return shown if len(shown) <= limit else f"{shown[: limit - 1]}…"

@@ -60,18 +60,23 @@ def figure(value: float | None, unit: Unit) -> str:
     return NONE if value is None else f"{digits(value / unit.size)} {unit.name}"
 
 
+def at_least(text: str, complete: bool) -> str:
+    """A figure of which a part is unknown is a lower bound; ``none`` stays so."""
+    return text if complete or text == NONE else f"at least {text}"
+
+
 def quantity(value: float | None, symbol: str) -> str:
     """The same in the unit that fits this value alone."""
     return figure(value, fit([value], symbol, grow=1.0))
 
 
 def volume(number: float | None) -> str:
-    """Bytes; there are no parts of one."""
+    """Bytes, below 1,000 as a whole number."""
     return f"{count(number)} B" if number is not None and number < 1000 else quantity(number, "B")
 
 
 def cpu(seconds: float | None) -> str:
-    """CPU time in s or parts of it: hours of it are never told from a clock's."""
+    """CPU time in s or parts of it; hours would look like elapsed time."""
     if seconds is not None and seconds >= 1:
         return f"{digits(seconds)} s"
     return quantity(seconds, "s")
@@ -85,11 +90,11 @@ def bounds(low: float | None, high: float | None, unit: Unit) -> str:
 
 
 def percent(share: float | None) -> str:
-    """A part of 1 as a percentage; what is not quite all of it is never said to be."""
+    """A part of 1 as a percentage; less than 1 is never rounded up to 100 %."""
     if share is None:
         return NONE
-    said = digits(100 * share)
-    return "more than 99.9 %" if said == "100" and share < 1 else f"{said} %"
+    number = digits(100 * share)
+    return "more than 99.9 %" if number == "100" and share < 1 else f"{number} %"
 
 
 def count(value: float | None) -> str:
@@ -107,7 +112,7 @@ def euros(value: float | None) -> str:
 
 
 def span(seconds: float | None) -> str:
-    """A length of time in the unit a person would use."""
+    """A length of time in a unit that fits."""
     if seconds is None:
         return NONE
     for size, name, most in ((1.0, "s", 120.0), (60.0, "min", 7200.0), (3600.0, "h", 172_800.0)):
@@ -131,7 +136,7 @@ def clock(ns: int, step_seconds: float) -> str:
 
 
 def period(start_ns: int, end_ns: int) -> str:
-    """From and to in UTC, the day said once when it is one."""
+    """From and to in UTC; one day is named once."""
     start, end = utc(start_ns), utc(end_ns)
     if start is None or end is None:
         return f"{moment(start_ns)} to {moment(end_ns)}"

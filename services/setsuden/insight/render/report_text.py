@@ -1,7 +1,8 @@
-"""The closed sets of a report in plain words, and the sentences of its headline."""
+"""Display names of a report's enumerations, and the sentences of its headline."""
 
 from __future__ import annotations
 
+from setsuden.insight.render.numbers import Unit, at_least, bounds, digits, figure, percent
 from setsuden.insight.report.model import (
     Amount,
     Counterfactual,
@@ -11,7 +12,6 @@ from setsuden.insight.report.model import (
     Severity,
     Verdict,
 )
-from setsuden.insight.report.page.numbers import Unit, bounds, digits, figure, percent
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 
 COMPONENTS = {
@@ -28,6 +28,14 @@ SOURCES = {
     Source.TABLE_MODEL: "table",
     Source.DECLARED: "declared",
     Source.NONE: "none",
+}
+SOURCE_MEANINGS = {
+    Source.MEASURED: "an energy counter or a power sensor was read",
+    Source.DERIVED: "computed from what a sensor read, for instance volts times amperes",
+    Source.RELAYED: "read by a sensor of another machine and passed on",
+    Source.CALIBRATED_MODEL: "a curve fitted on this very machine, driven by exact CPU time",
+    Source.TABLE_MODEL: "published values of similar hardware, driven by exact CPU time",
+    Source.DECLARED: "a person wrote it down",
 }
 BOUNDARIES = {
     Boundary.WALL_AC: "at the plug",
@@ -72,56 +80,55 @@ _REST = {
 }
 
 
-def boundary(known: Boundary | None) -> str:
-    """In words; parts with different ones have none of their own."""
-    return "different boundaries" if known is None else BOUNDARIES[known]
+def boundary(value: Boundary | None) -> str:
+    """Its display name; None stands for parts with different ones."""
+    return "different boundaries" if value is None else BOUNDARIES[value]
 
 
 def labels(amount: Amount | None) -> tuple[str, ...]:
-    """What an amount stands on: source, boundary, and its quality when that is not ``ok``."""
+    """Source, boundary, and the quality when that is not ``ok``."""
     if amount is None or amount.source is Source.NONE:
         return ("none",)
-    said = (SOURCES[amount.source], boundary(amount.boundary), QUALITIES[amount.quality])
-    return tuple(filter(None, said))
+    names = (SOURCES[amount.source], boundary(amount.boundary), QUALITIES[amount.quality])
+    return tuple(filter(None, names))
 
 
-def amount(known: Amount | None, unit: Unit) -> str:
+def amount_text(amount: Amount | None, unit: Unit) -> str:
     """``412 J``, ``at least 412 J`` when a part is unknown, or ``none``."""
-    if known is None or known.joules is None:
-        return "none"
-    return f"{'' if known.complete else 'at least '}{figure(known.joules, unit)}"
+    return "none" if amount is None else at_least(figure(amount.joules, unit), amount.complete)
 
 
-def interval(known: Amount | None, unit: Unit) -> str:
+def interval(amount: Amount | None, unit: Unit) -> str:
     """``206 to 824 J``; empty when nothing is known."""
-    return "" if known is None else bounds(known.low, known.high, unit)
+    return "" if amount is None else bounds(amount.low, amount.high, unit)
 
 
-def provenance(report: Report, known: Amount) -> str:
-    """One sentence on what the headline stands on."""
+def provenance(report: Report, headline: Amount) -> str:
+    """One sentence on the sources of the headline."""
     measured = report.coverage.measured
-    if known.source is Source.NONE:
+    if headline.source is Source.NONE:
         return "No joules are known for this run."
     if not measured:
-        return _ESTIMATES.get(known.source, f"Source: {SOURCES[known.source]}.")
-    if known.source not in _REST:
+        return _ESTIMATES.get(headline.source, f"Source: {SOURCES[headline.source]}.")
+    if headline.source not in _REST:
         return "Measured: every known joule was read from a power sensor."
     return (
         f"Partly measured: {percent(measured)} of the joules were read from power sensors, "
-        f"the rest is estimated, at worst from {_REST[known.source]}."
+        f"the rest is estimated, at worst from {_REST[headline.source]}."
     )
 
 
 def comparison(other: Counterfactual, unit: Unit) -> str:
     """What the other way would use, as a sentence with its interval."""
     where = "in the cloud" if other.scenario == "all_cloud" else "on the devices"
-    found = other.difference
-    if found is None or found.joules is None:
+    difference = other.difference
+    if difference is None or difference.joules is None:
         reason = other.reason or "a part of it has no known joules"
         return f"What all events {where} would use is not known: {reason}"
+    amount, bounds_text = _more(difference.joules, unit), _range(difference, unit)
     if other.verdict is Verdict.CANNOT_TELL:
-        return f"All events {where} would use {_more(found.joules, unit)}: {_range(found, unit)}."
-    return f"All events {where} would use {_more(found.joules, unit)} ({_range(found, unit)})."
+        return f"All events {where} would use {amount}: {bounds_text}."
+    return f"All events {where} would use {amount} ({bounds_text})."
 
 
 def _more(joules: float, unit: Unit) -> str:
@@ -130,10 +137,10 @@ def _more(joules: float, unit: Unit) -> str:
     return f"{figure(abs(joules), unit)} {'more' if joules > 0 else 'less'}"
 
 
-def _range(found: Difference, unit: Unit) -> str:
-    low, high = found.low, found.high
+def _range(difference: Difference, unit: Unit) -> str:
+    low, high = difference.low, difference.high
     if low is None or high is None:
-        return _half_open(found, unit)
+        return _half_open(difference, unit)
     if low >= 0:
         return f"{bounds(low, high, unit)} more"
     if high <= 0:
@@ -141,11 +148,11 @@ def _range(found: Difference, unit: Unit) -> str:
     return f"between {_more(low, unit)} and {_more(high, unit)}"
 
 
-def _half_open(found: Difference, unit: Unit) -> str:
-    if found.low is not None:
-        return f"from {_more(found.low, unit)}, no upper bound is known"
-    if found.high is not None:
-        return f"up to {_more(found.high, unit)}, no lower bound is known"
+def _half_open(difference: Difference, unit: Unit) -> str:
+    if difference.low is not None:
+        return f"from {_more(difference.low, unit)}, no upper bound is known"
+    if difference.high is not None:
+        return f"up to {_more(difference.high, unit)}, no lower bound is known"
     return "no bounds are known"
 
 

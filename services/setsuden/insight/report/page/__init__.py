@@ -1,1 +1,0 @@
-"""The report as one HTML page: plots in SVG, nothing fetched, no script."""
