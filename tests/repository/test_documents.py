@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
 import click
@@ -24,8 +24,9 @@ ELSEWHERE = {
     "clock.json": "in an agent's state folder",
     "spool/counters.json": "in an agent's state folder",
     "power/energy-pkg/": "an event of the kernel's perf",
+    ".venv/bin": "made by `make`",
 }
-"""What looks like a path of the repository and is none, with the reason."""
+"""Texts that look like a path in this repository, and where they are instead."""
 
 pytestmark = pytest.mark.skipif(not DECISIONS.exists(), reason="no documents beside these tests")
 
@@ -91,18 +92,18 @@ def matches(path: str) -> list[str]:
     """What a path may mean: whole, without its first folders, or with ``…`` for some of them."""
     pattern = re.escape(path.rstrip("/")).replace("/…/", "/(?:.+/)?")
     start = "^/" if "…" in path else "/"
-    found = re.compile(f"{start}{pattern}/?$")
-    return [known for known in repository() if found.search(known)]
+    meant = re.compile(f"{start}{pattern}/?$")
+    return [known for known in repository() if meant.search(known)]
 
 
 def complaint_about_path(path: str) -> str | None:
-    found = matches(path)
-    if not found:
+    candidates = matches(path)
+    if not candidates:
         return "is not in the repository"
     whole = f"/{path.rstrip('/')}"
-    if len(found) == 1 or "/" not in path or {whole, f"{whole}/"} & set(found):
+    if len(candidates) == 1 or "/" not in path or {whole, f"{whole}/"} & set(candidates):
         return None
-    return f"may be any of {', '.join(PurePosixPath(each).as_posix() for each in found)}"
+    return f"may be any of {', '.join(candidates)}"
 
 
 def complaint_about_command(line: str) -> str | None:
@@ -162,7 +163,9 @@ def test_every_command_in_a_document_exists_with_its_options() -> None:
         for quote in quotes()
         if (match := re.search(r"(?:^|[\s/=])setsuden (\S.*)", quote.text)) is not None
     ]
-    stale = [f"{quote.place}: `{quote.text}`: {complaint}" for quote, complaint in checked if complaint]
+    stale = [
+        f"{quote.place}: `{quote.text}`: {complaint}" for quote, complaint in checked if complaint
+    ]
     assert checked
     assert not stale, "\n".join(stale)
 
@@ -182,6 +185,8 @@ def test_commands_are_judged_by_the_command_tree(line: str, complaint: str | Non
 
 def records() -> list[tuple[str, str]]:
     """Heading and text of every decision."""
+    if not DECISIONS.exists():
+        return []
     _, *sections = re.split(r"^## ", DECISIONS.read_text(encoding="utf-8"), flags=re.MULTILINE)
     return [(heading, text) for heading, _, text in (each.partition("\n") for each in sections)]
 
