@@ -10,7 +10,7 @@ import pytest
 from tests.support.fake_agent import FakeAgent, hard, result_of
 from tests.support.proxy import Proxy
 
-from setsuden.client import AsyncClient, AsyncHandle, Status, follower
+from setsuden.client import AsyncClient, AsyncHandle, Status, _follower
 from setsuden.link import JetStream, Link
 from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.errors import UnavailableError
@@ -104,8 +104,8 @@ async def test_the_return_of_the_link_is_enough_to_find_what_was_missed(
     client: AsyncClient, proxy: Proxy, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No check comes due by itself here."""
-    monkeypatch.setattr(follower, "FIRST_CHECK_SECONDS", 1e6)
-    monkeypatch.setattr(follower, "LONGEST_CHECK_SECONDS", 1e6)
+    monkeypatch.setattr(_follower, "FIRST_CHECK_SECONDS", 1e6)
+    monkeypatch.setattr(_follower, "LONGEST_CHECK_SECONDS", 1e6)
     agent.deaf = True
     unheard = await client.submit("digits", b"a")
     await agent.seen(1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from setsuden.client.observation import OCTETS, body_of
+from setsuden.client._messages import OCTETS, body_of
 from setsuden.pipelines import codec
 from setsuden.schemas.bundle import DType, Observation
 from setsuden.schemas.errors import InvalidTensorError
