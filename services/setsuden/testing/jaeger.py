@@ -78,7 +78,10 @@ def _cache() -> Path | None:
 
 
 class LocalJaeger(LocalServer):
-    """One Jaeger process whose ports survive its death; its traces, in memory, do not."""
+    """One Jaeger; it keeps its ports when started again, but not its traces, which are in memory.
+
+    ``binary`` is what :func:`find_jaeger` returns.
+    """
 
     def __init__(self, folder: Path, binary: str, *, max_traces: int = 20_000) -> None:
         self.otlp_port, self.query_port, self.grpc_port, self.health_port = free_ports(4)
@@ -99,10 +102,10 @@ class LocalJaeger(LocalServer):
 
     @property
     def otlp_url(self) -> str:
-        """Where spans go: the base address of OTLP over HTTP."""
+        """The base address of OTLP over HTTP, which takes spans."""
         return f"http://127.0.0.1:{self.otlp_port}"
 
     @property
     def query_url(self) -> str:
-        """Where traces are asked for."""
+        """The address of the query API and of the web pages."""
         return f"http://127.0.0.1:{self.query_port}"
