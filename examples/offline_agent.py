@@ -1,10 +1,12 @@
 """An agent without a broker: it answers easy events, keeps hard ones and sends them later.
 
-no broker, no network:
-easy.raw  final        2  edge
-hard.raw  provisional  9  edge   kept in the outbox
-broker and worker started:
-hard.raw  final        5  cloud
+It needs nothing that runs already, and prints:
+
+    no broker, no network:
+    easy.raw  final        2  edge
+    hard.raw  provisional  9  edge   kept in the outbox
+    broker and worker started:
+    hard.raw  final        5  cloud
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ PROGRAMS = ("client.py", "sync_client.py", "http.sh", "offline_agent.py", "own_b
 def documented(name: str) -> str:
     """The output that an example's docstring shows: its indented lines."""
     module = ast.parse((EXAMPLES / name).read_text(encoding="utf-8"))
-    docstring = ast.get_docstring(module, clean=False)
+    docstring = ast.get_docstring(module)
     lines = (docstring or "").splitlines()
     return "".join(f"{line[4:]}\n" for line in lines if line.startswith("    "))
 
