@@ -42,12 +42,12 @@ no_auth_user: app
 def find_server() -> str:
     """The path of this environment's nats-server, else PATH's; raises MissingExtraError."""
     beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
+    server = str(beside) if beside.exists() else shutil.which("nats-server")
+    if server is None:
         raise MissingExtraError(
             "nats-server was not found", remedy="pip install 'setsuden[demo]' brings one"
         )
-    return found
+    return server
 
 
 class LocalBroker(LocalServer):
