@@ -58,7 +58,7 @@ def test_a_site_that_cannot_start_leaves_no_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("threshold", "tier"), [(0.0, Tier.EDGE), (1.0, Tier.CLOUD)])
 def test_the_threshold_decides_who_answers(tmp_path: Path, threshold: float, tier: Tier) -> None:
     with (
-        LocalSite(tmp_path, threshold=threshold) as site,
+        LocalSite(tmp_path / "a folder", threshold=threshold) as site,
         Client(site.url, device=site.device) as client,
     ):
         result = client.submit(site.pipeline, bytes(784)).result(timeout=60)

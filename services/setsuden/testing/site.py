@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import tomllib
@@ -25,7 +26,7 @@ sensor = "table"
 
 [[pipelines]]
 name = "{pipeline}"
-bundle = "{bundle}"
+bundle = {bundle}
 """
 _AGENT = """\
 device = "{device}"
@@ -75,7 +76,7 @@ class LocalSite:
             url=self.broker.url,
             monitor_url=self.broker.monitor_url,
             pipeline=self.pipeline,
-            bundle=bundle,
+            bundle=json.dumps(str(bundle)),  # a TOML string too
         )
         gate = "" if threshold is None else _GATE.format(threshold=threshold)
         agent = _AGENT.format(device=device, http_port=self.http_url.rsplit(":", 1)[1])
