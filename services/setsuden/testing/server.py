@@ -1,4 +1,4 @@
-"""A server process of somebody else's on this machine: started, waited for, ended."""
+"""One server process on this machine: started, waited for, ended."""
 
 from __future__ import annotations
 
@@ -18,23 +18,28 @@ _OPENER = web.direct()
 
 
 class LocalServer:
-    """One process in a group of its own, its output in a file; it can be started again."""
+    """One process in its own process group, its output in a file; it can be started again.
 
-    def __init__(self, folder: Path, name: str, command: list[str], ready_url: str) -> None:
+    ``start`` returns when ``ready_url`` answers 200; without one, when the process was started.
+    """
+
+    def __init__(
+        self, folder: Path, name: str, command: list[str], ready_url: str | None = None
+    ) -> None:
         self.folder = folder
         self.process: subprocess.Popen[bytes] | None = None
         self.environment: dict[str, str] | None = None
-        """What the process sees instead of ours."""
+        """The process's environment variables; None: those of this process."""
         self._name, self._ready_url = name, ready_url
         self._command = command
 
     @property
     def log(self) -> Path:
-        """What the process wrote, of all its lives."""
+        """The output file, appended to by each start."""
         return self.folder / f"{self._name}.log"
 
     def start(self) -> None:
-        """Start it and return when it serves; raises UnavailableError."""
+        """Start it and return when it is ready; raises UnavailableError."""
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 self._command,
@@ -54,20 +59,20 @@ class LocalServer:
             raise UnavailableError(f"{self._name} did not become ready", remedy=f"read {self.log}")
 
     def kill(self) -> None:
-        """SIGKILL: no farewell, nothing flushed."""
+        """SIGKILL: the process has no chance to flush anything."""
         self._end(signal.SIGKILL)
 
     def stop(self) -> None:
-        """SIGTERM, then SIGKILL when it lingers."""
+        """SIGTERM, then SIGKILL when it has not ended after 10 s."""
         self._end(signal.SIGTERM)
 
     def __enter__(self) -> Self:
-        """Start."""
+        """The server itself, started."""
         self.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Stop."""
+        """Stops it."""
         self.stop()
 
     def _end(self, with_signal: signal.Signals) -> None:
@@ -86,19 +91,19 @@ class LocalServer:
         while time.monotonic() < deadline:
             if self.process is None or self.process.poll() is not None:
                 return False
-            if _answers(self._ready_url):
+            if self._ready_url is None or _answers(self._ready_url):
                 return True
             time.sleep(0.02)
         return False
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that is free now."""
+    """A TCP port of the loopback interface that is free at the moment."""
     return free_ports(1)[0]
 
 
 def free_ports(number: int) -> tuple[int, ...]:
-    """That many different TCP ports of the loopback interface that are free now."""
+    """``number`` different TCP ports of the loopback interface that are free at the moment."""
     with ExitStack() as held:
         probes = [held.enter_context(socket.socket()) for _ in range(number)]
         for probe in probes:

@@ -1,4 +1,4 @@
-"""The client for everybody else: the same methods, an event loop in a thread of its own."""
+"""The client for programs without asyncio: the same methods, an event loop in its own thread."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from setsuden.link import LinkOptions
 from setsuden.schemas.errors import UnavailableError
 from setsuden.schemas.result import Result
 
-from .aio import AsyncClient
-from .handle import AsyncHandle, Seconds
-from .observation import OCTETS, Data
-from .options import MAX_OPEN_HANDLES, SUBMIT_TIMEOUT_SECONDS
+from ._aio import MAX_OPEN_HANDLES, SUBMIT_TIMEOUT_SECONDS, AsyncClient
+from ._messages import OCTETS, Data
+from ._pending import AsyncHandle, Seconds
 
 T = TypeVar("T")
 
@@ -31,7 +30,7 @@ class _Loop:
         self._thread.start()
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run to the end in the loop's thread; given up there when the caller is interrupted."""
+        """Run in the loop's thread and the caller's context; cancelled with the caller."""
         future = self._begin(work)
         try:
             return future.result()
@@ -49,15 +48,15 @@ class _Loop:
             return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def stop(self) -> None:
-        """End the thread and, before that, whatever other threads still wait for."""
+        """Cancel what other threads still wait for, then end the thread."""
         with self._lock:
             self._stopped = True
-            asyncio.run_coroutine_threadsafe(_end_rest(), self._loop)
+            asyncio.run_coroutine_threadsafe(_cancel_rest(), self._loop)
         self._thread.join()
         self._loop.close()
 
 
-async def _end_rest() -> None:
+async def _cancel_rest() -> None:
     rest = asyncio.all_tasks() - {asyncio.current_task()}
     for task in rest:
         task.cancel()
@@ -70,7 +69,7 @@ def _closed_error() -> UnavailableError:
 
 
 class Handle:
-    """A submitted event: its updates as they come, and its one final result.
+    """A submitted event: its updates as they arrive, and its one final result.
 
     ::
 
@@ -86,17 +85,17 @@ class Handle:
 
     @property
     def trace_id(self) -> str:
-        """The accepted event's trace; until it is known, the one this submission asked for."""
+        """As :attr:`AsyncHandle.trace_id`."""
         return self._handle.trace_id
 
     @property
     def event_id(self) -> str | None:
-        """The agent's name of the event, once it said that it has it."""
+        """The agent's id of the event; None until the agent has sent its first update."""
         return self._handle.event_id
 
     @property
     def idempotency_key(self) -> str:
-        """The application's key, else the one made for it: submit it again, get the same result."""
+        """The application's key, or a generated one: submitting with it gives the same result."""
         return self._handle.idempotency_key
 
     @property
@@ -106,27 +105,29 @@ class Handle:
 
     @property
     def superseded(self) -> Result | None:
-        """The cloud's answer that came after the deadline, if one did."""
+        """The cloud's answer that arrived after the deadline, if one did."""
         return self._handle.superseded
 
     def result(self, timeout: Seconds | None = None) -> Result:
-        """The final result; raises as :meth:`AsyncHandle.result` does."""
+        """The final result; raises what :meth:`AsyncHandle.result` raises."""
         return self._loop.call(self._handle.result(timeout))
 
     def __iter__(self) -> Iterator[Result]:
-        """Provisional when the case is hard, then final; each iteration begins at the first."""
+        """Provisional when the case is hard, then final; each iteration starts from the first."""
         position = 0
         while (update := self._loop.call(self._handle.update(position))) is not None:
             yield update
             position += 1
 
     def close(self) -> None:
-        """Follow no more, which frees a place among the open handles. The event lives on."""
-        self._loop.call(_closed(self._handle))
+        """Stop following the event, which frees one of ``max_open_handles``."""
+        self._loop.call(_close(self._handle))
 
 
 class Client:
     """Submits events and follows each to its final result; safe to use from many threads.
+
+    The arguments are those of :class:`AsyncClient`.
 
     ::
 
@@ -156,25 +157,25 @@ class Client:
         self._loop: _Loop | None = None
 
     def start(self) -> None:
-        """Begin to connect; never waits for the network. ``with`` does it."""
+        """Begin to connect, without waiting for the network; ``with`` calls it."""
         if self._loop is None:
             self._loop = _Loop("setsuden-client")
             self._loop.call(self._client.start())
 
     def close(self) -> None:
-        """Drop the link and end the thread. Whoever still waits is told so; the events live on."""
+        """Disconnect and end the thread; waiting ``result`` calls raise UnavailableError."""
         loop, self._loop = self._loop, None
         if loop is not None:
             loop.call(self._client.close())
             loop.stop()
 
     def __enter__(self) -> Self:
-        """Start."""
+        """The client itself, started."""
         self.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        """Close."""
+        """Disconnects, as ``close`` does."""
         self.close()
 
     def submit(
@@ -189,7 +190,7 @@ class Client:
         priority: int = 0,
         traceparent: str | None = None,
     ) -> Handle:
-        """A handle on the event, once the broker stored it; as :meth:`AsyncClient.submit`."""
+        """A handle on the event, once the broker has stored it: see :meth:`AsyncClient.submit`."""
         loop = self._loop
         if loop is None:
             raise UnavailableError("the client is not started", remedy="use it in a with block")
@@ -208,5 +209,5 @@ class Client:
         return Handle(handle, loop)
 
 
-async def _closed(handle: AsyncHandle) -> None:
+async def _close(handle: AsyncHandle) -> None:
     handle.close()
