@@ -19,17 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setsuden.cli.energy.intensity import intensity as command
-from setsuden.insight.carbon import declared, web
-from setsuden.insight.carbon.cost import Price, cost
-from setsuden.insight.carbon.electricity_maps import ElectricityMaps
-from setsuden.insight.carbon.embodied import Embodied, embodied
-from setsuden.insight.carbon.errors import IntensityError
-from setsuden.insight.carbon.intensity import RateMethod, intensity, zones
-from setsuden.insight.carbon.live import refresh, token_of
-from setsuden.insight.carbon.network import network
-from setsuden.insight.carbon.profiles import profile, profiles
-from setsuden.insight.carbon.series import HourRow, Series, hour_of
-from setsuden.insight.carbon.uk import UkCarbonIntensity
+from setsuden.insight.carbon import web
+from setsuden.insight.carbon.intensity import IntensityError, RateMethod, intensity, zones
+from setsuden.insight.carbon.live import ElectricityMaps, UkCarbonIntensity, refresh, token_of
+from setsuden.insight.carbon.network_rates import network_rate
+from setsuden.insight.carbon.series import HourRow, IntensitySeries, hour_of
+from setsuden.insight.carbon.sites import Embodied, Price, charge, embodied, profile, profiles
+from setsuden.insight.report.assumptions import Declarations, NetworkRates, read_declared
+from setsuden.insight.report.totals.meters import transfer
 from setsuden.schemas.errors import ConfigError, SetsudenError
 from setsuden.schemas.windows import Access
 
@@ -138,10 +135,10 @@ retrieved = 2026-11-23
 """
 
 
-def sites(tmp_path: Path, text: str) -> declared.Declarations:
+def sites(tmp_path: Path, text: str) -> Declarations:
     path = tmp_path / "sites.toml"
     path.write_text(text)
-    return declared.load(path)
+    return read_declared(path)
 
 
 def test_a_declared_site_is_known_and_replaces_a_shipped_one(tmp_path: Path) -> None:
@@ -181,7 +178,7 @@ def test_a_wrong_declaration_is_refused_by_field(
 
 @pytest.mark.parametrize("access", [Access.UNDECLARED, Access.LOOPBACK, Access.LAN])
 def test_no_rate_is_invented_for_a_network_nobody_measured(access: Access) -> None:
-    assert network(access) is None
+    assert network_rate(access) is None
 
 
 @pytest.mark.parametrize(
@@ -191,7 +188,7 @@ def test_no_rate_is_invented_for_a_network_nobody_measured(access: Access) -> No
 def test_rates_are_those_of_their_sources(
     access: Access, low: float, mid: float, high: float
 ) -> None:
-    rate = network(access)
+    rate = network_rate(access)
     assert rate is not None
     assert rate.low == pytest.approx(low)
     assert (rate.mid, rate.high) == (mid, high)
@@ -199,11 +196,13 @@ def test_rates_are_those_of_their_sources(
 
 
 def test_100_kilobytes_of_a_fixed_line_are_0_04_to_21_joules() -> None:
-    rate = network(Access.FIXED)
+    rate = network_rate(Access.FIXED)
     assert rate is not None
-    joules = rate.joules(100_000)
-    assert joules == pytest.approx((0.024 + 0.016, 2.34, 21.6), rel=0.01)
-    assert rate.joules(0) == (0, 0, 0)
+    sent = transfer(100_000, NetworkRates(**rate._asdict()))
+    assert (sent.low, sent.joules, sent.high) == pytest.approx(
+        (0.024 + 0.016, 2.34, 21.6), rel=0.01
+    )
+    assert transfer(0, NetworkRates(**rate._asdict())).joules == 0
 
 
 # -- embodied carbon and euros ----------------------------------------------------------------
@@ -249,23 +248,23 @@ def test_a_negative_time_or_an_impossible_share_is_refused(seconds: float, share
 
 def test_electricity_is_paid_for_the_building_too() -> None:
     price = Price(euros_per_kwh=0.20, source="contract", retrieved=READ)
-    found = cost(price, joules=3.6e6, seconds=60, reserved_share=1, pue=1.5)
+    found = charge(price, joules=3.6e6, seconds=60, reserved_share=1, pue=1.5)
     assert found.euros == pytest.approx(0.30)
     assert found.method == "electricity"
 
 
 def test_rent_includes_the_electricity() -> None:
     price = Price(euros_per_kwh=0.20, euros_per_hour=2.0, source="list", retrieved=READ)
-    found = cost(price, joules=3.6e6, seconds=1800, reserved_share=0.5, pue=1.5)
+    found = charge(price, joules=3.6e6, seconds=1800, reserved_share=0.5, pue=1.5)
     assert found.euros == pytest.approx(0.5)
     assert found.method == "rent"
 
 
 def test_euros_are_unknown_and_not_0_without_a_price_or_joules() -> None:
     price = Price(euros_per_kwh=0.20, source="contract", retrieved=READ)
-    nothing = cost(None, joules=1.0, seconds=1, reserved_share=1)
+    nothing = charge(None, joules=1.0, seconds=1, reserved_share=1)
     assert (nothing.euros, nothing.method) == (None, "undeclared")
-    assert cost(price, joules=None, seconds=1, reserved_share=1).euros is None
+    assert charge(price, joules=None, seconds=1, reserved_share=1).euros is None
 
 
 # -- series -----------------------------------------------------------------------------------
@@ -286,8 +285,8 @@ def row(**changed: Any) -> HourRow:
 
 def test_a_window_finds_the_intensity_of_its_hour(tmp_path: Path) -> None:
     path = tmp_path / "grid" / "hours.jsonl"
-    Series([row(), row(zone="DE", g_per_kwh=300.0)]).write(path)
-    series = Series.read(path)
+    IntensitySeries([row(), row(zone="DE", g_per_kwh=300.0)]).write(path)
+    series = IntensitySeries.read(path)
     found = series.at("FR", HOUR + timedelta(minutes=59, seconds=59))
     assert found is not None
     assert found == (40.0, 2026, "FR", RateMethod.AVERAGE, False, "a service")
@@ -298,27 +297,27 @@ def test_a_window_finds_the_intensity_of_its_hour(tmp_path: Path) -> None:
 def test_hours_of_other_time_zones_are_the_same_hours() -> None:
     tokyo = datetime.fromisoformat("2026-11-23T22:30+09:00")
     assert hour_of(tokyo) == HOUR
-    assert Series([row(hour=tokyo)]).at("FR", HOUR) is not None
+    assert IntensitySeries([row(hour=tokyo)]).at("FR", HOUR) is not None
 
 
 def test_average_and_marginal_rates_are_never_in_one_series(tmp_path: Path) -> None:
-    series = Series([row()])
+    series = IntensitySeries([row()])
     with pytest.raises(IntensityError, match="takes no marginal"):
         series.add([row(hour=HOUR - timedelta(hours=1), method=RateMethod.MARGINAL)])
     path = tmp_path / "mixed.jsonl"
     lines = [row().model_dump_json(), row(zone="DE", method=RateMethod.MARGINAL).model_dump_json()]
     path.write_text("\n".join(lines))
     with pytest.raises(IntensityError, match="two files"):
-        Series.read(path)
+        IntensitySeries.read(path)
 
 
 def test_two_services_are_never_mixed_for_one_zone() -> None:
     with pytest.raises(IntensityError, match="from 'a service', not from 'another'"):
-        Series([row(), row(hour=NOW, source="another")])
+        IntensitySeries([row(), row(hour=NOW, source="another")])
 
 
 def test_a_reading_replaces_an_estimate_and_never_the_other_way_round() -> None:
-    series = Series([row(estimated=True, g_per_kwh=50.0)])
+    series = IntensitySeries([row(estimated=True, g_per_kwh=50.0)])
     series.add([row(g_per_kwh=40.0)])
     series.add([row(estimated=True, g_per_kwh=60.0)])
     assert [(kept.g_per_kwh, kept.estimated) for kept in series] == [(40.0, False)]
@@ -339,15 +338,15 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, told: str) -> None:
     path = tmp_path / "hours.jsonl"
     path.write_text(f"{row(zone='DE').model_dump_json()}\n{line}\n")
     with pytest.raises(IntensityError, match=told.replace(".", r"\.")):
-        Series.read(path)
+        IntensitySeries.read(path)
 
 
 def test_no_file_is_an_empty_series_and_a_folder_is_an_error(tmp_path: Path) -> None:
-    assert len(Series.read(tmp_path / "none.jsonl")) == 0
+    assert len(IntensitySeries.read(tmp_path / "none.jsonl")) == 0
     with pytest.raises(IntensityError, match="cannot read"):
-        Series.read(tmp_path)
+        IntensitySeries.read(tmp_path)
     with pytest.raises(IntensityError, match="cannot write"):
-        Series([row()]).write(tmp_path)
+        IntensitySeries([row()]).write(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -367,9 +366,9 @@ def test_a_series_reads_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[HourRow]
 ) -> None:
     path = tmp_path_factory.mktemp("series") / "hours.jsonl"
-    written = Series(rows)
+    written = IntensitySeries(rows)
     written.write(path)
-    assert list(Series.read(path)) == list(written)
+    assert list(IntensitySeries.read(path)) == list(written)
 
 
 # -- live services ----------------------------------------------------------------------------
@@ -461,7 +460,7 @@ HALVES = {
 }
 
 
-def kept(series: Series) -> list[tuple[int, float, bool]]:
+def kept(series: IntensitySeries) -> list[tuple[int, float, bool]]:
     return [(found.hour.hour, found.g_per_kwh, found.estimated) for found in series]
 
 
@@ -472,7 +471,7 @@ def test_electricity_maps_hours_are_kept_with_what_was_estimated(
     path = tmp_path / "hours.jsonl"
     series = refresh(ElectricityMaps(TOKEN, service.url), "DE", path, NOW)
     assert kept(series) == [(11, 310, False), (13, 325, True)]
-    assert kept(Series.read(path)) == kept(series)
+    assert kept(IntensitySeries.read(path)) == kept(series)
     asked, headers = service.asked[0]
     assert asked.startswith("/v3/carbon-intensity/history?zone=DE&")
     assert "disableCallerLookup=true" in asked
@@ -662,7 +661,7 @@ def test_the_command_asks_a_service_once_and_keeps_what_it_said(
     assert first.exit_code == 0
     assert "2026-11-23 13:00    180.0 g/kWh  estimated" in first.stdout
     assert "CC BY 4.0" in first.stderr
-    assert len(Series.read(Path(path))) == 3
+    assert len(IntensitySeries.read(Path(path))) == 3
 
 
 def test_the_command_reads_the_token_from_a_file(service: Service, tmp_path: Path) -> None:

@@ -12,23 +12,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from setsuden.energy.attribution.intervals import WINDOW_FACTOR, Spread
 from tests.support import rows as make
 from tests.support.command import Command
 
-from setsuden.insight.report.assumptions import Declared, read_declared
+from setsuden.energy.attribution.intervals import WINDOW_FACTOR, Spread
+from setsuden.insight.report.assumptions import Declarations, read_declared
 from setsuden.insight.report.build import read_run, report_of
-from setsuden.insight.report.counterfactual import Scale, Term, difference_of, verdict_of
-from setsuden.insight.report.errors import RowsError
-from setsuden.insight.report.fold import Sum
+from setsuden.insight.report.figures.counterfactual import Multiple, Term, difference_of, verdict_of
+from setsuden.insight.report.figures.timeline import step_of
 from setsuden.insight.report.model import Amount, Difference, Part, Report, Verdict
-from setsuden.insight.report.read import Span
-from setsuden.insight.report.terminal import text
-from setsuden.insight.report.timeline import step_of
+from setsuden.insight.report.render.terminal import text
+from setsuden.insight.report.rows.read import RowsError, TimeRange
+from setsuden.insight.report.rows.sums import ExactSum
 from setsuden.schemas.energy import Method, Quality, Source
 from setsuden.schemas.windows import Access, Component, Counts, MeterRow, WindowRow
 
-EVERYTHING = Span()
+EVERYTHING = TimeRange()
 PARTS = list(Part)
 
 
@@ -37,8 +36,10 @@ def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def reported(folder: Path, declared: Declared | None = None, span: Span = EVERYTHING) -> Report:
-    return report_of(read_run([folder], declared or Declared(), span))
+def reported(
+    folder: Path, declared: Declarations | None = None, span: TimeRange = EVERYTHING
+) -> Report:
+    return report_of(read_run([folder], declared or Declarations(), span))
 
 
 def of(report: Report, part: Part) -> Any:
@@ -56,7 +57,7 @@ def one_device(folder: Path, meter: MeterRow, windows: Sequence[WindowRow]) -> R
 @given(st.lists(st.floats(-1e12, 1e12, allow_subnormal=True), max_size=2000))
 @settings(max_examples=40, deadline=None)
 def test_a_sum_is_exact_whatever_the_order_and_the_number_of_parts(values: list[float]) -> None:
-    forward, backward = Sum(), Sum()
+    forward, backward = ExactSum(), ExactSum()
     for value in values:
         forward.add(value)
     for value in reversed(values):
@@ -134,7 +135,7 @@ def test_two_folders_of_one_run_are_what_one_folder_is(tmp_path: Path) -> None:
     whole = reported(make.cascade().write(tmp_path / "run"))
     run = make.cascade().write(tmp_path / "parts" / "run")
     tiers = [run / "edge", run / "broker", run / "cloud", run / "edge" / "dev-1"]
-    parts = report_of(read_run(tiers, Declared(), EVERYTHING))
+    parts = report_of(read_run(tiers, Declarations(), EVERYTHING))
     assert parts.model_copy(update={"name": "run"}) == whole
 
 
@@ -420,14 +421,14 @@ def test_an_incomplete_scenario_may_still_be_sure_on_one_side(tmp_path: Path) ->
 
 bounded = st.tuples(st.floats(0, 1e3), st.floats(1, 5), st.floats(1, 3))
 scales = st.tuples(st.floats(0, 20), st.floats(0, 20), st.floats(0, 20)).map(
-    lambda drawn: Scale(*sorted(drawn))
+    lambda drawn: Multiple(*sorted(drawn))
 )
 
 
 @given(st.lists(st.tuples(bounded, scales, st.floats(0, 1), st.floats(0, 1)), max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_the_difference_holds_whatever_the_coefficients_are_within_their_bounds(
-    drawn: list[tuple[tuple[float, float, float], Scale, float, float]],
+    drawn: list[tuple[tuple[float, float, float], Multiple, float, float]],
 ) -> None:
     terms, truth, mid = [], [], []
     for (joules, factor, stretch), scale, where, how in drawn:
@@ -515,12 +516,12 @@ def test_curves_hold_the_joules_of_their_component(tmp_path: Path) -> None:
 def test_only_windows_of_the_time_asked_for_count(tmp_path: Path) -> None:
     make.cascade().write(tmp_path)
     since, until = make.START_NS + 2 * make.SECOND, make.START_NS + 5 * make.SECOND
-    report = reported(tmp_path, span=Span(since, until))
+    report = reported(tmp_path, span=TimeRange(since, until))
     assert report.inferences == 600
     assert report.start_ns == since
     assert (report.since_ns, report.until_ns) == (since, until)
     with pytest.raises(RowsError, match="no windows of that time"):
-        reported(tmp_path, span=Span(until_ns=make.START_NS))
+        reported(tmp_path, span=TimeRange(until_ns=make.START_NS))
 
 
 # -- models -----------------------------------------------------------------------------------
@@ -557,7 +558,7 @@ def test_joules_per_item_leave_out_items_whose_windows_had_none(tmp_path: Path) 
 # -- grams and euros --------------------------------------------------------------------------
 
 
-def declared(folder: Path, words: str) -> Declared:
+def declared(folder: Path, words: str) -> Declarations:
     path = folder / "assumed.toml"
     path.write_text(words, encoding="utf-8")
     return read_declared(path)
@@ -796,11 +797,11 @@ def test_energy_report_is_the_same_command(setsuden: Command, tmp_path: Path) ->
     [
         ((), 1, "no energy rows in"),
         (("--out", "x"), 2, "--out needs --export"),
-        (("--json", "--export", "spdx"), 2, "cannot both go to standard output"),
+        (("--json", "--export", "impact"), 2, "cannot both go to standard output"),
         (("--price", "moon=1"), 2, "write one of edge, broker, cloud"),
         (("--price", "cloud=dear"), 2, "is no price"),
         (("--site-of", "edge=a b"), 2, "is no site's name"),
-        (("--since", "yesterday"), 2, "is no time"),
+        (("--since", "yesterday"), 2, "is not a time"),
         (("--since", "2026-01-02", "--until", "2026-01-01"), 2, "must be before"),
         (("--recompute", "--tariff", "1"), 2, "what the kept report was made with"),
         (("--assumptions", "missing.toml"), 78, "cannot read missing.toml"),

@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from tests.support import rows as make
 from tests.support.rows import Scene
 
-from setsuden.insight.report.assumptions import Declared
+from setsuden.insight.report.assumptions import Declarations
 from setsuden.insight.report.build import read_run, report_of
-from setsuden.insight.report.findings import waste as findings_waste
-from setsuden.insight.report.findings.cascade import CHANGED_SHARE, upper_share
-from setsuden.insight.report.findings.collect import RULES, findings
-from setsuden.insight.report.findings.machines import LEAST_SECONDS
+from setsuden.insight.report.figures import waste
+from setsuden.insight.report.figures.findings import CHANGED_SHARE, RULES, findings, upper_share
+from setsuden.insight.report.figures.waste import LEAST_SECONDS
 from setsuden.insight.report.model import Finding, Severity
-from setsuden.insight.report.read import Span
+from setsuden.insight.report.rows.read import TimeRange
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Access, Component, Counts, MeterRow, WindowRow
 from setsuden.services.platform_meter import RAY
@@ -30,7 +29,7 @@ MINUTE = int(LEAST_SECONDS)
 
 
 def found_in(folder: Path) -> dict[str, Finding]:
-    run = read_run([folder], Declared(), Span())
+    run = read_run([folder], Declarations(), TimeRange())
     found = findings(report_of(run), run)
     assert findings(report_of(run), run) == found
     assert [one.severity for one in found] == sorted(
@@ -216,7 +215,7 @@ def test_busy_waiting_and_work_for_each_event_get_unlike_advice(tmp_path: Path) 
 
 
 def test_ray_is_named_where_it_is_what_is_busy(tmp_path: Path) -> None:
-    assert findings_waste.RAY == RAY
+    assert waste.RAY == RAY
     ray = make.meter(Component.CLOUD, RAY, host_id="node", reserved_share=0.0)
     worker = make.meter(Component.CLOUD, "worker-0", host_id="node")
     found = found_of(

@@ -19,17 +19,16 @@ from tests.support import rows as make
 from tests.support.command import Command, Ended
 
 from setsuden.insight.carbon.intensity import RateMethod, intensity
-from setsuden.insight.carbon.series import HourRow, Series
-from setsuden.insight.report.assumptions import Assumptions, Declared, load
-from setsuden.insight.report.build import read_run, report_of
-from setsuden.insight.report.errors import RowsError
-from setsuden.insight.report.grid import averages, joined, mean
-from setsuden.insight.report.keep import keep
+from setsuden.insight.carbon.series import HourRow, IntensitySeries
+from setsuden.insight.report.assumptions import Assumptions, Declarations, averages, load
+from setsuden.insight.report.build import keep, read_run, report_of
+from setsuden.insight.report.figures.footprint import mean
+from setsuden.insight.report.figures.timeline import with_hourly_grid
 from setsuden.insight.report.model import CarbonRow, Part, Report
 from setsuden.insight.report.page.html import page
-from setsuden.insight.report.read import Span
 from setsuden.insight.report.recompute import recompute
-from setsuden.insight.report.terminal import text
+from setsuden.insight.report.render.terminal import text
+from setsuden.insight.report.rows.read import RowsError, TimeRange
 from setsuden.schemas.windows import Access, Component, Counts, MeterRow, WindowRow
 
 SOURCE = "a test's grid operator"
@@ -69,7 +68,7 @@ def row(place: int, rate: float, zone: str = "FR", **changes: Any) -> HourRow:
 
 def series(path: Path, rates: Mapping[int, float], zone: str = "FR", **changes: Any) -> Path:
     """A file of hourly intensities, as `setsuden energy intensity --save` keeps it."""
-    Series(row(place, rate, zone, **changes) for place, rate in rates.items()).write(path)
+    IntensitySeries(row(place, rate, zone, **changes) for place, rate in rates.items()).write(path)
     return path
 
 
@@ -87,9 +86,9 @@ def over_hours(folder: Path, joules: Sequence[float] = (10.0, 30.0, 20.0)) -> Pa
     return folder
 
 
-def reported(folder: Path, *grids: Path, span: Span = Span()) -> Report:  # noqa: B008  # frozen
-    run = read_run([folder], Declared(), span)
-    return report_of(joined(run, averages(grids)).run if grids else run)
+def reported(folder: Path, *grids: Path, span: TimeRange = TimeRange()) -> Report:  # noqa: B008  # frozen
+    run = read_run([folder], Declarations(), span)
+    return report_of(with_hourly_grid(run, averages(grids))[0] if grids else run)
 
 
 def edge(report: Report) -> CarbonRow:
@@ -155,7 +154,7 @@ def test_a_window_over_the_border_of_two_hours_is_cut_there(tmp_path: Path) -> N
 
 def test_estimated_hours_are_counted_in_words(tmp_path: Path) -> None:
     path = tmp_path / "fr.jsonl"
-    Series([row(0, 10.0), row(1, 20.0, estimated=True), row(2, 30.0)]).write(path)
+    IntensitySeries([row(0, 10.0), row(1, 20.0, estimated=True), row(2, 30.0)]).write(path)
     report = reported(over_hours(tmp_path / "run"), path)
     said = "average, hourly: 3 of 3 hours, 1 of them estimated"
     assert edge(report).intensity_method == said
@@ -228,11 +227,10 @@ def test_the_grams_of_the_hours_add_up_to_those_of_the_rows(
         folder = Path(name)
         for of, drawn in meters.items():
             make.write(folder / "run", of, drawn_windows(of, drawn))
+        run = read_run([folder / "run"], Declarations(), TimeRange())
         if rates:
             grid = series(folder / "fr.jsonl", rates)
-            run = joined(read_run([folder / "run"], Declared(), Span()), averages([grid])).run
-        else:
-            run = read_run([folder / "run"], Declared(), Span())
+            run, _ = with_hourly_grid(run, averages([grid]))
         if not has_yearly:
             told = run.assumptions.sites["fr-par-2"].model_copy(update={"intensity": None})
             sites = {**run.assumptions.sites, "fr-par-2": told}
@@ -471,7 +469,7 @@ def test_a_report_of_a_part_of_the_time_copies_the_hours_of_that_part(
 
 def test_assumptions_from_before_there_were_hours_load_and_keep_their_sum(tmp_path: Path) -> None:
     folder = over_hours(tmp_path / "run")
-    run = read_run([folder], Declared(), Span())
+    run = read_run([folder], Declarations(), TimeRange())
     keep(folder, run, report_of(run))
     written = (folder / "assumptions.json").read_text(encoding="utf-8")
     assert "hours" not in json.loads(written)["sites"]["fr-par-2"]

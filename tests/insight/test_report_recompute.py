@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from setsuden.energy.metering.ledger import RunLedger, WorkKey
-from setsuden.energy.metering.settle import Closed, Labels, settle
 from tests.support import rows as make
 from tests.support.command import Command
 
-from setsuden.insight.report.assumptions import Declared
-from setsuden.insight.report.build import read_run, report_of
-from setsuden.insight.report.fold import buckets_of
-from setsuden.insight.report.keep import keep
-from setsuden.insight.report.read import Span
-from setsuden.insight.report.recompute import BUCKETS, Checked, near, recompute
+from setsuden.energy.metering.ledger import RunLedger, WorkKey
+from setsuden.energy.metering.settle import Closed, Labels, settle
+from setsuden.insight.report.assumptions import Declarations
+from setsuden.insight.report.build import keep, read_run, report_of
+from setsuden.insight.report.recompute import BUCKETS, Recomputed, near, recompute
+from setsuden.insight.report.rows.read import TimeRange
+from setsuden.insight.report.rows.sums import buckets_of
 from setsuden.schemas.energy import Method, Quality
 from setsuden.schemas.windows import Counts, WindowRow
 
@@ -33,10 +32,10 @@ def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def kept(folder: Path, span: Span = Span()) -> Path:  # noqa: B008  # frozen
+def kept(folder: Path, span: TimeRange = TimeRange()) -> Path:  # noqa: B008  # frozen
     """A run with its report beside it."""
     make.cascade(seconds=4).write(folder)
-    run = read_run([folder], Declared(), span)
+    run = read_run([folder], Declarations(), span)
     keep(folder, run, report_of(run))
     return folder
 
@@ -74,13 +73,13 @@ def test_a_run_that_was_copied_under_another_name_still_agrees(tmp_path: Path) -
 
 
 def test_a_report_of_a_part_of_the_time_is_recomputed_for_that_part(tmp_path: Path) -> None:
-    kept(tmp_path, Span(make.START_NS + make.SECOND, None))
+    kept(tmp_path, TimeRange(make.START_NS + make.SECOND, None))
     assert recompute([tmp_path]).differs is None
 
 
 def test_without_a_kept_report_the_rows_are_checked_alone(tmp_path: Path) -> None:
     make.cascade(seconds=4).write(tmp_path)
-    assert recompute([tmp_path]) == Checked(16, 0, None)
+    assert recompute([tmp_path]) == Recomputed(16, 0, None)
 
 
 def test_it_writes_nothing(tmp_path: Path) -> None:
@@ -96,7 +95,7 @@ def test_the_tables_of_today_do_not_change_a_report_of_then(tmp_path: Path) -> N
     told = json.loads(path.read_text(encoding="utf-8"))
     told["sites"]["fr-par-2"]["intensity"]["g_per_kwh"] = 99.0  # a table of another year
     path.write_text(json.dumps(told), encoding="utf-8")
-    run = read_run([tmp_path], Declared(), Span())
+    run = read_run([tmp_path], Declarations(), TimeRange())
     keep(tmp_path, run, report_of(run))
     assert recompute([tmp_path]).differs is None
     assert run.assumptions.sites["fr-par-2"].intensity is not None

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from setsuden.insight.report.figures.statements import INSIDE
 from setsuden.insight.report.model import Report
 from setsuden.insight.report.page.parts import facts, section
 from setsuden.insight.report.page.words import BOUNDARIES, SOURCES
-from setsuden.insight.report.words import INSIDE
 from setsuden.schemas.energy import Boundary, Source
 
 _Word = TypeVar("_Word", Boundary, Source)
