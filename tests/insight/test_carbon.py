@@ -617,7 +617,7 @@ def test_a_service_that_is_down_costs_an_error_and_no_file(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://a/b", "uk", "https://"])
 def test_only_addresses_of_the_web_are_asked(url: str) -> None:
-    with pytest.raises(ConfigError, match="is no address"):
+    with pytest.raises(ConfigError, match="is not an address"):
         web.get(url, {})
 
 

@@ -800,7 +800,7 @@ def test_energy_report_is_the_same_command(setsuden: Command, tmp_path: Path) ->
         (("--json", "--export", "impact"), 2, "cannot both go to standard output"),
         (("--price", "moon=1"), 2, "write one of edge, broker, cloud"),
         (("--price", "cloud=dear"), 2, "is no price"),
-        (("--site-of", "edge=a b"), 2, "is no site's name"),
+        (("--site-of", "edge=a b"), 2, "is not a site name"),
         (("--since", "yesterday"), 2, "is not a time"),
         (("--since", "2026-01-02", "--until", "2026-01-01"), 2, "must be before"),
         (("--recompute", "--tariff", "1"), 2, "what the kept report was made with"),
@@ -818,7 +818,7 @@ def test_what_cannot_be_done_is_told_with_its_exit_code(
 def test_a_folder_that_is_none_is_told(setsuden: Command, tmp_path: Path) -> None:
     ended = setsuden("report", tmp_path / "gone")
     assert ended.code == 1
-    assert "is no folder" in ended.err
+    assert "is not a folder" in ended.err
 
 
 def test_a_wrong_key_among_the_assumptions_is_told_with_the_right_one(

@@ -47,7 +47,7 @@ class Method(Word):
 
 
 class Quality(Word):
-    """How far the figure can be trusted now, best first."""
+    """How far the figure can be trusted now."""
 
     OK = "ok"
     PROVISIONAL = "provisional"
@@ -87,11 +87,15 @@ class EnergyReading(WireModel):
 
 
 LabelT = TypeVar("LabelT", Source, Quality)
+_RANKS: dict[Word, int] = {
+    label: rank for kind in (Source, Quality) for rank, label in enumerate(kind)
+}
+"""Both enumerations are in order, the best first."""
 
 
 def worst(labels: Iterable[LabelT]) -> LabelT:
     """The worst of some sources or qualities, of which there is one at least."""
-    return max(labels, key=lambda label: tuple(type(label)).index(label))
+    return max(labels, key=lambda label: _RANKS[label])
 
 
 WORST_FIRST = tuple(reversed(Source))

@@ -93,7 +93,7 @@ class Moment(click.ParamType[int]):
     "they have, instead of the year's.",
 )
 @click.option("--site-of", multiple=True, metavar="COMPONENT=SITE", help="Where it stands.")
-@click.option("--tariff", type=click.FloatRange(0, 100), help="EUR per kWh, wherever none is said.")
+@click.option("--tariff", type=click.FloatRange(0, 100), help="EUR per kWh, at sites without one.")
 @click.option("--price", "rents", multiple=True, metavar="COMPONENT=EUR", help="Rent an hour.")
 def report(  # noqa: PLR0917  # click hands over each option
     runs: tuple[Path, ...],
@@ -224,7 +224,7 @@ def _token(value: str) -> str:
     from setsuden.schemas.base import TOKEN_PATTERN  # noqa: PLC0415
 
     if re.fullmatch(TOKEN_PATTERN, value) is None:
-        raise click.BadParameter(f"{value!r} is no site's name", param_hint="--site-of")
+        raise click.BadParameter(f"{value!r} is not a site name", param_hint="--site-of")
     return value
 
 
@@ -236,7 +236,7 @@ def _rent(value: str, today: date) -> Any:
     except ValueError:
         euros = -1.0
     if not 0 <= euros <= 10_000:
-        raise click.BadParameter(f"{value!r} is no price in EUR an hour", param_hint="--price")
+        raise click.BadParameter(f"{value!r} is not a price in EUR an hour", param_hint="--price")
     return Price(euros_per_hour=euros, source="--price", retrieved=today)
 
 

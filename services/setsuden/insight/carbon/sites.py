@@ -52,7 +52,7 @@ class _Table(Model):
 
 
 def profile(site: str, own: Mapping[str, SiteEntry] | None = None) -> SiteProfile | None:
-    """The site of this name, a declared one before a shipped one; None when nobody knows it."""
+    """The site of this name, a declared one before a shipped one; None when unknown."""
     return profiles(own).get(site)
 
 

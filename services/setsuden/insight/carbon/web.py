@@ -43,7 +43,7 @@ def get(url: str, headers: Mapping[str, str], timeout: float = TIMEOUT_SECONDS) 
     """The body; the message of an IntensityError holds neither the query nor a header."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigError(f"{url!r} is no address", remedy="give one that begins with https://")
+        raise ConfigError(f"{url!r} is not an address", remedy="give one that begins with https://")
     deadline = time.monotonic() + timeout
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # checked above
     try:

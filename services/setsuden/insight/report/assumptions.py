@@ -147,7 +147,7 @@ class Assumptions(Model):
     rents: Mapping[_Component, Price] = Field(default_factory=dict)
     devices: Mapping[_Component, MachinePrice] = Field(default_factory=dict)
     network: Mapping[_Access, NetworkRates | None] = Field(default_factory=dict)
-    """None: nobody knows the energy of such an access."""
+    """None: no figure exists for such an access."""
 
     @property
     def sha256(self) -> str:

@@ -110,7 +110,9 @@ def load_report(folder: Path) -> KeptReport | None:
         where = ".".join(str(part) for part in first["loc"])
         raise RowsError(f"{path}: {where}: {first['msg']}", remedy="make it again") from error
     if report.version != REPORT_VERSION:
-        raise RowsError(f"{path} is no report of version {REPORT_VERSION}", remedy="make it again")
+        raise RowsError(
+            f"{path} is not a report of version {REPORT_VERSION}", remedy="make it again"
+        )
     return KeptReport(json.loads(text), report)
 
 

@@ -165,7 +165,7 @@ def _unknown(component: ComponentReport) -> Iterator[Finding]:
 
 
 def uncalibrated(_: Report, run: RunTotals) -> Iterator[Finding]:
-    """Machines whose idle power or whole curve nobody has measured."""
+    """Machines whose idle power or power curve was never measured."""
     guessed = [meter for meter in run.meters if meter.row.source in _GUESSED]
     if guessed:
         yield _uncalibrated(guessed, Severity.INFO, "joules are from a model")

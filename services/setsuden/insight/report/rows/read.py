@@ -96,7 +96,7 @@ class RowsReader:
             number += 1
             place = f"{path}:{number}"
             if len(line) > MAX_LINE:
-                raise RowsError(f"{place}: a line of over {MAX_LINE} bytes is no row")
+                raise RowsError(f"{place}: a line of over {MAX_LINE} bytes is not a row")
             if not line.endswith(b"\n") and _cut_off(line):
                 self.torn += 1
                 return
@@ -140,7 +140,7 @@ def rows_files(folders: Sequence[Path]) -> list[Path]:
     paths: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise RowsError(f"{folder} is no folder", remedy="name the folder of a run")
+            raise RowsError(f"{folder} is not a folder", remedy="name the folder of a run")
         for path in sorted(folder.rglob(PATTERN)):
             paths.setdefault(path.resolve(), path)
     return list(paths.values())

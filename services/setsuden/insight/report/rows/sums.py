@@ -123,7 +123,7 @@ class MeterSums:
     process_cpu: ExactSum = field(default_factory=ExactSum)
     run_cpu: ExactSum = field(default_factory=ExactSum)
     dynamic: defaultdict[Method, ExactSum] = field(default_factory=lambda: defaultdict(ExactSum))
-    """``request_dynamic`` by how the runs' CPU time was found."""
+    """``request_dynamic`` by how the CPU time of the runs was measured."""
     work: defaultdict[ModelKey, WorkSums] = field(default_factory=lambda: defaultdict(WorkSums))
     counts: Counter[str] = field(default_factory=Counter)
     timeline: WindowColumns = field(default_factory=WindowColumns)

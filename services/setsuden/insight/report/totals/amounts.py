@@ -12,7 +12,7 @@ from setsuden.schemas.energy import Boundary, Method, Quality, Source, worst
 NOTHING = Amount()
 """There are no such joules: adding it leaves a sum complete."""
 UNKNOWN = Amount(complete=False)
-"""Joules that nobody could read: adding it makes a sum a lower bound."""
+"""Joules that could not be read: adding it makes a sum a lower bound."""
 LabelT = TypeVar("LabelT", Boundary, Method)
 
 
