@@ -1,4 +1,4 @@
-"""`setsuden report`: every joule of the rows once, with its bounds, and what is unknown said."""
+"""`setsuden report`: every joule of the rows once, with its bounds, and what is unknown named."""
 
 from __future__ import annotations
 
@@ -183,10 +183,10 @@ def test_on_a_shared_machine_the_share_has_an_error_of_its_own(tmp_path: Path) -
 def test_the_whole_is_known_no_worse_than_its_parts_together(tmp_path: Path) -> None:
     report = reported(make.cascade().write(tmp_path))
     for part in (Part.EDGE, Part.BROKER, Part.CLOUD):
-        found = of(report, part)
-        cells = (found.dynamic.total, found.idle.total, found.overhead.total)
-        assert found.whole.total.low >= fsum(cell.low for cell in cells) - 1e-9
-        assert found.whole.total.high <= fsum(cell.high for cell in cells) + 1e-9
+        component = of(report, part)
+        cells = (component.dynamic.total, component.idle.total, component.overhead.total)
+        assert component.whole.total.low >= fsum(cell.low for cell in cells) - 1e-9
+        assert component.whole.total.high <= fsum(cell.high for cell in cells) + 1e-9
 
 
 def test_a_shared_pool_widens_the_dynamic_part_alone(tmp_path: Path) -> None:
@@ -334,12 +334,12 @@ def test_meters_that_claim_more_than_their_machine_used_are_not_hidden(tmp_path:
 
 def test_shares_of_coverage_sum_to_one(tmp_path: Path) -> None:
     devices = make.cascade(source=Source.TABLE_MODEL)
-    found = reported(devices.write(tmp_path)).coverage
-    assert found.measured is not None
-    assert found.modelled is not None
-    assert found.measured + found.modelled == pytest.approx(1.0)
-    assert fsum(found.by_source.values()) == pytest.approx(1.0)
-    assert set(found.by_source) == {Source.MEASURED, Source.TABLE_MODEL}
+    coverage = reported(devices.write(tmp_path)).coverage
+    assert coverage.measured is not None
+    assert coverage.modelled is not None
+    assert coverage.measured + coverage.modelled == pytest.approx(1.0)
+    assert fsum(coverage.by_source.values()) == pytest.approx(1.0)
+    assert set(coverage.by_source) == {Source.MEASURED, Source.TABLE_MODEL}
 
 
 # -- the network ------------------------------------------------------------------------------
@@ -356,7 +356,7 @@ def test_bytes_and_headers_times_the_rate_of_the_access(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("access", [Access.LOOPBACK, Access.LAN])
-def test_a_near_network_is_left_out_and_said(tmp_path: Path, access: Access) -> None:
+def test_a_near_network_is_left_out_and_named(tmp_path: Path, access: Access) -> None:
     report = reported(make.cascade(access=access).write(tmp_path))
     network = of(report, Part.NETWORK)
     assert network.whole.total == Amount()
@@ -441,13 +441,13 @@ def test_the_difference_holds_whatever_the_coefficients_are_within_their_bounds(
         times = scale.low + (scale.high - scale.low) * how
         truth.append((times - 1) * real)
         mid.append((scale.mid - 1) * joules)
-    found = difference_of(terms)
-    assert found.low is not None
-    assert found.high is not None
+    difference = difference_of(terms)
+    assert difference.low is not None
+    assert difference.high is not None
     slack = 1e-6 * (1 + max((abs(value) for value in truth), default=0))
-    assert found.low - slack <= fsum(truth) <= found.high + slack
-    assert found.joules == pytest.approx(fsum(mid), abs=1e-6)
-    verdict = verdict_of(found)
+    assert difference.low - slack <= fsum(truth) <= difference.high + slack
+    assert difference.joules == pytest.approx(fsum(mid), abs=1e-6)
+    verdict = verdict_of(difference)
     if verdict is Verdict.SAVES:
         assert fsum(truth) > -slack
     if verdict is Verdict.COSTS:
@@ -558,9 +558,9 @@ def test_joules_per_item_leave_out_items_whose_windows_had_none(tmp_path: Path) 
 # -- grams and euros --------------------------------------------------------------------------
 
 
-def declared(folder: Path, words: str) -> Declarations:
+def declared(folder: Path, toml: str) -> Declarations:
     path = folder / "assumed.toml"
-    path.write_text(words, encoding="utf-8")
+    path.write_text(toml, encoding="utf-8")
     return read_declared(path)
 
 
@@ -608,7 +608,7 @@ def test_grams_are_joules_times_pue_times_the_grid_of_its_year(tmp_path: Path) -
     assert row.water_l == pytest.approx(176.0 / 3.6e6 * 2.0)
     year = 365.25 * 86_400
     assert row.embodied_g == pytest.approx(100_000 * 20 / (5 * year))
-    assert any("grid FR" in words for words in report.assumptions)
+    assert any("grid FR" in line for line in report.assumptions)
 
 
 def test_sci_is_operational_plus_embodied_per_1000_inferences(tmp_path: Path) -> None:
@@ -649,8 +649,8 @@ def test_a_rent_holds_the_electricity_and_a_device_its_price_over_its_life(
 
 def test_what_a_component_says_of_its_site_can_be_overruled(tmp_path: Path) -> None:
     make.cascade(site="undeclared").write(tmp_path / "run")
-    found = declared(tmp_path, '[site_of]\nedge = "nl-ams-1"\n')
-    row = reported(tmp_path / "run", found).carbon.rows[0]
+    declarations = declared(tmp_path, '[site_of]\nedge = "nl-ams-1"\n')
+    row = reported(tmp_path / "run", declarations).carbon.rows[0]
     assert (row.site, row.zone) == ("nl-ams-1", "NL")
 
 
@@ -665,7 +665,7 @@ def test_a_torn_last_line_is_left_out_and_counted(tmp_path: Path) -> None:
     report = reported(tmp_path)
     assert report.rows.torn == 1
     assert report.rows.windows == 9
-    assert any("cut off" in words for words in report.assumptions)
+    assert any("cut off" in line for line in report.assumptions)
 
 
 def test_a_last_line_that_only_lacks_its_newline_counts(tmp_path: Path) -> None:
@@ -686,7 +686,7 @@ def test_a_file_cut_off_in_its_meter_row_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "expected"),
     [
         ("{broken", "Invalid JSON"),
         ('{"meter": "edge-dev-1"}', "start_ns: Field required"),
@@ -704,19 +704,19 @@ def test_a_file_cut_off_in_its_meter_row_holds_nothing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_any_other_bad_line_is_told_with_file_and_line(
-    tmp_path: Path, line: str, words: str
+def test_any_other_bad_line_is_reported_with_file_and_line(
+    tmp_path: Path, line: str, expected: str
 ) -> None:
     device = make.meter()
     path = make.write(tmp_path, device, make.device(device))
     path.write_text(f"{path.read_text(encoding='utf-8')}{line}\n", encoding="utf-8")
-    with pytest.raises(RowsError) as told:
+    with pytest.raises(RowsError) as error:
         reported(tmp_path)
-    assert f"{path}:12: " in str(told.value)
-    assert words in str(told.value)
+    assert f"{path}:12: " in str(error.value)
+    assert expected in str(error.value)
 
 
-def test_a_file_that_begins_with_a_window_is_told(tmp_path: Path) -> None:
+def test_a_file_that_begins_with_a_window_is_refused(tmp_path: Path) -> None:
     row = make.window(make.meter(), 0).model_dump_json()
     (tmp_path / "a.rows.jsonl").write_text(f"{row}\n", encoding="utf-8")
     with pytest.raises(RowsError, match=r"a\.rows\.jsonl:1: no meter"):
@@ -793,13 +793,13 @@ def test_energy_report_is_the_same_command(setsuden: Command, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "expected"),
     [
         ((), 1, "no energy rows in"),
         (("--out", "x"), 2, "--out needs --export"),
         (("--json", "--export", "impact"), 2, "cannot both go to standard output"),
         (("--price", "moon=1"), 2, "write one of edge, broker, cloud"),
-        (("--price", "cloud=dear"), 2, "is no price"),
+        (("--price", "cloud=dear"), 2, "is not a price"),
         (("--site-of", "edge=a b"), 2, "is not a site name"),
         (("--since", "yesterday"), 2, "is not a time"),
         (("--since", "2026-01-02", "--until", "2026-01-01"), 2, "must be before"),
@@ -807,21 +807,21 @@ def test_energy_report_is_the_same_command(setsuden: Command, tmp_path: Path) ->
         (("--assumptions", "missing.toml"), 78, "cannot read missing.toml"),
     ],
 )
-def test_what_cannot_be_done_is_told_with_its_exit_code(
-    setsuden: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+def test_wrong_arguments_are_reported_with_their_exit_code(
+    setsuden: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, expected: str
 ) -> None:
     ended = setsuden("report", tmp_path, *arguments)
     assert (ended.code, ended.out) == (code, "")
-    assert words in ended.err
+    assert expected in ended.err
 
 
-def test_a_folder_that_is_none_is_told(setsuden: Command, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(setsuden: Command, tmp_path: Path) -> None:
     ended = setsuden("report", tmp_path / "gone")
     assert ended.code == 1
     assert "is not a folder" in ended.err
 
 
-def test_a_wrong_key_among_the_assumptions_is_told_with_the_right_one(
+def test_a_misspelt_key_among_the_assumptions_is_reported_with_the_right_one(
     setsuden: Command, tmp_path: Path
 ) -> None:
     make.cascade().write(tmp_path)

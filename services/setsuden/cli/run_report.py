@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from setsuden.insight.carbon.series import IntensitySeries
     from setsuden.insight.report.assumptions import Declarations
     from setsuden.insight.report.model import Report
-    from setsuden.insight.report.recompute import Recomputed
+    from setsuden.insight.report.recompute import RecomputeResult
     from setsuden.insight.report.rows.read import TimeRange
     from setsuden.insight.report.totals.run import RunTotals
 
@@ -272,12 +272,12 @@ def _recompute(runs: Sequence[Path], *, as_json: bool) -> None:
         sys.exit(FAILED)
 
 
-def _as_json(checked: Recomputed) -> str:
+def _as_json(checked: RecomputeResult) -> str:
     differs = checked.differs._asdict() if checked.differs is not None else None
     return json.dumps({**checked._asdict(), "differs": differs})
 
 
-def _summary(checked: Recomputed) -> str:
+def _summary(checked: RecomputeResult) -> str:
     if checked.differs is not None:
         path, saved, fresh = checked.differs
         return f"differs: {path}\n  kept       {saved}\n  recomputed {fresh}"

@@ -31,7 +31,7 @@ class Mismatch(NamedTuple):
     recomputed: Any
 
 
-class Recomputed(NamedTuple):
+class RecomputeResult(NamedTuple):
     """How much was compared, and the first mismatch."""
 
     windows: int
@@ -39,12 +39,12 @@ class Recomputed(NamedTuple):
     differs: Mismatch | None
 
 
-def recompute(folders: Sequence[Path]) -> Recomputed:
+def recompute(folders: Sequence[Path]) -> RecomputeResult:
     """Compare every row's buckets, then every figure of the saved report; raises RowsError."""
     windows, wrong = check_rows(folders)
     saved = load_report(folders[0])
     if wrong is not None or saved is None:
-        return Recomputed(windows, 0, wrong)
+        return RecomputeResult(windows, 0, wrong)
     kept = assuming.load(folders[0])
     if kept is None:
         raise RowsError(
@@ -55,7 +55,7 @@ def recompute(folders: Sequence[Path]) -> Recomputed:
     # The folder may have been renamed since, and its name is not a figure.
     run = reread_run(saved.report.name, folders, kept, time_range)
     pairs = list(_pairs("", saved.document, report_of(run).model_dump(mode="json")))
-    return Recomputed(windows, len(pairs), next((p for p in pairs if not _same(p)), None))
+    return RecomputeResult(windows, len(pairs), next((p for p in pairs if not _same(p)), None))
 
 
 def check_rows(folders: Sequence[Path]) -> tuple[int, Mismatch | None]:

@@ -42,7 +42,7 @@ BATCH_BUSY_CORES = 0.5
 """Of the worker: with random arrivals half of them then find it at work, and wait."""
 BATCH_SHORT_MS = 1.0
 """CPU of a run. Batching gained 3.7 times as many events a second for a run of 0.03 ms, nothing
-worth while for meter of 3 ms (measured)."""
+worthwhile for one of 3 ms (measured)."""
 BATCH_RUNS = 1000
 """The fewest runs whose mean is used."""
 RAY = "ray"
@@ -102,7 +102,7 @@ def outside_of(meter: MeterTotals) -> float:
     return max(0.0, meter.sums.process_cpu.value - meter.sums.run_cpu.value)
 
 
-def machines_of(run: RunTotals) -> list[MachineUse]:
+def machine_uses(run: RunTotals) -> list[MachineUse]:
     """Every machine of every component that has some, in the order of components."""
     meters: defaultdict[tuple[Part, str], list[MeterTotals]] = defaultdict(list)
     for meter in run.meters:
@@ -140,7 +140,7 @@ def listed(names: Iterable[str]) -> str:
 
 def idle_above_dynamic(_: Report, run: RunTotals) -> Iterator[Finding]:
     """A machine whose idle power outweighs all that is done on it."""
-    for part, machines in by_part(machines_of(run)):
+    for part, machines in by_part(machine_uses(run)):
         idle = [machine for machine in machines if _surely_idle(machine)]
         if idle:
             yield _idle_finding(part, idle, len(machines))
@@ -225,7 +225,7 @@ def _claimed(meters: Sequence[MeterSums]) -> float:
 
 def overhead_above_requests(_: Report, run: RunTotals) -> Iterator[Finding]:
     """Processes that are busy without inferring: what spinning looks like from outside."""
-    for part, machines in by_part(machines_of(run)):
+    for part, machines in by_part(machine_uses(run)):
         busy = [machine for machine in machines if _busy_outside(machine)]
         if busy:
             yield _overhead_finding(part, busy, len(machines))
@@ -366,7 +366,7 @@ def _cores_busy(meter: MeterTotals) -> float:
 
 def steal(_: Report, run: RunTotals) -> Iterator[Finding]:
     """Guests whose host gave their CPU time to others."""
-    for part, machines in by_part(machines_of(run)):
+    for part, machines in by_part(machine_uses(run)):
         worse = [machine for machine in machines if _stolen(machine) >= STEAL_SHARE]
         if worse:
             most = max(map(_stolen, worse))
