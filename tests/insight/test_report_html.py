@@ -411,7 +411,7 @@ def _standing_on(source: Source, measured: float | None) -> Report:
         (Source.MEASURED, 1.0, "Measured: every known joule was read from a power sensor."),
         (Source.RELAYED, 1.0, "Measured: every known joule was read from a power sensor."),
         (Source.TABLE_MODEL, 0.0, "Estimated by a table: no power sensor was read."),
-        (Source.DECLARED, 0.0, "Declarations: no power sensor was read."),
+        (Source.DECLARED, 0.0, "Declared: no power sensor was read."),
         (Source.CALIBRATED_MODEL, 0.0, "Estimated by a model calibrated on the machine"),
         (Source.CALIBRATED_MODEL, 0.25, "Partly measured: 25.0 % of the joules"),
     ],
