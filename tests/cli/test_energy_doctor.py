@@ -10,14 +10,14 @@ from pathlib import Path
 
 import click
 import pytest
-from setsuden.energy.calibration.calibrate import CalibrationError
-from setsuden.energy.domain import Candidate, Detection, Domain, Kind, Reading
-from setsuden.energy.roots import Clock, Doors, Runner, SysRoot
 from tests.support.command import Command
 
 from setsuden.cli.energy import calibrate as calibrating
 from setsuden.cli.energy import doctor
 from setsuden.energy import EnergyOptions
+from setsuden.energy.calibration.calibrate import CalibrationError
+from setsuden.energy.domain import Candidate, Detection, Domain, Kind, Reading
+from setsuden.energy.roots import Clock, Doors, Runner, SysRoot
 from setsuden.schemas.energy import Boundary, Source
 
 GOLDEN = Path(__file__).parents[1] / "golden/energy_doctor_bare_vm.txt"

@@ -18,6 +18,10 @@ import click
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.command import Command
+
+from setsuden.cli.energy import calibrate as command
+from setsuden.energy import EnergyOptions
 from setsuden.energy.calibration import load
 from setsuden.energy.calibration.calibrate import (
     CURVE_FACTOR,
@@ -35,10 +39,6 @@ from setsuden.energy.calibration.measure import points as measured
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
 from setsuden.energy.roots import Clock, Doors, SysRoot
 from setsuden.energy.sensors.model import probe_calibrated, probe_table
-from tests.support.command import Command
-
-from setsuden.cli.energy import calibrate as command
-from setsuden.energy import EnergyOptions
 from setsuden.schemas.energy import Boundary, Source
 from setsuden.schemas.errors import ConfigError
 

@@ -9,13 +9,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.support.sensor_contract import assert_described
+from tests.support.trees import Machine
+
 from setsuden.energy.domain import Candidate, Detection
 from setsuden.energy.options import EnergyOptions, PlugOptions, RedfishOptions
 from setsuden.energy.roots import Doors, Runner
 from setsuden.energy.sensors.detect import ON_DEMAND, detect
-from tests.support.sensor_contract import assert_described
-from tests.support.trees import Machine
-
 from setsuden.schemas.errors import ConfigError
 
 OPTIONS = EnergyOptions(calibration="none.json")

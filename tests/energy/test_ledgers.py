@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support import rows
+
 from setsuden.energy.metering.baseline import SURE_AFTER, Baseline, observed
 from setsuden.energy.metering.hostcpu import (
     FollowedCpu,
@@ -21,8 +23,6 @@ from setsuden.energy.metering.hostcpu import (
 )
 from setsuden.energy.metering.journal import SUFFIX, Journal
 from setsuden.energy.roots import Doors, SysRoot
-from tests.support import rows
-
 from setsuden.schemas.energy import Quality
 from setsuden.schemas.windows import MeterRow, WindowRow
 

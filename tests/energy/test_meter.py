@@ -12,6 +12,8 @@ from math import fsum
 from pathlib import Path
 
 import pytest
+from tests.support import rows
+
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
 from setsuden.energy.metering.baseline import Baseline, observed
 from setsuden.energy.metering.journal import SUFFIX, Journal
@@ -21,8 +23,6 @@ from setsuden.energy.metering.provisional import Rate
 from setsuden.energy.metering.sampler import Sampler
 from setsuden.energy.metering.settle import Labels
 from setsuden.energy.roots import Clock, Doors, SysRoot
-from tests.support import rows
-
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Counts, WindowRow
 

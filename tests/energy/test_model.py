@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.sensor_contract import assert_kept, opened
+
+from setsuden.energy import EnergyOptions
 from setsuden.energy.calibration.calibrate import Curve
 from setsuden.energy.domain import Candidate
 from setsuden.energy.roots import Clock, Doors, SysRoot
 from setsuden.energy.sensors.model import probe_calibrated, probe_declared, probe_table
 from setsuden.energy.sensors.table import GUEST_FACTOR, HOST_FACTOR, SKU_FACTOR, match
-from tests.support.sensor_contract import assert_kept, opened
-
-from setsuden.energy import EnergyOptions
 from setsuden.schemas.energy import Boundary, Source
 
 EPYC = "model name\t: AMD EPYC 9554 64-Core Processor\nflags\t\t: fpu{more}\n"

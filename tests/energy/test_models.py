@@ -18,11 +18,11 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from setsuden.energy.roots import Clock, Doors, SysRoot
 from tests.support import ml
 
 from setsuden.cli.energy.models import models as command
 from setsuden.energy import EnergyOptions
+from setsuden.energy.roots import Clock, Doors, SysRoot
 from setsuden.insight.model_energy.findings import (
     BATCH,
     BATCH_GAIN,

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.devices import SteppedClock
+from tests.support.sensor_contract import assert_kept, opened
+
 from setsuden.energy.domain import Candidate
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.protocols.pmu import Event, Pmu, attr
 from setsuden.energy.roots import Doors, SysRoot
 from setsuden.energy.sensors import perf
-from tests.support.devices import SteppedClock
-from tests.support.sensor_contract import assert_kept, opened
-
 from setsuden.schemas.energy import Boundary, Source
 
 POWER = "sys/bus/event_source/devices/power"

@@ -7,13 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from tests.support.devices import SteppedClock
+from tests.support.sensor_contract import assert_kept, opened
+
 from setsuden.energy.domain import Candidate
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.roots import Doors, Runner, SysRoot
 from setsuden.energy.sensors import pmic
-from tests.support.devices import SteppedClock
-from tests.support.sensor_contract import assert_kept, opened
-
 from setsuden.schemas.energy import Boundary, Source
 
 

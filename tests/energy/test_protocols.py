@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.support.devices import Device, SteppedClock, device, has_problem, has_value, until
+from tests.support.sensor_contract import assert_kept, opened
+
 from setsuden.energy.domain import Candidate, Domain, Kind
 from setsuden.energy.options import EnergyOptions, PlugOptions
 from setsuden.energy.protocols.background import Newest, Value, judged
 from setsuden.energy.protocols.numbers import MAX_BYTES, number_in
 from setsuden.energy.roots import Doors, SysRoot
 from setsuden.energy.sensors import plug
-from tests.support.devices import Device, SteppedClock, device, has_problem, has_value, until
-from tests.support.sensor_contract import assert_kept, opened
-
 from setsuden.schemas.energy import Boundary, Source
 
 

@@ -8,12 +8,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.devices import Device, SteppedClock, device, has_problem, has_value, until
+from tests.support.sensor_contract import assert_kept, opened
+
 from setsuden.energy.domain import Candidate
 from setsuden.energy.options import EnergyOptions, RedfishOptions
 from setsuden.energy.roots import Doors, SysRoot
 from setsuden.energy.sensors import redfish
-from tests.support.devices import Device, SteppedClock, device, has_problem, has_value, until
-from tests.support.sensor_contract import assert_kept, opened
 
 
 @pytest.fixture

@@ -12,14 +12,14 @@ from math import inf, nan
 from pathlib import Path
 
 import pytest
+from tests.support.devices import SteppedClock
+from tests.support.sensor_contract import assert_kept, opened
+
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.protocols.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
 from setsuden.energy.roots import Clock, Doors
 from setsuden.energy.sensors import relay
-from tests.support.devices import SteppedClock
-from tests.support.sensor_contract import assert_kept, opened
-
 from setsuden.schemas.energy import Boundary, Source
 
 PACKAGE = Domain(

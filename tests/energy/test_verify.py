@@ -15,6 +15,10 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from setsuden.cli.energy.verify import document, table
+from setsuden.cli.energy.verify import verify as command
+from setsuden.energy import EnergyOptions, MeteredRun, WorkKey
 from setsuden.energy.attribution.attribute import (
     UNCALIBRATED_EXPONENT,
     Attribution,
@@ -28,10 +32,6 @@ from setsuden.energy.attribution.attribute import (
 from setsuden.energy.metering.assembly import Identity, open_meter
 from setsuden.energy.metering.baseline import Baseline
 from setsuden.energy.metering.hostcpu import HostCpuReader, cores
-
-from setsuden.cli.energy.verify import document, table
-from setsuden.cli.energy.verify import verify as command
-from setsuden.energy import EnergyOptions, MeteredRun, WorkKey
 from setsuden.energy.simulator import (
     COUNTER,
     POWER,

@@ -19,17 +19,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setsuden.cli.energy.intensity import intensity as command
-from setsuden.insight.carbon import declared, web
-from setsuden.insight.carbon.cost import Price, cost
-from setsuden.insight.carbon.electricity_maps import ElectricityMaps
-from setsuden.insight.carbon.embodied import Embodied, embodied
-from setsuden.insight.carbon.errors import IntensityError
-from setsuden.insight.carbon.intensity import RateMethod, intensity, zones
-from setsuden.insight.carbon.live import refresh, token_of
-from setsuden.insight.carbon.network import network
-from setsuden.insight.carbon.profiles import profile, profiles
-from setsuden.insight.carbon.series import HourRow, Series, hour_of
-from setsuden.insight.carbon.uk import UkCarbonIntensity
+from setsuden.insight.carbon import web
+from setsuden.insight.carbon.intensity import IntensityError, RateMethod, intensity, zones
+from setsuden.insight.carbon.live import ElectricityMaps, UkCarbonIntensity, refresh, token_of
+from setsuden.insight.carbon.network_rates import network_rate
+from setsuden.insight.carbon.series import HourRow, IntensitySeries, hour_of
+from setsuden.insight.carbon.sites import Embodied, Price, charge, embodied, profile, profiles
+from setsuden.insight.report.assumptions import Declarations, NetworkRates, read_declared
+from setsuden.insight.report.totals.meters import transfer
 from setsuden.schemas.errors import ConfigError, SetsudenError
 from setsuden.schemas.windows import Access
 
@@ -47,14 +44,14 @@ Answer = tuple[int, bytes] | Callable[[BaseHTTPRequestHandler], None]
 def test_every_country_has_a_plausible_figure_with_its_year_and_source() -> None:
     assert len(zones()) > 200
     for zone in zones():
-        found = intensity(zone)
-        assert found is not None
+        figure = intensity(zone)
+        assert figure is not None
         assert len(zone) == 2
-        assert 1 <= found.g_per_kwh <= 1500
-        assert 2022 <= found.year <= 2025
-        assert "Our World in Data" in found.source
-        assert "CC BY 4.0" in found.source
-        assert str(found.year) in found.label
+        assert 1 <= figure.g_per_kwh <= 1500
+        assert 2022 <= figure.year <= 2025
+        assert "Our World in Data" in figure.source
+        assert "CC BY 4.0" in figure.source
+        assert str(figure.year) in figure.label
 
 
 @pytest.mark.parametrize(
@@ -63,15 +60,15 @@ def test_every_country_has_a_plausible_figure_with_its_year_and_source() -> None
 )
 def test_the_newest_year_is_given(zone: str, year: int, grams: float) -> None:
     """CY and KY too: lists that map codes of countries mix Cyprus and the Cayman Islands up."""
-    found = intensity(zone)
-    assert found is not None
-    assert (found.year, found.g_per_kwh, found.method) == (year, grams, RateMethod.AVERAGE)
+    figure = intensity(zone)
+    assert figure is not None
+    assert (figure.year, figure.g_per_kwh, figure.method) == (year, grams, RateMethod.AVERAGE)
 
 
 def test_a_window_of_the_past_gets_the_figure_of_its_own_year() -> None:
-    found = intensity("FR", 2023)
-    assert found is not None
-    assert (found.year, found.g_per_kwh) == (2023, 53.26)
+    figure = intensity("FR", 2023)
+    assert figure is not None
+    assert (figure.year, figure.g_per_kwh) == (2023, 53.26)
     assert intensity("FR", 2021) is None
 
 
@@ -84,7 +81,7 @@ def test_an_unknown_zone_has_no_figure_and_no_world_average(zone: str) -> None:
 
 
 def test_scaleway_zones_are_as_published() -> None:
-    pue = {name: found.pue for name, found in profiles().items()}
+    pue = {name: site.pue for name, site in profiles().items()}
     assert pue == {
         "fr-par-1": 1.46,
         "fr-par-2": 1.16,
@@ -96,17 +93,17 @@ def test_scaleway_zones_are_as_published() -> None:
         "pl-waw-2": 1.32,
         "pl-waw-3": 1.43,
     }
-    water = {name: found.wue_l_per_kwh for name, found in profiles().items()}
+    water = {name: site.wue_l_per_kwh for name, site in profiles().items()}
     assert (water["fr-par-2"], water["nl-ams-1"], water["pl-waw-1"]) == (0.214, 0.85, None)
 
 
 def test_every_site_has_a_grid_with_a_figure_a_source_and_a_date() -> None:
-    for name, found in profiles().items():
-        assert found.zone == name[:2].upper()
-        assert intensity(found.zone) is not None
-        assert found.lifespan_years == 6
-        assert "Scaleway" in found.source
-        assert found.retrieved == READ
+    for name, site in profiles().items():
+        assert site.zone == name[:2].upper()
+        assert intensity(site.zone) is not None
+        assert site.lifespan_years == 6
+        assert "Scaleway" in site.source
+        assert site.retrieved == READ
 
 
 def test_an_unknown_site_has_no_profile() -> None:
@@ -138,10 +135,10 @@ retrieved = 2026-11-23
 """
 
 
-def sites(tmp_path: Path, text: str) -> declared.Declarations:
+def sites(tmp_path: Path, text: str) -> Declarations:
     path = tmp_path / "sites.toml"
     path.write_text(text)
-    return declared.load(path)
+    return read_declared(path)
 
 
 def test_a_declared_site_is_known_and_replaces_a_shipped_one(tmp_path: Path) -> None:
@@ -156,7 +153,7 @@ def test_a_declared_site_is_known_and_replaces_a_shipped_one(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "told"),
+    ("old", "new", "expected"),
     [
         ("pue = 1.1", "pue = 0.9", "sites.toml:4: profiles.lab.pue"),
         ('zone = "JP"', 'zone = "Japan"', "profiles.lab.zone"),
@@ -168,20 +165,20 @@ def test_a_declared_site_is_known_and_replaces_a_shipped_one(tmp_path: Path) -> 
     ],
 )
 def test_a_wrong_declaration_is_refused_by_field(
-    tmp_path: Path, old: str, new: str, told: str
+    tmp_path: Path, old: str, new: str, expected: str
 ) -> None:
     assert old in SITES
     with pytest.raises(ConfigError) as refused:
         sites(tmp_path, SITES.replace(old, new, 1))
-    assert told in str(refused.value)
+    assert expected in str(refused.value)
 
 
 # -- network ----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("access", [Access.UNDECLARED, Access.LOOPBACK, Access.LAN])
-def test_no_rate_is_invented_for_a_network_nobody_measured(access: Access) -> None:
-    assert network(access) is None
+def test_no_rate_is_invented_for_a_network_without_figures(access: Access) -> None:
+    assert network_rate(access) is None
 
 
 @pytest.mark.parametrize(
@@ -191,7 +188,7 @@ def test_no_rate_is_invented_for_a_network_nobody_measured(access: Access) -> No
 def test_rates_are_those_of_their_sources(
     access: Access, low: float, mid: float, high: float
 ) -> None:
-    rate = network(access)
+    rate = network_rate(access)
     assert rate is not None
     assert rate.low == pytest.approx(low)
     assert (rate.mid, rate.high) == (mid, high)
@@ -199,26 +196,28 @@ def test_rates_are_those_of_their_sources(
 
 
 def test_100_kilobytes_of_a_fixed_line_are_0_04_to_21_joules() -> None:
-    rate = network(Access.FIXED)
+    rate = network_rate(Access.FIXED)
     assert rate is not None
-    joules = rate.joules(100_000)
-    assert joules == pytest.approx((0.024 + 0.016, 2.34, 21.6), rel=0.01)
-    assert rate.joules(0) == (0, 0, 0)
+    sent = transfer(100_000, NetworkRates(**rate._asdict()))
+    assert (sent.low, sent.joules, sent.high) == pytest.approx(
+        (0.024 + 0.016, 2.34, 21.6), rel=0.01
+    )
+    assert transfer(0, NetworkRates(**rate._asdict())).joules == 0
 
 
 # -- embodied carbon and euros ----------------------------------------------------------------
 
 
 def test_embodied_carbon_is_undeclared_and_not_0_without_a_declaration() -> None:
-    found = embodied(None, 3600, 1.0, lifespan_years=6)
-    assert (found.grams, found.label) == (None, "undeclared")
+    share = embodied(None, 3600, 1.0, lifespan_years=6)
+    assert (share.grams, share.label) == (None, "undeclared")
 
 
 def test_embodied_carbon_without_any_lifespan_is_undeclared() -> None:
     board = Embodied(total_kg=60, source="study", retrieved=READ)
-    found = embodied(board, 3600, 1.0)
-    assert (found.grams, found.label) == (None, "undeclared")
-    assert "lifespan" in found.source
+    share = embodied(board, 3600, 1.0)
+    assert (share.grams, share.label) == (None, "undeclared")
+    assert "lifespan" in share.source
 
 
 def test_embodied_carbon_is_te_times_tir_over_el_times_rr_over_tor() -> None:
@@ -249,23 +248,23 @@ def test_a_negative_time_or_an_impossible_share_is_refused(seconds: float, share
 
 def test_electricity_is_paid_for_the_building_too() -> None:
     price = Price(euros_per_kwh=0.20, source="contract", retrieved=READ)
-    found = cost(price, joules=3.6e6, seconds=60, reserved_share=1, pue=1.5)
-    assert found.euros == pytest.approx(0.30)
-    assert found.method == "electricity"
+    charged = charge(price, joules=3.6e6, seconds=60, reserved_share=1, pue=1.5)
+    assert charged.euros == pytest.approx(0.30)
+    assert charged.method == "electricity"
 
 
 def test_rent_includes_the_electricity() -> None:
     price = Price(euros_per_kwh=0.20, euros_per_hour=2.0, source="list", retrieved=READ)
-    found = cost(price, joules=3.6e6, seconds=1800, reserved_share=0.5, pue=1.5)
-    assert found.euros == pytest.approx(0.5)
-    assert found.method == "rent"
+    charged = charge(price, joules=3.6e6, seconds=1800, reserved_share=0.5, pue=1.5)
+    assert charged.euros == pytest.approx(0.5)
+    assert charged.method == "rent"
 
 
 def test_euros_are_unknown_and_not_0_without_a_price_or_joules() -> None:
     price = Price(euros_per_kwh=0.20, source="contract", retrieved=READ)
-    nothing = cost(None, joules=1.0, seconds=1, reserved_share=1)
+    nothing = charge(None, joules=1.0, seconds=1, reserved_share=1)
     assert (nothing.euros, nothing.method) == (None, "undeclared")
-    assert cost(price, joules=None, seconds=1, reserved_share=1).euros is None
+    assert charge(price, joules=None, seconds=1, reserved_share=1).euros is None
 
 
 # -- series -----------------------------------------------------------------------------------
@@ -286,11 +285,11 @@ def row(**changed: Any) -> HourRow:
 
 def test_a_window_finds_the_intensity_of_its_hour(tmp_path: Path) -> None:
     path = tmp_path / "grid" / "hours.jsonl"
-    Series([row(), row(zone="DE", g_per_kwh=300.0)]).write(path)
-    series = Series.read(path)
-    found = series.at("FR", HOUR + timedelta(minutes=59, seconds=59))
-    assert found is not None
-    assert found == (40.0, 2026, "FR", RateMethod.AVERAGE, False, "a service")
+    IntensitySeries([row(), row(zone="DE", g_per_kwh=300.0)]).write(path)
+    series = IntensitySeries.read(path)
+    figure = series.at("FR", HOUR + timedelta(minutes=59, seconds=59))
+    assert figure is not None
+    assert figure == (40.0, 2026, "FR", RateMethod.AVERAGE, False, "a service")
     assert series.at("FR", HOUR + timedelta(hours=1)) is None
     assert series.at("ES", HOUR) is None
 
@@ -298,34 +297,34 @@ def test_a_window_finds_the_intensity_of_its_hour(tmp_path: Path) -> None:
 def test_hours_of_other_time_zones_are_the_same_hours() -> None:
     tokyo = datetime.fromisoformat("2026-11-23T22:30+09:00")
     assert hour_of(tokyo) == HOUR
-    assert Series([row(hour=tokyo)]).at("FR", HOUR) is not None
+    assert IntensitySeries([row(hour=tokyo)]).at("FR", HOUR) is not None
 
 
 def test_average_and_marginal_rates_are_never_in_one_series(tmp_path: Path) -> None:
-    series = Series([row()])
+    series = IntensitySeries([row()])
     with pytest.raises(IntensityError, match="takes no marginal"):
         series.add([row(hour=HOUR - timedelta(hours=1), method=RateMethod.MARGINAL)])
     path = tmp_path / "mixed.jsonl"
     lines = [row().model_dump_json(), row(zone="DE", method=RateMethod.MARGINAL).model_dump_json()]
     path.write_text("\n".join(lines))
     with pytest.raises(IntensityError, match="two files"):
-        Series.read(path)
+        IntensitySeries.read(path)
 
 
 def test_two_services_are_never_mixed_for_one_zone() -> None:
     with pytest.raises(IntensityError, match="from 'a service', not from 'another'"):
-        Series([row(), row(hour=NOW, source="another")])
+        IntensitySeries([row(), row(hour=NOW, source="another")])
 
 
 def test_a_reading_replaces_an_estimate_and_never_the_other_way_round() -> None:
-    series = Series([row(estimated=True, g_per_kwh=50.0)])
+    series = IntensitySeries([row(estimated=True, g_per_kwh=50.0)])
     series.add([row(g_per_kwh=40.0)])
     series.add([row(estimated=True, g_per_kwh=60.0)])
     assert [(kept.g_per_kwh, kept.estimated) for kept in series] == [(40.0, False)]
 
 
 @pytest.mark.parametrize(
-    ("line", "told"),
+    ("line", "expected"),
     [
         ("{", "hours.jsonl:2: "),
         ("[]", "hours.jsonl:2: "),
@@ -335,19 +334,19 @@ def test_a_reading_replaces_an_estimate_and_never_the_other_way_round() -> None:
         (row().model_dump_json().replace("13:00:00Z", "13:00:00"), "hour"),
     ],
 )
-def test_a_broken_line_is_named(tmp_path: Path, line: str, told: str) -> None:
+def test_a_broken_line_is_named(tmp_path: Path, line: str, expected: str) -> None:
     path = tmp_path / "hours.jsonl"
     path.write_text(f"{row(zone='DE').model_dump_json()}\n{line}\n")
-    with pytest.raises(IntensityError, match=told.replace(".", r"\.")):
-        Series.read(path)
+    with pytest.raises(IntensityError, match=expected.replace(".", r"\.")):
+        IntensitySeries.read(path)
 
 
 def test_no_file_is_an_empty_series_and_a_folder_is_an_error(tmp_path: Path) -> None:
-    assert len(Series.read(tmp_path / "none.jsonl")) == 0
+    assert len(IntensitySeries.read(tmp_path / "none.jsonl")) == 0
     with pytest.raises(IntensityError, match="cannot read"):
-        Series.read(tmp_path)
+        IntensitySeries.read(tmp_path)
     with pytest.raises(IntensityError, match="cannot write"):
-        Series([row()]).write(tmp_path)
+        IntensitySeries([row()]).write(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -367,9 +366,9 @@ def test_a_series_reads_back_as_it_was_written(
     tmp_path_factory: pytest.TempPathFactory, rows: list[HourRow]
 ) -> None:
     path = tmp_path_factory.mktemp("series") / "hours.jsonl"
-    written = Series(rows)
+    written = IntensitySeries(rows)
     written.write(path)
-    assert list(Series.read(path)) == list(written)
+    assert list(IntensitySeries.read(path)) == list(written)
 
 
 # -- live services ----------------------------------------------------------------------------
@@ -461,8 +460,8 @@ HALVES = {
 }
 
 
-def kept(series: Series) -> list[tuple[int, float, bool]]:
-    return [(found.hour.hour, found.g_per_kwh, found.estimated) for found in series]
+def kept(series: IntensitySeries) -> list[tuple[int, float, bool]]:
+    return [(hour.hour.hour, hour.g_per_kwh, hour.estimated) for hour in series]
 
 
 def test_electricity_maps_hours_are_kept_with_what_was_estimated(
@@ -472,7 +471,7 @@ def test_electricity_maps_hours_are_kept_with_what_was_estimated(
     path = tmp_path / "hours.jsonl"
     series = refresh(ElectricityMaps(TOKEN, service.url), "DE", path, NOW)
     assert kept(series) == [(11, 310, False), (13, 325, True)]
-    assert kept(Series.read(path)) == kept(series)
+    assert kept(IntensitySeries.read(path)) == kept(series)
     asked, headers = service.asked[0]
     assert asked.startswith("/v3/carbon-intensity/history?zone=DE&")
     assert "disableCallerLookup=true" in asked
@@ -551,13 +550,13 @@ BROKEN = [
 ]
 
 
-@pytest.mark.parametrize(("body", "told"), BROKEN)
-def test_an_answer_that_is_not_as_agreed_is_told_and_changes_no_file(
-    service: Service, tmp_path: Path, body: bytes, told: str
+@pytest.mark.parametrize(("body", "expected"), BROKEN)
+def test_an_unexpected_answer_is_reported_and_changes_no_file(
+    service: Service, tmp_path: Path, body: bytes, expected: str
 ) -> None:
     service.say(body)
     path = tmp_path / "hours.jsonl"
-    with pytest.raises(IntensityError, match=told) as refused:
+    with pytest.raises(IntensityError, match=expected) as refused:
         refresh(ElectricityMaps(TOKEN, service.url), "DE", path, NOW)
     assert isinstance(refused.value, SetsudenError)
     assert TOKEN not in str(refused.value)
@@ -565,14 +564,14 @@ def test_an_answer_that_is_not_as_agreed_is_told_and_changes_no_file(
 
 
 @pytest.mark.parametrize(
-    ("status", "told"),
+    ("status", "expected"),
     [(401, "refuses the token"), (403, "token"), (429, "too often"), (500, "status 500")],
 )
-def test_a_refusal_is_told_in_words(
-    service: Service, tmp_path: Path, status: int, told: str
+def test_a_refusal_is_reported(
+    service: Service, tmp_path: Path, status: int, expected: str
 ) -> None:
     service.say({"error": "no"}, status)
-    with pytest.raises(IntensityError, match=told):
+    with pytest.raises(IntensityError, match=expected):
         refresh(ElectricityMaps(TOKEN, service.url), "DE", tmp_path / "h.jsonl", NOW)
 
 
@@ -618,7 +617,7 @@ def test_a_service_that_is_down_costs_an_error_and_no_file(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://a/b", "uk", "https://"])
 def test_only_addresses_of_the_web_are_asked(url: str) -> None:
-    with pytest.raises(ConfigError, match="is no address"):
+    with pytest.raises(ConfigError, match="is not an address"):
         web.get(url, {})
 
 
@@ -652,7 +651,7 @@ def test_the_command_shows_the_year_and_the_source() -> None:
     assert (document["year"], document["g_per_kwh"], document["zone"]) == (2023, 53.26, "FR")
 
 
-def test_the_command_asks_a_service_once_and_keeps_what_it_said(
+def test_the_command_asks_a_service_once_and_keeps_its_answer(
     service: Service, tmp_path: Path
 ) -> None:
     service.say(HALVES)
@@ -662,7 +661,7 @@ def test_the_command_asks_a_service_once_and_keeps_what_it_said(
     assert first.exit_code == 0
     assert "2026-11-23 13:00    180.0 g/kWh  estimated" in first.stdout
     assert "CC BY 4.0" in first.stderr
-    assert len(Series.read(Path(path))) == 3
+    assert len(IntensitySeries.read(Path(path))) == 3
 
 
 def test_the_command_reads_the_token_from_a_file(service: Service, tmp_path: Path) -> None:
@@ -674,7 +673,7 @@ def test_the_command_reads_the_token_from_a_file(service: Service, tmp_path: Pat
     )
     assert result.exit_code == 0
     hours = json.loads(result.stdout)["hours"]
-    assert [(found["g_per_kwh"], found["estimated"]) for found in hours] == [
+    assert [(hour["g_per_kwh"], hour["estimated"]) for hour in hours] == [
         (310, False),
         (325, True),
     ]
@@ -683,7 +682,7 @@ def test_the_command_reads_the_token_from_a_file(service: Service, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "expected"),
     [
         (("QQ",), "does not have 'QQ'"),
         (("France",), "is no zone"),
@@ -694,7 +693,7 @@ def test_the_command_reads_the_token_from_a_file(service: Service, tmp_path: Pat
         (("GB", "--live", "uk", "--year", "2024"), "--year is of the yearly table"),
     ],
 )
-def test_the_command_refuses_what_makes_no_sense(arguments: tuple[str, ...], told: str) -> None:
+def test_the_command_refuses_what_makes_no_sense(arguments: tuple[str, ...], expected: str) -> None:
     result = ran(*arguments)
     assert result.exit_code == click.UsageError.exit_code
-    assert told in " ".join(result.output.split())
+    assert expected in " ".join(result.output.split())

@@ -1,4 +1,4 @@
-"""`setsuden report`: every joule of the rows once, with its bounds, and what is unknown said."""
+"""`setsuden report`: every joule of the rows once, with its bounds, and what is unknown named."""
 
 from __future__ import annotations
 
@@ -12,23 +12,22 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from setsuden.energy.attribution.intervals import WINDOW_FACTOR, Spread
 from tests.support import rows as make
 from tests.support.command import Command
 
-from setsuden.insight.report.assumptions import Declared, read_declared
+from setsuden.energy.attribution.intervals import WINDOW_FACTOR, Spread
+from setsuden.insight.report.assumptions import Declarations, read_declared
 from setsuden.insight.report.build import read_run, report_of
-from setsuden.insight.report.counterfactual import Scale, Term, difference_of, verdict_of
-from setsuden.insight.report.errors import RowsError
-from setsuden.insight.report.fold import Sum
+from setsuden.insight.report.figures.counterfactual import Multiple, Term, difference_of, verdict_of
+from setsuden.insight.report.figures.timeline import step_of
 from setsuden.insight.report.model import Amount, Difference, Part, Report, Verdict
-from setsuden.insight.report.read import Span
-from setsuden.insight.report.terminal import text
-from setsuden.insight.report.timeline import step_of
+from setsuden.insight.report.render.terminal import text
+from setsuden.insight.report.rows.read import RowsError, TimeRange
+from setsuden.insight.report.rows.sums import ExactSum
 from setsuden.schemas.energy import Method, Quality, Source
 from setsuden.schemas.windows import Access, Component, Counts, MeterRow, WindowRow
 
-EVERYTHING = Span()
+EVERYTHING = TimeRange()
 PARTS = list(Part)
 
 
@@ -37,8 +36,10 @@ def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def reported(folder: Path, declared: Declared | None = None, span: Span = EVERYTHING) -> Report:
-    return report_of(read_run([folder], declared or Declared(), span))
+def reported(
+    folder: Path, declared: Declarations | None = None, span: TimeRange = EVERYTHING
+) -> Report:
+    return report_of(read_run([folder], declared or Declarations(), span))
 
 
 def of(report: Report, part: Part) -> Any:
@@ -56,7 +57,7 @@ def one_device(folder: Path, meter: MeterRow, windows: Sequence[WindowRow]) -> R
 @given(st.lists(st.floats(-1e12, 1e12, allow_subnormal=True), max_size=2000))
 @settings(max_examples=40, deadline=None)
 def test_a_sum_is_exact_whatever_the_order_and_the_number_of_parts(values: list[float]) -> None:
-    forward, backward = Sum(), Sum()
+    forward, backward = ExactSum(), ExactSum()
     for value in values:
         forward.add(value)
     for value in reversed(values):
@@ -134,7 +135,7 @@ def test_two_folders_of_one_run_are_what_one_folder_is(tmp_path: Path) -> None:
     whole = reported(make.cascade().write(tmp_path / "run"))
     run = make.cascade().write(tmp_path / "parts" / "run")
     tiers = [run / "edge", run / "broker", run / "cloud", run / "edge" / "dev-1"]
-    parts = report_of(read_run(tiers, Declared(), EVERYTHING))
+    parts = report_of(read_run(tiers, Declarations(), EVERYTHING))
     assert parts.model_copy(update={"name": "run"}) == whole
 
 
@@ -182,10 +183,10 @@ def test_on_a_shared_machine_the_share_has_an_error_of_its_own(tmp_path: Path) -
 def test_the_whole_is_known_no_worse_than_its_parts_together(tmp_path: Path) -> None:
     report = reported(make.cascade().write(tmp_path))
     for part in (Part.EDGE, Part.BROKER, Part.CLOUD):
-        found = of(report, part)
-        cells = (found.dynamic.total, found.idle.total, found.overhead.total)
-        assert found.whole.total.low >= fsum(cell.low for cell in cells) - 1e-9
-        assert found.whole.total.high <= fsum(cell.high for cell in cells) + 1e-9
+        component = of(report, part)
+        cells = (component.dynamic.total, component.idle.total, component.overhead.total)
+        assert component.whole.total.low >= fsum(cell.low for cell in cells) - 1e-9
+        assert component.whole.total.high <= fsum(cell.high for cell in cells) + 1e-9
 
 
 def test_a_shared_pool_widens_the_dynamic_part_alone(tmp_path: Path) -> None:
@@ -333,12 +334,12 @@ def test_meters_that_claim_more_than_their_machine_used_are_not_hidden(tmp_path:
 
 def test_shares_of_coverage_sum_to_one(tmp_path: Path) -> None:
     devices = make.cascade(source=Source.TABLE_MODEL)
-    found = reported(devices.write(tmp_path)).coverage
-    assert found.measured is not None
-    assert found.modelled is not None
-    assert found.measured + found.modelled == pytest.approx(1.0)
-    assert fsum(found.by_source.values()) == pytest.approx(1.0)
-    assert set(found.by_source) == {Source.MEASURED, Source.TABLE_MODEL}
+    coverage = reported(devices.write(tmp_path)).coverage
+    assert coverage.measured is not None
+    assert coverage.modelled is not None
+    assert coverage.measured + coverage.modelled == pytest.approx(1.0)
+    assert fsum(coverage.by_source.values()) == pytest.approx(1.0)
+    assert set(coverage.by_source) == {Source.MEASURED, Source.TABLE_MODEL}
 
 
 # -- the network ------------------------------------------------------------------------------
@@ -355,7 +356,7 @@ def test_bytes_and_headers_times_the_rate_of_the_access(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("access", [Access.LOOPBACK, Access.LAN])
-def test_a_near_network_is_left_out_and_said(tmp_path: Path, access: Access) -> None:
+def test_a_near_network_is_left_out_and_named(tmp_path: Path, access: Access) -> None:
     report = reported(make.cascade(access=access).write(tmp_path))
     network = of(report, Part.NETWORK)
     assert network.whole.total == Amount()
@@ -420,14 +421,14 @@ def test_an_incomplete_scenario_may_still_be_sure_on_one_side(tmp_path: Path) ->
 
 bounded = st.tuples(st.floats(0, 1e3), st.floats(1, 5), st.floats(1, 3))
 scales = st.tuples(st.floats(0, 20), st.floats(0, 20), st.floats(0, 20)).map(
-    lambda drawn: Scale(*sorted(drawn))
+    lambda drawn: Multiple(*sorted(drawn))
 )
 
 
 @given(st.lists(st.tuples(bounded, scales, st.floats(0, 1), st.floats(0, 1)), max_size=6))
 @settings(max_examples=200, deadline=None)
 def test_the_difference_holds_whatever_the_coefficients_are_within_their_bounds(
-    drawn: list[tuple[tuple[float, float, float], Scale, float, float]],
+    drawn: list[tuple[tuple[float, float, float], Multiple, float, float]],
 ) -> None:
     terms, truth, mid = [], [], []
     for (joules, factor, stretch), scale, where, how in drawn:
@@ -440,13 +441,13 @@ def test_the_difference_holds_whatever_the_coefficients_are_within_their_bounds(
         times = scale.low + (scale.high - scale.low) * how
         truth.append((times - 1) * real)
         mid.append((scale.mid - 1) * joules)
-    found = difference_of(terms)
-    assert found.low is not None
-    assert found.high is not None
+    difference = difference_of(terms)
+    assert difference.low is not None
+    assert difference.high is not None
     slack = 1e-6 * (1 + max((abs(value) for value in truth), default=0))
-    assert found.low - slack <= fsum(truth) <= found.high + slack
-    assert found.joules == pytest.approx(fsum(mid), abs=1e-6)
-    verdict = verdict_of(found)
+    assert difference.low - slack <= fsum(truth) <= difference.high + slack
+    assert difference.joules == pytest.approx(fsum(mid), abs=1e-6)
+    verdict = verdict_of(difference)
     if verdict is Verdict.SAVES:
         assert fsum(truth) > -slack
     if verdict is Verdict.COSTS:
@@ -515,12 +516,12 @@ def test_curves_hold_the_joules_of_their_component(tmp_path: Path) -> None:
 def test_only_windows_of_the_time_asked_for_count(tmp_path: Path) -> None:
     make.cascade().write(tmp_path)
     since, until = make.START_NS + 2 * make.SECOND, make.START_NS + 5 * make.SECOND
-    report = reported(tmp_path, span=Span(since, until))
+    report = reported(tmp_path, span=TimeRange(since, until))
     assert report.inferences == 600
     assert report.start_ns == since
     assert (report.since_ns, report.until_ns) == (since, until)
     with pytest.raises(RowsError, match="no windows of that time"):
-        reported(tmp_path, span=Span(until_ns=make.START_NS))
+        reported(tmp_path, span=TimeRange(until_ns=make.START_NS))
 
 
 # -- models -----------------------------------------------------------------------------------
@@ -557,9 +558,9 @@ def test_joules_per_item_leave_out_items_whose_windows_had_none(tmp_path: Path) 
 # -- grams and euros --------------------------------------------------------------------------
 
 
-def declared(folder: Path, words: str) -> Declared:
+def declared(folder: Path, toml: str) -> Declarations:
     path = folder / "assumed.toml"
-    path.write_text(words, encoding="utf-8")
+    path.write_text(toml, encoding="utf-8")
     return read_declared(path)
 
 
@@ -607,7 +608,7 @@ def test_grams_are_joules_times_pue_times_the_grid_of_its_year(tmp_path: Path) -
     assert row.water_l == pytest.approx(176.0 / 3.6e6 * 2.0)
     year = 365.25 * 86_400
     assert row.embodied_g == pytest.approx(100_000 * 20 / (5 * year))
-    assert any("grid FR" in words for words in report.assumptions)
+    assert any("grid FR" in line for line in report.assumptions)
 
 
 def test_sci_is_operational_plus_embodied_per_1000_inferences(tmp_path: Path) -> None:
@@ -648,8 +649,8 @@ def test_a_rent_holds_the_electricity_and_a_device_its_price_over_its_life(
 
 def test_what_a_component_says_of_its_site_can_be_overruled(tmp_path: Path) -> None:
     make.cascade(site="undeclared").write(tmp_path / "run")
-    found = declared(tmp_path, '[site_of]\nedge = "nl-ams-1"\n')
-    row = reported(tmp_path / "run", found).carbon.rows[0]
+    declarations = declared(tmp_path, '[site_of]\nedge = "nl-ams-1"\n')
+    row = reported(tmp_path / "run", declarations).carbon.rows[0]
     assert (row.site, row.zone) == ("nl-ams-1", "NL")
 
 
@@ -664,7 +665,7 @@ def test_a_torn_last_line_is_left_out_and_counted(tmp_path: Path) -> None:
     report = reported(tmp_path)
     assert report.rows.torn == 1
     assert report.rows.windows == 9
-    assert any("cut off" in words for words in report.assumptions)
+    assert any("cut off" in line for line in report.assumptions)
 
 
 def test_a_last_line_that_only_lacks_its_newline_counts(tmp_path: Path) -> None:
@@ -685,7 +686,7 @@ def test_a_file_cut_off_in_its_meter_row_holds_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "words"),
+    ("line", "expected"),
     [
         ("{broken", "Invalid JSON"),
         ('{"meter": "edge-dev-1"}', "start_ns: Field required"),
@@ -703,19 +704,19 @@ def test_a_file_cut_off_in_its_meter_row_holds_nothing(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_any_other_bad_line_is_told_with_file_and_line(
-    tmp_path: Path, line: str, words: str
+def test_any_other_bad_line_is_reported_with_file_and_line(
+    tmp_path: Path, line: str, expected: str
 ) -> None:
     device = make.meter()
     path = make.write(tmp_path, device, make.device(device))
     path.write_text(f"{path.read_text(encoding='utf-8')}{line}\n", encoding="utf-8")
-    with pytest.raises(RowsError) as told:
+    with pytest.raises(RowsError) as error:
         reported(tmp_path)
-    assert f"{path}:12: " in str(told.value)
-    assert words in str(told.value)
+    assert f"{path}:12: " in str(error.value)
+    assert expected in str(error.value)
 
 
-def test_a_file_that_begins_with_a_window_is_told(tmp_path: Path) -> None:
+def test_a_file_that_begins_with_a_window_is_refused(tmp_path: Path) -> None:
     row = make.window(make.meter(), 0).model_dump_json()
     (tmp_path / "a.rows.jsonl").write_text(f"{row}\n", encoding="utf-8")
     with pytest.raises(RowsError, match=r"a\.rows\.jsonl:1: no meter"):
@@ -792,35 +793,35 @@ def test_energy_report_is_the_same_command(setsuden: Command, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "words"),
+    ("arguments", "code", "expected"),
     [
         ((), 1, "no energy rows in"),
         (("--out", "x"), 2, "--out needs --export"),
-        (("--json", "--export", "spdx"), 2, "cannot both go to standard output"),
+        (("--json", "--export", "impact"), 2, "cannot both go to standard output"),
         (("--price", "moon=1"), 2, "write one of edge, broker, cloud"),
-        (("--price", "cloud=dear"), 2, "is no price"),
-        (("--site-of", "edge=a b"), 2, "is no site's name"),
-        (("--since", "yesterday"), 2, "is no time"),
+        (("--price", "cloud=dear"), 2, "is not a price"),
+        (("--site-of", "edge=a b"), 2, "is not a site name"),
+        (("--since", "yesterday"), 2, "is not a time"),
         (("--since", "2026-01-02", "--until", "2026-01-01"), 2, "must be before"),
         (("--recompute", "--tariff", "1"), 2, "what the kept report was made with"),
         (("--assumptions", "missing.toml"), 78, "cannot read missing.toml"),
     ],
 )
-def test_what_cannot_be_done_is_told_with_its_exit_code(
-    setsuden: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, words: str
+def test_wrong_arguments_are_reported_with_their_exit_code(
+    setsuden: Command, tmp_path: Path, arguments: tuple[str, ...], code: int, expected: str
 ) -> None:
     ended = setsuden("report", tmp_path, *arguments)
     assert (ended.code, ended.out) == (code, "")
-    assert words in ended.err
+    assert expected in ended.err
 
 
-def test_a_folder_that_is_none_is_told(setsuden: Command, tmp_path: Path) -> None:
+def test_a_missing_folder_is_reported(setsuden: Command, tmp_path: Path) -> None:
     ended = setsuden("report", tmp_path / "gone")
     assert ended.code == 1
-    assert "is no folder" in ended.err
+    assert "is not a folder" in ended.err
 
 
-def test_a_wrong_key_among_the_assumptions_is_told_with_the_right_one(
+def test_a_misspelt_key_among_the_assumptions_is_reported_with_the_right_one(
     setsuden: Command, tmp_path: Path
 ) -> None:
     make.cascade().write(tmp_path)

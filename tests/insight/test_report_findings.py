@@ -14,14 +14,13 @@ from hypothesis import strategies as st
 from tests.support import rows as make
 from tests.support.rows import Scene
 
-from setsuden.insight.report.assumptions import Declared
+from setsuden.insight.report.assumptions import Declarations
 from setsuden.insight.report.build import read_run, report_of
-from setsuden.insight.report.findings import waste as findings_waste
-from setsuden.insight.report.findings.cascade import CHANGED_SHARE, upper_share
-from setsuden.insight.report.findings.collect import RULES, findings
-from setsuden.insight.report.findings.machines import LEAST_SECONDS
+from setsuden.insight.report.figures import waste
+from setsuden.insight.report.figures.findings import CHANGED_SHARE, RULES, findings, upper_share
+from setsuden.insight.report.figures.waste import LEAST_SECONDS
 from setsuden.insight.report.model import Finding, Severity
-from setsuden.insight.report.read import Span
+from setsuden.insight.report.rows.read import TimeRange
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Access, Component, Counts, MeterRow, WindowRow
 from setsuden.services.platform_meter import RAY
@@ -30,20 +29,20 @@ MINUTE = int(LEAST_SECONDS)
 
 
 def found_in(folder: Path) -> dict[str, Finding]:
-    run = read_run([folder], Declared(), Span())
-    found = findings(report_of(run), run)
-    assert findings(report_of(run), run) == found
-    assert [one.severity for one in found] == sorted(
-        (one.severity for one in found), key=[*reversed(Severity)].index
+    run = read_run([folder], Declarations(), TimeRange())
+    result = findings(report_of(run), run)
+    assert findings(report_of(run), run) == result
+    assert [finding.severity for finding in result] == sorted(
+        (finding.severity for finding in result), key=[*reversed(Severity)].index
     )
-    for one in found:
-        assert one.words
-        assert one.advice
-        assert one.evidence
-    return {one.code: one for one in found}
+    for finding in result:
+        assert finding.words
+        assert finding.advice
+        assert finding.evidence
+    return {finding.code: finding for finding in result}
 
 
-def found_of(folder: Path, *pairs: tuple[MeterRow, Sequence[WindowRow]]) -> dict[str, Finding]:
+def findings_in(folder: Path, *pairs: tuple[MeterRow, Sequence[WindowRow]]) -> dict[str, Finding]:
     return found_in(Scene({of: list(windows) for of, windows in pairs}).write(folder))
 
 
@@ -80,7 +79,7 @@ def test_a_few_seconds_say_nothing_of_load_and_power(tmp_path: Path) -> None:
     device = make.meter()
     idle = repeat(device, thread(1, 0.01), times=10, joules=5.0, idle_watts=4.9)
     busy = [row.model_copy(update={"steal_cpu_seconds": 2.0}) for row in idle]
-    assert found_of(tmp_path, (device, busy)) == {}
+    assert findings_in(tmp_path, (device, busy)) == {}
 
 
 def test_every_rule_has_a_docstring_and_a_name_of_its_own() -> None:
@@ -95,43 +94,43 @@ def test_every_rule_has_a_docstring_and_a_name_of_its_own() -> None:
 def idle_device(folder: Path, joules: float, **changes: Any) -> dict[str, Finding]:
     device = make.meter(**{"idle_factor": 1.0} | changes)
     windows = repeat(device, thread(1, 0.5), joules=joules, idle_watts=4.0, process=0.5, busy=0.5)
-    return found_of(folder, (device, windows))
+    return findings_in(folder, (device, windows))
 
 
 @pytest.mark.parametrize(
     ("joules", "severity"),
     [(8.1, None), (8.0, None), (7.9, Severity.INFO), (5.1, Severity.INFO), (5.0, Severity.WARNING)],
 )
-def test_idle_power_above_dynamic_is_told_and_four_times_as_much_warned_of(
+def test_idle_power_above_dynamic_is_reported_and_four_times_as_much_warned_of(
     tmp_path: Path, joules: float, severity: Severity | None
 ) -> None:
-    found = idle_device(tmp_path, joules).get("idle_above_dynamic")
-    assert (found and found.severity) == severity
-    if found:
-        assert found.evidence["idle_joules"] == pytest.approx(240)
-        assert found.evidence["idle_share"] == pytest.approx(4 / joules)
-        assert "reserved_share" in found.advice
+    finding = idle_device(tmp_path, joules).get("idle_above_dynamic")
+    assert (finding and finding.severity) == severity
+    if finding:
+        assert finding.evidence["idle_joules"] == pytest.approx(240)
+        assert finding.evidence["idle_share"] == pytest.approx(4 / joules)
+        assert "reserved_share" in finding.advice
 
 
-@pytest.mark.parametrize(("joules", "told"), [(5.2, True), (5.4, False)])
+@pytest.mark.parametrize(("joules", "expected"), [(5.2, True), (5.4, False)])
 def test_idle_power_is_above_dynamic_only_if_a_wrong_baseline_leaves_it_there(
-    tmp_path: Path, joules: float, told: bool
+    tmp_path: Path, joules: float, expected: bool
 ) -> None:
     """4 W known within 1.5 may be 2.67 W: then 1.33 J more are dynamic."""
-    found = idle_device(tmp_path, joules, idle_factor=1.5)
-    assert ("idle_above_dynamic" in found) == told
+    codes = idle_device(tmp_path, joules, idle_factor=1.5)
+    assert ("idle_above_dynamic" in codes) == expected
 
 
-def test_idle_replicas_are_told_with_what_makes_them_fewer(tmp_path: Path) -> None:
+def test_idle_replicas_are_reported_with_what_makes_them_fewer(tmp_path: Path) -> None:
     worker = make.meter(Component.CLOUD, "worker-0", host_id="node")
     other = make.meter(Component.CLOUD, "worker-1", host_id="node", reserved_share=0.5)
     halves = worker.model_copy(update={"reserved_share": 0.5})
     pairs = [
         (of, repeat(of, thread(1, 0.1), joules=21.0, idle_watts=20.0)) for of in (halves, other)
     ]
-    found = found_of(tmp_path, *pairs)["idle_above_dynamic"]
-    assert "serve.min_replicas = 0" in found.advice
-    assert "worker-0, worker-1" in found.words
+    finding = findings_in(tmp_path, *pairs)["idle_above_dynamic"]
+    assert "serve.min_replicas = 0" in finding.advice
+    assert "worker-0, worker-1" in finding.words
 
 
 def test_only_the_idle_machines_are_named(tmp_path: Path) -> None:
@@ -140,9 +139,9 @@ def test_only_the_idle_machines_are_named(tmp_path: Path) -> None:
     for number in range(5):
         of = make.meter(name=f"idle-{number}")
         pairs.append((of, repeat(of, thread(1, 0.1), joules=4.1)))
-    found = found_of(tmp_path, *pairs)["idle_above_dynamic"]
-    assert "idle-0, idle-1 and 3 more (5 of 6 machines)" in found.words
-    assert "busy" not in found.words
+    finding = findings_in(tmp_path, *pairs)["idle_above_dynamic"]
+    assert "idle-0, idle-1 and 3 more (5 of 6 machines)" in finding.words
+    assert "busy" not in finding.words
 
 
 def two_on_one(folder: Path, first: float, second: float, **changes: Any) -> dict[str, Finding]:
@@ -150,18 +149,18 @@ def two_on_one(folder: Path, first: float, second: float, **changes: Any) -> dic
     for share, component in ((first, Component.EDGE), (second, Component.CLOUD)):
         of = make.meter(component, component.value, host_id="one", reserved_share=share, **changes)
         pairs.append((of, make.device(of, MINUTE)))
-    return found_of(folder, *pairs)
+    return findings_in(folder, *pairs)
 
 
-@pytest.mark.parametrize(("second", "told"), [(0.54, False), (0.56, True)])
+@pytest.mark.parametrize(("second", "expected"), [(0.54, False), (0.56, True)])
 def test_reserved_parts_of_one_machine_above_the_machine_are_warned_of(
-    tmp_path: Path, second: float, told: bool
+    tmp_path: Path, second: float, expected: bool
 ) -> None:
-    found = two_on_one(tmp_path, 0.5, second).get("idle_claimed_twice")
-    assert (found is not None) == told
-    if found:
-        assert found.severity is Severity.WARNING
-        assert found.evidence["reserved_share"] == pytest.approx(0.5 + second)
+    finding = two_on_one(tmp_path, 0.5, second).get("idle_claimed_twice")
+    assert (finding is not None) == expected
+    if finding:
+        assert finding.severity is Severity.WARNING
+        assert finding.evidence["reserved_share"] == pytest.approx(0.5 + second)
 
 
 def test_lives_of_a_meter_that_follow_each_other_claim_the_machine_once(tmp_path: Path) -> None:
@@ -181,11 +180,11 @@ def test_lives_of_a_meter_that_follow_each_other_claim_the_machine_once(tmp_path
 def overhead(folder: Path, process: float, runs: float, **changes: Any) -> dict[str, Finding]:
     device = make.meter(**changes)
     windows = repeat(device, thread(20, runs), joules=20.0, process=process, busy=2.0)
-    return found_of(folder, (device, windows))
+    return findings_in(folder, (device, windows))
 
 
 @pytest.mark.parametrize(
-    ("process", "runs", "told"),
+    ("process", "runs", "expected"),
     [
         (0.41, 0.01, True),  # onnxruntime's spinning: 20 ms of 20 a second
         (0.161, 0.01, True),
@@ -195,51 +194,51 @@ def overhead(folder: Path, process: float, runs: float, **changes: Any) -> dict[
     ],
 )
 def test_cpu_time_outside_runs_that_dwarfs_them_is_warned_of(
-    tmp_path: Path, process: float, runs: float, told: bool
+    tmp_path: Path, process: float, runs: float, expected: bool
 ) -> None:
-    found = overhead(tmp_path, process, runs).get("overhead_above_requests")
-    assert (found is not None) == told
-    if found:
-        assert found.words.startswith("edge: ")
-        assert found.evidence["cores_busy_outside"] == pytest.approx(process - runs)
-        assert found.evidence["outside_ms_per_item"] == pytest.approx((process - runs) * 50)
+    finding = overhead(tmp_path, process, runs).get("overhead_above_requests")
+    assert (finding is not None) == expected
+    if finding:
+        assert finding.words.startswith("edge: ")
+        assert finding.evidence["cores_busy_outside"] == pytest.approx(process - runs)
+        assert finding.evidence["outside_ms_per_item"] == pytest.approx((process - runs) * 50)
 
 
 def test_busy_waiting_and_work_for_each_event_get_unlike_advice(tmp_path: Path) -> None:
     device = make.meter()
     spinning = repeat(device, thread(20, 0.01), joules=20.0, process=0.5)
-    found = found_of(tmp_path / "spinning", (device, spinning))["overhead_above_requests"]
-    assert "spin" in found.advice
+    finding = findings_in(tmp_path / "spinning", (device, spinning))["overhead_above_requests"]
+    assert "spin" in finding.advice
     tracing = repeat(device, thread(2000, 0.1), joules=20.0, process=0.9)
-    found = found_of(tmp_path / "tracing", (device, tracing))["overhead_above_requests"]
-    assert "traces.easy_share" in found.advice
+    finding = findings_in(tmp_path / "tracing", (device, tracing))["overhead_above_requests"]
+    assert "traces.easy_share" in finding.advice
 
 
 def test_ray_is_named_where_it_is_what_is_busy(tmp_path: Path) -> None:
-    assert findings_waste.RAY == RAY
+    assert waste.RAY == RAY
     ray = make.meter(Component.CLOUD, RAY, host_id="node", reserved_share=0.0)
     worker = make.meter(Component.CLOUD, "worker-0", host_id="node")
-    found = found_of(
+    finding = findings_in(
         tmp_path,
         (ray, repeat(ray, process=0.3)),
         (worker, repeat(worker, thread(10, 0.02), process=0.04)),
     )["overhead_above_requests"]
-    assert "`setsuden worker run`" in found.advice
-    assert found.words.startswith("cloud: ")
+    assert "`setsuden worker run`" in finding.advice
+    assert finding.words.startswith("cloud: ")
 
 
 def test_overhead_is_found_without_any_joules_and_then_claims_none(tmp_path: Path) -> None:
     device = make.silent()
     windows = repeat(device, thread(20, 0.01), joules=None, idle_watts=None, process=0.5)
-    found = found_of(tmp_path, (device, windows))["overhead_above_requests"]
-    assert "overhead_joules" not in found.evidence
+    finding = findings_in(tmp_path, (device, windows))["overhead_above_requests"]
+    assert "overhead_joules" not in finding.evidence
 
 
 # -- threads, batches, steal ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    ("cores", "share", "method", "told"),
+    ("cores", "share", "method", "expected"),
     [
         (1, 1.0, Method.EXCLUSIVE, True),
         (4, 0.25, Method.EXCLUSIVE, True),
@@ -248,19 +247,19 @@ def test_overhead_is_found_without_any_joules_and_then_claims_none(tmp_path: Pat
     ],
 )
 def test_a_pool_of_threads_on_one_reserved_core_is_warned_of(
-    tmp_path: Path, cores: int, share: float, method: Method, told: bool
+    tmp_path: Path, cores: int, share: float, method: Method, expected: bool
 ) -> None:
     device = make.meter(cores=cores, reserved_share=share)
     windows = repeat(device, make.work(100, 0.4, method=method), joules=20.0)
-    found = found_of(tmp_path, (device, windows)).get("threads_over_cores")
-    assert (found is not None) == told
-    if found:
-        assert "meter/student" in found.words
-        assert found.evidence["reserved_cores"] == cores * share
+    finding = findings_in(tmp_path, (device, windows)).get("threads_over_cores")
+    assert (finding is not None) == expected
+    if finding:
+        assert "meter/student" in finding.words
+        assert finding.evidence["reserved_cores"] == cores * share
 
 
 @pytest.mark.parametrize(
-    ("items", "runs", "cpu", "process", "told"),
+    ("items", "runs", "cpu", "process", "expected"),
     [
         (100.0, 100.0, 0.05, 0.9, True),
         (109.0, 100.0, 0.05, 0.9, True),
@@ -271,30 +270,30 @@ def test_a_pool_of_threads_on_one_reserved_core_is_warned_of(
     ],
 )
 def test_a_busy_worker_that_runs_short_items_one_by_one_is_warned_of(
-    tmp_path: Path, items: float, runs: float, cpu: float, process: float, told: bool
+    tmp_path: Path, items: float, runs: float, cpu: float, process: float, expected: bool
 ) -> None:
     worker = make.meter(Component.CLOUD, "worker-0")
     work = make.work(items, cpu, "meter/teacher", method=Method.THREAD, runs=runs)
     windows = repeat(worker, work, joules=60.0, process=process)
-    found = found_of(tmp_path, (worker, windows)).get("batches_of_one")
-    assert (found is not None) == told
-    if found:
-        assert "worker.max_batch" in found.advice
+    finding = findings_in(tmp_path, (worker, windows)).get("batches_of_one")
+    assert (finding is not None) == expected
+    if finding:
+        assert "worker.max_batch" in finding.advice
 
 
-@pytest.mark.parametrize(("stolen", "told"), [(0.19, False), (0.21, True)])
+@pytest.mark.parametrize(("stolen", "expected"), [(0.19, False), (0.21, True)])
 def test_steal_above_a_twentieth_of_the_machine_is_warned_of(
-    tmp_path: Path, stolen: float, told: bool
+    tmp_path: Path, stolen: float, expected: bool
 ) -> None:
     device = make.meter(cores=4)
     windows = [
         row.model_copy(update={"steal_cpu_seconds": stolen})
         for row in repeat(device, thread(100, 0.4))
     ]
-    found = found_of(tmp_path, (device, windows)).get("steal")
-    assert (found is not None) == told
-    if found:
-        assert found.evidence["steal_share"] == pytest.approx(stolen / 4)
+    finding = findings_in(tmp_path, (device, windows)).get("steal")
+    assert (finding is not None) == expected
+    if finding:
+        assert finding.evidence["steal_share"] == pytest.approx(stolen / 4)
 
 
 # -- the cascade ----------------------------------------------------------------------------------
@@ -303,7 +302,7 @@ def test_steal_above_a_twentieth_of_the_machine_is_warned_of(
 def taught(folder: Path, answers: int, changed: int) -> dict[str, Finding]:
     device, teacher = make.meter(), make.meter(Component.CLOUD, "worker-0", access=Access.LAN)
     counts = Counts(local=90, cloud=answers, escalated=answers, changed=changed)
-    return found_of(
+    return findings_in(
         folder,
         (device, [make.window(device, 0, thread(100, 0.4), counts=counts)]),
         (teacher, make.worker(teacher, 1)),
@@ -311,7 +310,7 @@ def taught(folder: Path, answers: int, changed: int) -> dict[str, Finding]:
 
 
 @pytest.mark.parametrize(
-    ("answers", "changed", "told"),
+    ("answers", "changed", "expected"),
     [
         (5, 0, False),
         (72, 0, False),
@@ -324,14 +323,14 @@ def taught(folder: Path, answers: int, changed: int) -> dict[str, Finding]:
     ],
 )
 def test_a_teacher_that_hardly_changes_an_answer_is_warned_of_by_a_bound(
-    tmp_path: Path, answers: int, changed: int, told: bool
+    tmp_path: Path, answers: int, changed: int, expected: bool
 ) -> None:
-    found = taught(tmp_path, answers, changed).get("teacher_never_pays")
-    assert (found is not None) == told
-    if found:
-        assert found.evidence["answers"] == answers
-        assert float(found.evidence["changed_share_upper"]) < CHANGED_SHARE
-        each = found.evidence.get("joules_per_changed_answer")
+    finding = taught(tmp_path, answers, changed).get("teacher_never_pays")
+    assert (finding is not None) == expected
+    if finding:
+        assert finding.evidence["answers"] == answers
+        assert float(finding.evidence["changed_share_upper"]) < CHANGED_SHARE
+        each = finding.evidence.get("joules_per_changed_answer")
         assert each == (pytest.approx(52 / changed) if changed else None)
 
 
@@ -359,14 +358,14 @@ def test_more_changes_or_fewer_answers_raise_the_bound(among: int, data: st.Data
     assert upper_share(of, among + 1) <= upper_share(of, among)
 
 
-@pytest.mark.parametrize(("events", "told"), [(100, True), (99, False)])
+@pytest.mark.parametrize(("events", "expected"), [(100, True), (99, False)])
 def test_a_cascade_that_costs_more_than_the_cloud_alone_is_warned_of(
-    tmp_path: Path, events: int, told: bool
+    tmp_path: Path, events: int, expected: bool
 ) -> None:
     """A student that takes all the device has, and a teacher that takes next to nothing."""
     device, teacher = make.meter(), make.meter(Component.CLOUD, "worker-0", access=Access.LAN)
     counts = Counts(local=events - 90, cloud=90, escalated=90, changed=50)
-    found = found_of(
+    finding = findings_in(
         tmp_path,
         (device, [make.window(device, 0, thread(events, 0.8), joules=90.0, counts=counts)]),
         (
@@ -375,10 +374,10 @@ def test_a_cascade_that_costs_more_than_the_cloud_alone_is_warned_of(
         ),
         (teacher, [make.window(teacher, 0, thread(90, 0.01), joules=4.1, process=0.02)]),
     ).get("escalation_costs")
-    assert (found is not None) == told
-    if found:
-        assert float(found.evidence["joules_more_per_1000_at_least"]) > 0
-        assert "gate.threshold = 1" in found.advice
+    assert (finding is not None) == expected
+    if finding:
+        assert float(finding.evidence["joules_more_per_1000_at_least"]) > 0
+        assert "gate.threshold = 1" in finding.advice
 
 
 # -- what the joules are worth --------------------------------------------------------------------
@@ -387,28 +386,28 @@ def test_a_cascade_that_costs_more_than_the_cloud_alone_is_warned_of(
 def test_a_meter_without_joules_is_warned_of(tmp_path: Path) -> None:
     device = make.silent()
     windows = repeat(device, thread(10, 0.1), times=3, joules=None, idle_watts=None)
-    found = found_of(tmp_path, (device, windows))["unknown_joules"]
-    assert found.severity is Severity.WARNING
-    assert "`setsuden energy doctor`" in found.advice
-    assert found.evidence["unknown_share"] == 1.0
+    finding = findings_in(tmp_path, (device, windows))["unknown_joules"]
+    assert finding.severity is Severity.WARNING
+    assert "`setsuden energy doctor`" in finding.advice
+    assert finding.evidence["unknown_share"] == 1.0
 
 
 def test_escalations_without_the_clouds_rows_are_warned_of(tmp_path: Path) -> None:
     device = make.meter()
     counts = Counts(local=1, cloud=9, escalated=9, changed=9)
     windows = repeat(device, thread(10, 0.1), times=1, joules=20.0, counts=counts)
-    found = found_of(tmp_path, (device, windows))["unknown_joules"]
-    assert "folder of rows" in found.advice
+    finding = findings_in(tmp_path, (device, windows))["unknown_joules"]
+    assert "folder of rows" in finding.advice
 
 
-@pytest.mark.parametrize(("lost", "told"), [(1, True), (0, False)])
+@pytest.mark.parametrize(("lost", "expected"), [(1, True), (0, False)])
 def test_one_unknown_second_in_a_hundred_is_warned_of(
-    tmp_path: Path, lost: int, told: bool
+    tmp_path: Path, lost: int, expected: bool
 ) -> None:
     device = make.meter()
     windows = repeat(device, thread(100, 0.4), times=100, counts=Counts(local=100))[lost:]
     windows += [make.window(device, 100 + place, joules=None) for place in range(lost)]
-    assert ("unknown_joules" in found_of(tmp_path, (device, windows))) == told
+    assert ("unknown_joules" in findings_in(tmp_path, (device, windows))) == expected
 
 
 MODEL = {"source": Source.TABLE_MODEL, "boundary": Boundary.WALL_AC, "factor": 3.0}
@@ -424,39 +423,39 @@ MODEL = {"source": Source.TABLE_MODEL, "boundary": Boundary.WALL_AC, "factor": 3
         ({"source": Source.CALIBRATED_MODEL, "factor": 1.35}, None),
     ],
 )
-def test_machines_that_nobody_has_measured_are_told(
+def test_uncalibrated_machines_are_reported(
     tmp_path: Path, changes: dict[str, Any], severity: Severity | None
 ) -> None:
     domain = make.meter().domains[0]
     source = changes.get("source", domain.source)
     row = make.meter(**changes, domains=(domain.model_copy(update={"source": source}),))
-    found = found_of(tmp_path, (row, make.device(row, 2))).get("uncalibrated")
-    assert (found and found.severity) == severity
-    if found:
-        assert "`setsuden energy calibrate`" in found.advice
-        assert "dev-1" in found.words
+    finding = findings_in(tmp_path, (row, make.device(row, 2))).get("uncalibrated")
+    assert (finding and finding.severity) == severity
+    if finding:
+        assert "`setsuden energy calibrate`" in finding.advice
+        assert "dev-1" in finding.words
 
 
-def test_an_unknown_site_is_told_and_an_unknown_access_warned_of(tmp_path: Path) -> None:
+def test_an_unknown_site_is_reported_and_an_unknown_access_warned_of(tmp_path: Path) -> None:
     row = make.meter(site="undeclared", access=Access.UNDECLARED)
-    found = found_of(tmp_path, (row, make.device(row, 1)))
-    assert found["undeclared_site"].severity is Severity.INFO
-    assert "--site-of" in found["undeclared_site"].advice
-    assert found["undeclared_access"].severity is Severity.WARNING
-    assert "loopback, lan, fixed, mobile" in found["undeclared_access"].advice
+    by_code = findings_in(tmp_path, (row, make.device(row, 1)))
+    assert by_code["undeclared_site"].severity is Severity.INFO
+    assert "--site-of" in by_code["undeclared_site"].advice
+    assert by_code["undeclared_access"].severity is Severity.WARNING
+    assert "loopback, lan, fixed, mobile" in by_code["undeclared_access"].advice
 
 
 def test_an_access_matters_only_when_something_was_sent(tmp_path: Path) -> None:
     row = make.meter(access=Access.UNDECLARED)
     windows = repeat(row, thread(10, 0.4), times=1, counts=Counts(local=10))
-    assert "undeclared_access" not in found_of(tmp_path, (row, windows))
+    assert "undeclared_access" not in findings_in(tmp_path, (row, windows))
 
 
 @pytest.mark.parametrize(
-    ("bad", "windows", "told"), [(1, 20, True), (1, 21, False), (5, 19, False), (20, 20, True)]
+    ("bad", "windows", "expected"), [(1, 20, True), (1, 21, False), (5, 19, False), (20, 20, True)]
 )
 def test_a_twentieth_of_the_windows_degraded_is_warned_of(
-    tmp_path: Path, bad: int, windows: int, told: bool
+    tmp_path: Path, bad: int, windows: int, expected: bool
 ) -> None:
     row = make.meter()
     made = make.device(row, windows - bad)
@@ -464,17 +463,19 @@ def test_a_twentieth_of_the_windows_degraded_is_warned_of(
         make.window(row, windows - bad + place, thread(1, 0.1), quality=Quality.DEGRADED)
         for place in range(bad)
     ]
-    found = found_of(tmp_path, (row, made)).get("degraded_windows")
-    assert (found is not None) == told
-    if found:
-        assert found.evidence["degraded"] == bad
+    finding = findings_in(tmp_path, (row, made)).get("degraded_windows")
+    assert (finding is not None) == expected
+    if finding:
+        assert finding.evidence["degraded"] == bad
 
 
-@pytest.mark.parametrize(("missing", "told"), [(0, False), (2, True)])
-def test_time_without_rows_is_warned_of(tmp_path: Path, missing: int, told: bool) -> None:
+@pytest.mark.parametrize(("missing", "expected"), [(0, False), (2, True)])
+def test_time_without_rows_is_warned_of(tmp_path: Path, missing: int, expected: bool) -> None:
     row = make.meter()
     windows = make.device(row, MINUTE)
-    assert ("lost_rows" in found_of(tmp_path, (row, windows[:5] + windows[5 + missing :]))) == told
+    assert (
+        "lost_rows" in findings_in(tmp_path, (row, windows[:5] + windows[5 + missing :]))
+    ) == expected
 
 
 # -- whatever the rows ----------------------------------------------------------------------------
@@ -505,7 +506,7 @@ meters = st.builds(
 
 @given(st.lists(st.tuples(meters, st.lists(loads, min_size=1, max_size=6)), max_size=4, min_size=1))
 @settings(max_examples=100, deadline=None)
-def test_any_rows_give_findings_that_can_be_told(
+def test_any_rows_give_printable_findings(
     drawn: list[tuple[MeterRow, list[tuple[Any, ...]]]],
 ) -> None:
     pairs = {}

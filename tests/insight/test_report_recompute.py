@@ -11,17 +11,16 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from setsuden.energy.metering.ledger import RunLedger, WorkKey
-from setsuden.energy.metering.settle import Closed, Labels, settle
 from tests.support import rows as make
 from tests.support.command import Command
 
-from setsuden.insight.report.assumptions import Declared
-from setsuden.insight.report.build import read_run, report_of
-from setsuden.insight.report.fold import buckets_of
-from setsuden.insight.report.keep import keep
-from setsuden.insight.report.read import Span
-from setsuden.insight.report.recompute import BUCKETS, Checked, near, recompute
+from setsuden.energy.metering.ledger import RunLedger, WorkKey
+from setsuden.energy.metering.settle import Closed, Labels, settle
+from setsuden.insight.report.assumptions import Declarations
+from setsuden.insight.report.build import keep, read_run, report_of
+from setsuden.insight.report.recompute import BUCKETS, RecomputeResult, near, recompute
+from setsuden.insight.report.rows.read import TimeRange
+from setsuden.insight.report.rows.sums import buckets_of
 from setsuden.schemas.energy import Method, Quality
 from setsuden.schemas.windows import Counts, WindowRow
 
@@ -33,18 +32,18 @@ def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def kept(folder: Path, span: Span = Span()) -> Path:  # noqa: B008  # frozen
+def kept(folder: Path, span: TimeRange = TimeRange()) -> Path:  # noqa: B008  # frozen
     """A run with its report beside it."""
     make.cascade(seconds=4).write(folder)
-    run = read_run([folder], Declared(), span)
+    run = read_run([folder], Declarations(), span)
     keep(folder, run, report_of(run))
     return folder
 
 
 def differs(folder: Path) -> str:
-    found = recompute([folder]).differs
-    assert found is not None
-    return found.path
+    mismatch = recompute([folder]).differs
+    assert mismatch is not None
+    return mismatch.path
 
 
 def rewrite(path: Path, line: int, **changes: Any) -> None:
@@ -74,13 +73,13 @@ def test_a_run_that_was_copied_under_another_name_still_agrees(tmp_path: Path) -
 
 
 def test_a_report_of_a_part_of_the_time_is_recomputed_for_that_part(tmp_path: Path) -> None:
-    kept(tmp_path, Span(make.START_NS + make.SECOND, None))
+    kept(tmp_path, TimeRange(make.START_NS + make.SECOND, None))
     assert recompute([tmp_path]).differs is None
 
 
 def test_without_a_kept_report_the_rows_are_checked_alone(tmp_path: Path) -> None:
     make.cascade(seconds=4).write(tmp_path)
-    assert recompute([tmp_path]) == Checked(16, 0, None)
+    assert recompute([tmp_path]) == RecomputeResult(16, 0, None)
 
 
 def test_it_writes_nothing(tmp_path: Path) -> None:
@@ -93,10 +92,10 @@ def test_it_writes_nothing(tmp_path: Path) -> None:
 def test_the_tables_of_today_do_not_change_a_report_of_then(tmp_path: Path) -> None:
     kept(tmp_path)
     path = tmp_path / "assumptions.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    told["sites"]["fr-par-2"]["intensity"]["g_per_kwh"] = 99.0  # a table of another year
-    path.write_text(json.dumps(told), encoding="utf-8")
-    run = read_run([tmp_path], Declared(), Span())
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["sites"]["fr-par-2"]["intensity"]["g_per_kwh"] = 99.0  # a table of another year
+    path.write_text(json.dumps(document), encoding="utf-8")
+    run = read_run([tmp_path], Declarations(), TimeRange())
     keep(tmp_path, run, report_of(run))
     assert recompute([tmp_path]).differs is None
     assert run.assumptions.sites["fr-par-2"].intensity is not None
@@ -163,9 +162,9 @@ def test_the_rows_of_a_meter_give_their_own_buckets_again(
         )
         written = settle(closed, ledger, labels).model_dump_json(exclude_defaults=True)
         row = WindowRow.model_validate_json(written)
-        found = buckets_of(of, row)
-        assert found is not None
-        for name, fresh in zip(BUCKETS, found, strict=True):
+        split = buckets_of(of, row)
+        assert split is not None
+        for name, fresh in zip(BUCKETS, split, strict=True):
             assert near(getattr(row, name), fresh, joules), name
 
 
@@ -218,13 +217,13 @@ def test_a_changed_number_anywhere_in_the_report_is_found_by_its_path(data: st.D
         leaf = data.draw(st.sampled_from([leaf for leaf in numbers if leaf != ("version",)]))
         put(document, leaf, changed(at(document, leaf)))
         path.write_text(json.dumps(document), encoding="utf-8")
-        told = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in leaf)
+        where = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in leaf)
         if leaf[0] in {"since_ns", "until_ns"}:
             return
-        assert differs(folder) == told.removeprefix(".")
+        assert differs(folder) == where.removeprefix(".")
 
 
-def test_a_rounding_error_is_no_difference(tmp_path: Path) -> None:
+def test_a_rounding_error_is_not_a_difference(tmp_path: Path) -> None:
     kept(tmp_path)
     path = tmp_path / "report.json"
     document = json.loads(path.read_text(encoding="utf-8"))
@@ -299,9 +298,9 @@ def test_a_row_that_was_removed_is_found(tmp_path: Path) -> None:
 def test_a_changed_assumption_is_found(tmp_path: Path) -> None:
     kept(tmp_path)
     path = tmp_path / "assumptions.json"
-    told = json.loads(path.read_text(encoding="utf-8"))
-    told["sites"]["fr-par-2"]["profile"]["pue"] = 1.0
-    path.write_text(json.dumps(told), encoding="utf-8")
+    document = json.loads(path.read_text(encoding="utf-8"))
+    document["sites"]["fr-par-2"]["profile"]["pue"] = 1.0
+    path.write_text(json.dumps(document), encoding="utf-8")
     assert differs(tmp_path) == "carbon.rows[0].kwh"
 
 
@@ -327,13 +326,13 @@ def test_the_command_exits_1_and_tells_both_values(setsuden: Command, tmp_path: 
         "  kept       4000",
         "  recomputed 800",
     ]
-    told = setsuden("report", tmp_path, "--recompute", "--json")
-    assert told.code == 1
-    assert told.json["differs"] == {"path": "inferences", "saved": 4000, "recomputed": 800}
+    ended = setsuden("report", tmp_path, "--recompute", "--json")
+    assert ended.code == 1
+    assert ended.json["differs"] == {"path": "inferences", "saved": 4000, "recomputed": 800}
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "expected"),
     [
         ("report.json", "{", "report.json"),
         ("report.json", '{"version": 1}', "Field required"),
@@ -341,8 +340,8 @@ def test_the_command_exits_1_and_tells_both_values(setsuden: Command, tmp_path: 
         ("assumptions.json", None, "assumptions.json is missing"),
     ],
 )
-def test_a_damaged_file_beside_the_rows_is_told(
-    setsuden: Command, tmp_path: Path, name: str, content: str | None, words: str
+def test_a_damaged_file_beside_the_rows_is_reported(
+    setsuden: Command, tmp_path: Path, name: str, content: str | None, expected: str
 ) -> None:
     path = kept(tmp_path) / name
     if content is None:
@@ -351,4 +350,4 @@ def test_a_damaged_file_beside_the_rows_is_told(
         path.write_text(content, encoding="utf-8")
     ended = setsuden("report", tmp_path, "--recompute")
     assert ended.code == 1
-    assert words in ended.err
+    assert expected in ended.err

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from math import fsum
-from typing import Self
+from typing import Self, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -86,6 +86,18 @@ class EnergyReading(WireModel):
         return low is not None and mid is not None and high is not None and low <= mid <= high
 
 
+LabelT = TypeVar("LabelT", Source, Quality)
+_RANKS: dict[Word, int] = {
+    label: rank for kind in (Source, Quality) for rank, label in enumerate(kind)
+}
+"""Both enumerations are in order, the best first."""
+
+
+def worst(labels: Iterable[LabelT]) -> LabelT:
+    """The worst of some sources or qualities, of which there is one at least."""
+    return max(labels, key=lambda label: _RANKS[label])
+
+
 WORST_FIRST = tuple(reversed(Source))
 WORST_LAST = tuple(Quality)
 
@@ -98,8 +110,8 @@ def total(readings: Iterable[EnergyReading]) -> EnergyReading:
     """
     parts = list(readings)
     cpu = fsum(part.cpu_seconds for part in parts)
-    worst = min((part.source for part in parts), key=WORST_FIRST.index, default=Source.NONE)
-    if worst is Source.NONE:
+    source = worst(part.source for part in parts) if parts else Source.NONE
+    if source is Source.NONE:
         return EnergyReading(cpu_seconds=cpu)
     boundaries = {part.boundary for part in parts}
     return EnergyReading(
@@ -109,9 +121,9 @@ def total(readings: Iterable[EnergyReading]) -> EnergyReading:
         dynamic_joules=_sum_or_none([part.dynamic_joules for part in parts]),
         idle_joules=_sum_or_none([part.idle_joules for part in parts]),
         cpu_seconds=cpu,
-        source=worst,
+        source=source,
         boundary=boundaries.pop() if len(boundaries) == 1 else None,
-        quality=max((part.quality for part in parts), key=WORST_LAST.index),
+        quality=worst(part.quality for part in parts),
     )
 
 

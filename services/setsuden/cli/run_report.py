@@ -16,14 +16,14 @@ from .failure import FAILED
 from .lazy import needs, quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.insight.carbon.series import Series
-    from setsuden.insight.report.assumptions import Declared
+    from setsuden.insight.carbon.series import IntensitySeries
+    from setsuden.insight.report.assumptions import Declarations
     from setsuden.insight.report.model import Report
-    from setsuden.insight.report.read import Span
-    from setsuden.insight.report.recompute import Checked
-    from setsuden.insight.report.run import Run
+    from setsuden.insight.report.recompute import RecomputeResult
+    from setsuden.insight.report.rows.read import TimeRange
+    from setsuden.insight.report.totals.run import RunTotals
 
-EXPORTS = ("impact", "spdx", "boamps")
+EXPORTS = ("impact",)
 COMPONENTS = ("edge", "broker", "cloud")
 _AGO = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhd])$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -47,7 +47,7 @@ class Moment(click.ParamType[int]):
         try:
             moment = datetime.fromisoformat(str(value))
         except ValueError:
-            self.fail(f"{value!r} is no time: write 2026-11-24T10:00 or 2h", param, ctx)
+            self.fail(f"{value!r} is not a time: write 2026-11-24T10:00 or 2h", param, ctx)
         return round(moment.replace(tzinfo=moment.tzinfo or UTC).timestamp() * 1e9)
 
 
@@ -61,7 +61,9 @@ class Moment(click.ParamType[int]):
 )
 @click.option("--json", "as_json", is_flag=True, help="The whole report as one JSON document.")
 @click.option("--html", type=click.Path(path_type=Path, dir_okay=False), help="Write one page.")
-@click.option("--export", type=click.Choice(EXPORTS), help="Write it in another format.")
+@click.option(
+    "--export", type=click.Choice(EXPORTS), help="Write it as an Impact Framework manifest."
+)
 @click.option(
     "--out",
     type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
@@ -91,7 +93,7 @@ class Moment(click.ParamType[int]):
     "they have, instead of the year's.",
 )
 @click.option("--site-of", multiple=True, metavar="COMPONENT=SITE", help="Where it stands.")
-@click.option("--tariff", type=click.FloatRange(0, 100), help="EUR per kWh, wherever none is said.")
+@click.option("--tariff", type=click.FloatRange(0, 100), help="EUR per kWh, at sites without one.")
 @click.option("--price", "rents", multiple=True, metavar="COMPONENT=EUR", help="Rent an hour.")
 def report(  # noqa: PLR0917  # click hands over each option
     runs: tuple[Path, ...],
@@ -116,20 +118,20 @@ def report(  # noqa: PLR0917  # click hands over each option
     and the report itself are kept in the first, as assumptions.json and report.json.
     """
     quiet_logs()
-    laid_over = (assumptions, *grids, *site_of, tariff, *rents)
+    declared_now = (assumptions, *grids, *site_of, tariff, *rents)
     if again:
-        if any(value is not None for value in (*laid_over, since, until, html, export, out)):
+        if any(value is not None for value in (*declared_now, since, until, html, export, out)):
             raise click.UsageError("--recompute takes what the kept report was made with")
         _recompute(runs, as_json=as_json)
         return
     _check(export, out, as_json=as_json)
-    declared = _declared(assumptions, site_of, tariff, rents)
-    made = _made(runs, declared, _span(since, until), grids)
+    declarations = _declarations(assumptions, site_of, tariff, rents)
+    made = _report(runs, declarations, _time_range(since, until), grids)
     _write(made, html, export, out)
     if as_json:
         click.echo(made.model_dump_json())
     elif export is None or out not in {None, Path("-")}:
-        from setsuden.insight.report.terminal import text  # noqa: PLC0415
+        from setsuden.insight.report.render.terminal import text  # noqa: PLC0415
 
         click.echo(text(made, per))
 
@@ -141,20 +143,21 @@ def _check(export: str | None, out: Path | None, *, as_json: bool) -> None:
         raise click.UsageError("--json and the export cannot both go to standard output")
 
 
-def _span(since: int | None, until: int | None) -> Span:
-    from setsuden.insight.report.read import Span  # noqa: PLC0415  # pydantic and more
+def _time_range(since: int | None, until: int | None) -> TimeRange:
+    from setsuden.insight.report.rows.read import TimeRange  # noqa: PLC0415  # pydantic and more
 
     if since is not None and until is not None and since >= until:
         raise click.UsageError("--since must be before --until")
-    return Span(since, until)
+    return TimeRange(since, until)
 
 
-def _made(runs: Sequence[Path], declared: Declared, span: Span, grids: Sequence[Path]) -> Report:
-    from setsuden.insight.report.build import read_run, report_of  # noqa: PLC0415
-    from setsuden.insight.report.keep import keep  # noqa: PLC0415
+def _report(
+    runs: Sequence[Path], declarations: Declarations, time_range: TimeRange, grids: Sequence[Path]
+) -> Report:
+    from setsuden.insight.report.build import keep, read_run, report_of  # noqa: PLC0415
 
     series = _series(grids)
-    run = read_run(runs, declared, span)
+    run = read_run(runs, declarations, time_range)
     if series is not None:
         run = _hourly(run, series)
     made = report_of(run)
@@ -167,73 +170,73 @@ def _made(runs: Sequence[Path], declared: Declared, span: Span, grids: Sequence[
     return made
 
 
-def _series(grids: Sequence[Path]) -> Series | None:
-    from setsuden.insight.report.grid import averages  # noqa: PLC0415
+def _series(grids: Sequence[Path]) -> IntensitySeries | None:
+    from setsuden.insight.report.assumptions import averages  # noqa: PLC0415
 
     return averages(grids) if grids else None
 
 
-def _hourly(run: Run, series: Series) -> Run:
-    from setsuden.insight.report.grid import joined  # noqa: PLC0415
+def _hourly(run: RunTotals, series: IntensitySeries) -> RunTotals:
+    from setsuden.insight.report.figures.timeline import with_hourly_grid  # noqa: PLC0415
 
-    found = joined(run, series)
-    for zone in found.without:
+    hourly, missing = with_hourly_grid(run, series)
+    for zone in missing:
         click.echo(f"--grid has no hour of the run for {zone}: nothing changes there", err=True)
-    return found.run
+    return hourly
 
 
 # -- what is declared -------------------------------------------------------------------------
 
 
-def _declared(
+def _declarations(
     path: Path | None, site_of: Sequence[str], tariff: float | None, rents: Sequence[str]
-) -> Declared:
-    from setsuden.insight.carbon.cost import Price  # noqa: PLC0415
-    from setsuden.insight.report.assumptions import Declared, read_declared  # noqa: PLC0415
+) -> Declarations:
+    from setsuden.insight.carbon.sites import Price  # noqa: PLC0415
+    from setsuden.insight.report.assumptions import Declarations, read_declared  # noqa: PLC0415
     from setsuden.schemas.windows import Component  # noqa: PLC0415
 
-    found = Declared() if path is None else read_declared(path)
+    declared = Declarations() if path is None else read_declared(path)
     today = datetime.now(UTC).date()
     sites = {Component(key): _token(value) for key, value in _pairs("--site-of", site_of)}
     hours = {Component(key): _rent(value, today) for key, value in _pairs("--price", rents)}
     changes: dict[str, Any] = {
-        "site_of": {**found.site_of, **sites},
-        "rents": {**found.rents, **hours},
+        "site_of": {**declared.site_of, **sites},
+        "rents": {**declared.rents, **hours},
     }
     if tariff is not None:
         changes["tariff"] = Price(euros_per_kwh=tariff, source="--tariff", retrieved=today)
-    return found.model_copy(update=changes)
+    return declared.model_copy(update=changes)
 
 
 def _pairs(option: str, given: Sequence[str]) -> list[tuple[str, str]]:
-    found = []
+    pairs = []
     for text in given:
         key, equals, value = text.partition("=")
         if not equals or key not in COMPONENTS or not value:
             raise click.BadParameter(
                 f"{text!r}: write one of {', '.join(COMPONENTS)}, then =", param_hint=option
             )
-        found.append((key, value))
-    return found
+        pairs.append((key, value))
+    return pairs
 
 
 def _token(value: str) -> str:
     from setsuden.schemas.base import TOKEN_PATTERN  # noqa: PLC0415
 
     if re.fullmatch(TOKEN_PATTERN, value) is None:
-        raise click.BadParameter(f"{value!r} is no site's name", param_hint="--site-of")
+        raise click.BadParameter(f"{value!r} is not a site name", param_hint="--site-of")
     return value
 
 
 def _rent(value: str, today: date) -> Any:
-    from setsuden.insight.carbon.cost import Price  # noqa: PLC0415
+    from setsuden.insight.carbon.sites import Price  # noqa: PLC0415
 
     try:
         euros = float(value)
     except ValueError:
         euros = -1.0
     if not 0 <= euros <= 10_000:
-        raise click.BadParameter(f"{value!r} is no price in EUR an hour", param_hint="--price")
+        raise click.BadParameter(f"{value!r} is not a price in EUR an hour", param_hint="--price")
     return Price(euros_per_hour=euros, source="--price", retrieved=today)
 
 
@@ -247,13 +250,9 @@ def _write(made: Report, html: Path | None, export: str | None, out: Path | None
 
         _put(html, page(made))
     if export is not None:
-        _put(out or Path("-"), _exported(made, export))
+        from setsuden.insight.report.render import impact  # noqa: PLC0415
 
-
-def _exported(made: Report, export: str) -> str:
-    from setsuden.insight.report.exports import boamps, impact, spdx  # noqa: PLC0415
-
-    return {"impact": impact.text, "spdx": spdx.text, "boamps": boamps.text}[export](made)
+        _put(out or Path("-"), impact.text(made))
 
 
 def _put(path: Path, text: str) -> None:
@@ -269,17 +268,17 @@ def _recompute(runs: Sequence[Path], *, as_json: bool) -> None:
     from setsuden.insight.report.recompute import recompute  # noqa: PLC0415
 
     checked = recompute(runs)
-    click.echo(_as_json(checked) if as_json else _words(checked))
+    click.echo(_as_json(checked) if as_json else _summary(checked))
     if checked.differs is not None:
         sys.exit(FAILED)
 
 
-def _as_json(checked: Checked) -> str:
+def _as_json(checked: RecomputeResult) -> str:
     differs = checked.differs._asdict() if checked.differs is not None else None
     return json.dumps({**checked._asdict(), "differs": differs})
 
 
-def _words(checked: Checked) -> str:
+def _summary(checked: RecomputeResult) -> str:
     if checked.differs is not None:
         path, saved, fresh = checked.differs
         return f"differs: {path}\n  kept       {saved}\n  recomputed {fresh}"

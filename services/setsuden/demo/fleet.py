@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from setsuden.energy.metering.assembly import Identity, fingerprint
 
 from setsuden.energy import EnergyOptions, Meter
+from setsuden.energy.metering.assembly import Identity, fingerprint
 from setsuden.energy.metering.broker import BrokerCounts, broker_meter
 from setsuden.link import web
 from setsuden.schemas.errors import SetsudenError, UnavailableError

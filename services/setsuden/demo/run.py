@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from setsuden.insight.render import report as pages
 from setsuden.insight.report import build
-from setsuden.insight.report.assumptions import Declared
-from setsuden.insight.report.keep import keep
+from setsuden.insight.report.assumptions import Declarations
+from setsuden.insight.report.build import keep
 from setsuden.insight.report.model import Report
-from setsuden.insight.report.read import Span
+from setsuden.insight.report.rows.read import TimeRange
 from setsuden.pipelines import bundle as bundles
 from setsuden.pipelines.gate import probabilities
 from setsuden.pipelines.models import session
@@ -67,7 +67,7 @@ class Observed:
     run: Run
     records: list[Result]
     metrics: dict[str, float]
-    span: Span
+    span: TimeRange
     """When the events were sent and answered: what the report of energy is about."""
 
 
@@ -156,7 +156,7 @@ def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progre
     run = asyncio.run(
         drive(fleet.broker, list(images), rate=options.rate, outage=outage, progress=progress)
     )
-    span = Span(began, time.time_ns())
+    span = TimeRange(began, time.time_ns())
     metrics = fleet.agent_metrics()
     records = asyncio.run(read_results(fleet.broker.options))
     return Observed(run, records, metrics, span)
@@ -227,9 +227,9 @@ def _report(  # noqa: PLR0917  # all that a report is made of
     return DemoRun(report, seen.lines, energy)
 
 
-def energy_report(folder: Path, span: Span) -> Report:
+def energy_report(folder: Path, span: TimeRange) -> Report:
     """What the fleet's own rows say of this time; kept for ``setsuden report --recompute``."""
-    run = build.read_run([folder], Declared(), span)
+    run = build.read_run([folder], Declarations(), span)
     report = build.report_of(run)
     keep(folder, run, report)
     (folder / "report.html").write_text(pages.page(report), encoding="utf-8")

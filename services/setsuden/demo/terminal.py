@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from setsuden.insight.report.model import Report
-from setsuden.insight.report.terminal import text as energy_text
+from setsuden.insight.report.render.terminal import text as energy_text
 
 from .report_model import DemoReport, Percentiles
 

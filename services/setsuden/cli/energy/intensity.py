@@ -90,15 +90,15 @@ def _yearly(zone: str, year: int | None) -> Intensity:
 
 
 def _adaptor(live: str, token_file: Path | None, url: str | None) -> Adaptor:
-    from setsuden.insight.carbon import electricity_maps, uk  # noqa: PLC0415
-    from setsuden.insight.carbon.live import token_of  # noqa: PLC0415
+    from setsuden.insight.carbon import live as services  # noqa: PLC0415
 
     if live == UK:
         _refuse(f"--live {ELECTRICITY_MAPS}", token_file=token_file)
-        return uk.UkCarbonIntensity(url or uk.URL)
+        return services.UkCarbonIntensity(url or services.UK_URL)
     if token_file is None:
         raise click.UsageError(f"--live {ELECTRICITY_MAPS} needs --token-file")
-    return electricity_maps.ElectricityMaps(token_of(token_file), url or electricity_maps.URL)
+    token = services.token_of(token_file)
+    return services.ElectricityMaps(token, url or services.ELECTRICITY_MAPS_URL)
 
 
 def _hours(adaptor: Adaptor, zone: str, save: Path | None) -> list[HourRow]:

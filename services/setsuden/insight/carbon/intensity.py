@@ -7,24 +7,33 @@ the same year, because they count other gases and other stages of a plant's life
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
 from datetime import date
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, NamedTuple
+from importlib.resources import files
+from typing import Annotated, NamedTuple, TypeVar
 
-from pydantic import Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints
 
 from setsuden.schemas.base import Model, ShortText
+from setsuden.schemas.errors import SetsudenError
 
-from .tables import table
-
+JOULES_PER_KWH = 3.6e6
 ZONE_PATTERN = r"^[A-Z]{2}(-[A-Z0-9-]{1,24})?$"
 Zone = Annotated[str, StringConstraints(pattern=ZONE_PATTERN)]
 """ISO 3166-1 alpha-2, or a part of a country as Electricity Maps names it: ``US-CAL-CISO``."""
 HIGHEST = 3000.0
 """g/kWh. Burning lignite in an old plant emits about 1,300; beyond this it is another unit."""
 Rate = Annotated[float, Field(ge=0, le=HIGHEST)]
+ModelT = TypeVar("ModelT", bound=BaseModel)
+
+
+class IntensityError(SetsudenError):
+    """No intensity: a service fails or breaks its contract, or a series is unusable."""
+
+    code = "intensity_unavailable"
 
 
 class RateMethod(StrEnum):
@@ -85,4 +94,10 @@ def zones() -> tuple[str, ...]:
 
 @cache
 def _yearly() -> _Table:
-    return table("intensity.toml", _Table)
+    return shipped_table("intensity.toml", _Table)
+
+
+def shipped_table(name: str, model: type[ModelT]) -> ModelT:
+    """A TOML file shipped beside this module; a mistake in it is ours: raises ValidationError."""
+    text = files(__package__).joinpath(name).read_text(encoding="utf-8")
+    return model.model_validate(tomllib.loads(text))

@@ -18,8 +18,7 @@ from pydantic import AfterValidator, AwareDatetime, Field, ValidationError
 
 from setsuden.schemas.base import ShortText, WireModel
 
-from .errors import IntensityError
-from .intensity import Intensity, Rate, RateMethod, Zone
+from .intensity import Intensity, IntensityError, Rate, RateMethod, Zone
 
 MAX_BYTES = 64 << 20
 """Some 30 years of one zone."""
@@ -48,7 +47,7 @@ class HourRow(WireModel):
     """The hour it was asked in."""
 
 
-class Series:
+class IntensitySeries:
     """A file's rows in memory."""
 
     def __init__(self, rows: Iterable[HourRow] = ()) -> None:
@@ -138,8 +137,8 @@ def _parsed(path: Path, content: bytes) -> Iterator[HourRow]:
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
             field = ".".join(str(part) for part in first["loc"])
-            words = f"{field}: {first['msg']}" if field else first["msg"]
-            raise IntensityError(f"{path}:{number}: {words}") from error
+            reason = f"{field}: {first['msg']}" if field else first["msg"]
+            raise IntensityError(f"{path}:{number}: {reason}") from error
 
 
 def _replace(path: Path, text: str) -> None:

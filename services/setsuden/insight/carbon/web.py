@@ -15,7 +15,7 @@ from pydantic import BaseModel, ValidationError
 from setsuden.link import web
 from setsuden.schemas.errors import ConfigError
 
-from .errors import IntensityError
+from .intensity import IntensityError
 
 TIMEOUT_SECONDS = 10.0
 """Of the whole answer, so that one that drips ends too."""
@@ -40,10 +40,10 @@ _OPENER = web.opener(_NoRedirect)
 
 
 def get(url: str, headers: Mapping[str, str], timeout: float = TIMEOUT_SECONDS) -> bytes:
-    """The body; raises IntensityError in words without the address's query or any header."""
+    """The body; the message of an IntensityError holds neither the query nor a header."""
     parts = urlsplit(url)
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ConfigError(f"{url!r} is no address", remedy="give one that begins with https://")
+        raise ConfigError(f"{url!r} is not an address", remedy="give one that begins with https://")
     deadline = time.monotonic() + timeout
     request = urllib.request.Request(url, headers=dict(headers))  # noqa: S310  # checked above
     try:
@@ -54,7 +54,7 @@ def get(url: str, headers: Mapping[str, str], timeout: float = TIMEOUT_SECONDS) 
         why = _WHY.get(error.code, f"it answers with status {error.code}")
         raise IntensityError(f"no intensity from {parts.hostname}: {why}") from None
     except (OSError, http.client.HTTPException) as error:
-        why = _words(error, timeout)
+        why = _reason(error, timeout)
         raise IntensityError(f"no intensity from {parts.hostname}: {why}") from error
 
 
@@ -65,8 +65,8 @@ def read(model: type[ModelT], body: bytes, service: str) -> ModelT:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field = ".".join(str(part) for part in first["loc"])
-        words = f"{field}: {first['msg']}" if field else first["msg"]
-        raise IntensityError(f"{service} answered something else: {words}") from error
+        reason = f"{field}: {first['msg']}" if field else first["msg"]
+        raise IntensityError(f"{service} answered something else: {reason}") from error
 
 
 def _body(answer: http.client.HTTPResponse, deadline: float) -> bytes:
@@ -80,8 +80,8 @@ def _body(answer: http.client.HTTPResponse, deadline: float) -> bytes:
     return bytes(parts)
 
 
-def _words(error: Exception, timeout: float) -> str:
-    reason = error.reason if isinstance(error, urllib.error.URLError) else error
-    if isinstance(reason, TimeoutError):
+def _reason(error: Exception, timeout: float) -> str:
+    cause = error.reason if isinstance(error, urllib.error.URLError) else error
+    if isinstance(cause, TimeoutError):
         return f"no answer within {timeout:g} s"
-    return str(reason) or type(error).__name__
+    return str(cause) or type(error).__name__

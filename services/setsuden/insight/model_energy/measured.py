@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
 from setsuden.energy.metering.hostcpu import cores, reserved_share
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.roots import Doors
 from setsuden.energy.sensors.detect import detect
-
 from setsuden.insight.model_energy.findings import (
     BATCH,
     DECLARED,

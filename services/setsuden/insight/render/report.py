@@ -35,6 +35,7 @@ from setsuden.insight.render.numbers import (
     period,
     span,
 )
+from setsuden.insight.report.figures.statements import INSIDE
 from setsuden.insight.report.model import (
     Amount,
     CarbonRow,
@@ -47,7 +48,6 @@ from setsuden.insight.report.model import (
     Report,
     RowsRead,
 )
-from setsuden.insight.report.words import INSIDE
 
 _PARTS = (("dynamic", "s-dynamic"), ("idle", "s-idle"), ("overhead", "s-overhead"))
 

@@ -6,26 +6,82 @@ figure again. Unknown is null, never 0.
 
 from __future__ import annotations
 
-from typing import Literal
+from enum import StrEnum
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from setsuden.insight.report.model_base import Amount, Cell, Part, Severity, Verdict
-from setsuden.insight.report.model_impact import Carbon, CarbonRow, Cost, CostRow, Sci
 from setsuden.schemas.base import WireModel
-from setsuden.schemas.energy import Boundary, Method, Source
+from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Access
-
-__all__ = [
-    "MAX_POINTS", "REPORT_VERSION", "Amount", "Carbon", "CarbonRow", "Cell", "ComponentReport",
-    "Cost", "CostRow", "Counterfactual", "Coverage", "Curve", "Difference", "Events", "Finding",
-    "HourReport", "MachineReport", "MeterReport", "ModelReport", "Part", "Report", "RowsRead",
-    "Sci", "Series", "Severity", "Utilisation", "Verdict",
-]  # fmt: skip
 
 REPORT_VERSION = 1
 MAX_POINTS = 300
 """Of a curve over the run."""
+
+
+class Part(StrEnum):
+    """Whose joules: the figures of a report have four of them."""
+
+    EDGE = "edge"
+    BROKER = "broker"
+    NETWORK = "network"
+    CLOUD = "cloud"
+
+
+class Verdict(StrEnum):
+    """Whether the cascade uses less than what it is compared with."""
+
+    SAVES = "saves"
+    """The whole interval says that it uses less."""
+    COSTS = "costs"
+    """The whole interval says that it uses more."""
+    CANNOT_TELL = "cannot tell"
+    """The interval holds both, or a part is unknown."""
+
+
+class Severity(StrEnum):
+    """How much a finding matters."""
+
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class Amount(WireModel):
+    """Joules with bounds and labels; all three null with source ``none``."""
+
+    joules: float | None = None
+    low: float | None = None
+    high: float | None = None
+    source: Source = Source.NONE
+    """The worst of its parts."""
+    boundary: Boundary | None = None
+    """Null when its parts have different ones."""
+    method: Method | None = None
+    """Null when its parts have different ones, or when none was needed."""
+    quality: Quality = Quality.OK
+    """The worst of its parts."""
+    complete: bool = True
+    """False when a part of it is unknown: then the joules are at least these."""
+
+    @model_validator(mode="after")
+    def _unknown_is_null(self) -> Self:
+        values = (self.joules, self.low, self.high)
+        if (self.source is Source.NONE) != all(value is None for value in values):
+            raise ValueError("joules must be given unless, and only unless, source is 'none'")
+        return self
+
+
+class Cell(WireModel):
+    """One figure of the table: of the whole run, and of 1,000 inferences."""
+
+    total: Amount
+    per_1000: Amount | None
+    """Null when no inference ended in the run."""
+
+
+# -- joules ---------------------------------------------------------------------------------------
 
 
 class Utilisation(WireModel):
@@ -228,6 +284,98 @@ class Counterfactual(WireModel):
     assumptions: tuple[str, ...] = Field(strict=False)
     reason: str = ""
     """Why there is no figure."""
+
+
+# -- grams, litres, euros -------------------------------------------------------------------------
+
+
+class CarbonRow(WireModel):
+    """One component's grams at one site, of the whole run."""
+
+    component: Part
+    site: str
+    kwh: float | None
+    """At the plug of the site: joules times PUE."""
+    pue: float | None
+    zone: str | None
+    intensity_g_per_kwh: float | None
+    """Of its grid's year, or the mean over the hours of its joules, weighted with them."""
+    year: int | None
+    """Null also when figures of several years are in the mean."""
+    intensity_method: str | None
+    """``average`` of the year; ``average, hourly``, with what stands in for hours that lack."""
+    intensity_source: str
+    operational_g: float | None
+    """Sum over its hours, each with its own intensity: a lower bound where hours have none."""
+    operational_low: float | None
+    operational_high: float | None
+    embodied_g: float | None
+    """Null: undeclared."""
+    embodied_source: str
+    water_l: float | None
+    """Null: no water use is known for the site."""
+    complete: bool
+    """False when its joules are a lower bound, or its grams for want of an hour's intensity."""
+
+
+class Carbon(WireModel):
+    """Grams of CO2e and litres, of the whole run."""
+
+    rows: tuple[CarbonRow, ...] = Field(strict=False)
+    operational_g: float | None
+    operational_low: float | None
+    operational_high: float | None
+    embodied_g: float | None
+    """Of the machines for which it is declared; null: of none."""
+    water_l: float | None
+    complete: bool
+    """False when a component's operational grams are missing or a lower bound."""
+    undeclared: tuple[str, ...] = Field(strict=False)
+    """What would have to be declared, in words."""
+
+
+class Sci(WireModel):
+    """SCI = (E x I + M) / R after ISO/IEC 21031:2024, R = 1,000 inferences."""
+
+    grams: float | None
+    """Null while an intensity is undeclared or no inference ended."""
+    low: float | None
+    high: float | None
+    operational_g: float | None
+    """E x I per R."""
+    embodied_g: float | None
+    """M per R; null: undeclared and left out."""
+    functional_unit: str
+    boundary: str
+    complete: bool
+
+
+class CostRow(WireModel):
+    """Euros of one component, of the whole run; null: undeclared."""
+
+    component: Part
+    electricity_eur: float | None
+    instance_eur: float | None
+    """Rent; it holds the electricity."""
+    device_eur: float | None
+    """Price over lifetime, for the time it was reserved."""
+    whole_eur: float | None
+    complete: bool
+
+
+class Cost(WireModel):
+    """Euros: of the run, and per 1,000 events of it and of the counterfactuals."""
+
+    rows: tuple[CostRow, ...] = Field(strict=False)
+    per_1000_eur: float | None
+    all_edge_per_1000_eur: float | None
+    all_cloud_per_1000_eur: float | None
+    complete: bool
+    undeclared: tuple[str, ...] = Field(strict=False)
+    """What would have to be declared, in words."""
+
+
+# -- the whole ------------------------------------------------------------------------------------
 
 
 class Finding(WireModel):

@@ -1,4 +1,4 @@
-"""Every figure again, from the rows alone; the first that differs."""
+"""Derives every figure again from the rows alone and reports the first that differs."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from setsuden.insight.report import assumptions as assuming
-from setsuden.insight.report.build import FILE, report_of, saved_run
-from setsuden.insight.report.errors import RowsError
-from setsuden.insight.report.fold import buckets_of
+from setsuden.insight.report.build import FILE, report_of, reread_run
 from setsuden.insight.report.model import REPORT_VERSION, Report
-from setsuden.insight.report.read import Reader, Seen, Span
+from setsuden.insight.report.rows.read import RowsError, RowsReader, TimeRange, WindowAt
+from setsuden.insight.report.rows.sums import buckets_of
 
 TOLERANCE = 1e-9
 """Relative; of a bucket, relative to its window's joules."""
@@ -23,8 +22,8 @@ MAX_BYTES = 256 << 20
 BUCKETS = ("request_dynamic", "request_idle", "overhead", "idle_unused", "other")
 
 
-class Differs(NamedTuple):
-    """A figure that comes out differently."""
+class Mismatch(NamedTuple):
+    """A figure that differs when it is derived again."""
 
     path: str
     """``file:line bucket`` of a row, or the path of a figure in the report."""
@@ -32,51 +31,52 @@ class Differs(NamedTuple):
     recomputed: Any
 
 
-class Checked(NamedTuple):
-    """What was compared."""
+class RecomputeResult(NamedTuple):
+    """How much was compared, and the first mismatch."""
 
     windows: int
     figures: int
-    differs: Differs | None
+    differs: Mismatch | None
 
 
-def recompute(folders: Sequence[Path]) -> Checked:
+def recompute(folders: Sequence[Path]) -> RecomputeResult:
     """Compare every row's buckets, then every figure of the saved report; raises RowsError."""
     windows, wrong = check_rows(folders)
-    saved = load(folders[0])
+    saved = load_report(folders[0])
     if wrong is not None or saved is None:
-        return Checked(windows, 0, wrong)
+        return RecomputeResult(windows, 0, wrong)
     kept = assuming.load(folders[0])
     if kept is None:
         raise RowsError(
             f"{folders[0] / assuming.FILE} is missing: the report's grids and prices are unknown",
             remedy="make the report again without --recompute",
         )
-    span = Span(saved.report.since_ns, saved.report.until_ns)
-    # The folder may have been renamed since: a name is no figure.
-    fresh = report_of(saved_run(saved.report.name, folders, kept, span)).model_dump(mode="json")
-    pairs = list(_pairs("", saved.document, fresh))
-    return Checked(windows, len(pairs), next((p for p in pairs if not _same(p)), None))
+    time_range = TimeRange(saved.report.since_ns, saved.report.until_ns)
+    # The folder may have been renamed since, and its name is not a figure.
+    run = reread_run(saved.report.name, folders, kept, time_range)
+    pairs = list(_pairs("", saved.document, report_of(run).model_dump(mode="json")))
+    return RecomputeResult(windows, len(pairs), next((p for p in pairs if not _same(p)), None))
 
 
-def check_rows(folders: Sequence[Path]) -> tuple[int, Differs | None]:
+def check_rows(folders: Sequence[Path]) -> tuple[int, Mismatch | None]:
     """Windows read, and the first bucket that its row's own readings do not give."""
     count = 0
-    for seen in Reader(Span()).read(folders):
+    for window_at in RowsReader().read(folders):
         count += 1
-        wrong = _bucket(seen)
+        wrong = _bucket(window_at)
         if wrong is not None:
             return count, wrong
     return count, None
 
 
-def _bucket(seen: Seen) -> Differs | None:
-    found = buckets_of(seen.meter, seen.window)
+def _bucket(window_at: WindowAt) -> Mismatch | None:
+    meter, window, where = window_at
+    split = buckets_of(meter, window)
     for place, name in enumerate(BUCKETS):
-        stored = getattr(seen.window, name)
-        fresh = found[place] if found is not None else None
-        if not near(stored, fresh, seen.window.joules or 0.0):
-            return Differs(f"{seen.place} {name}", stored, fresh)
+        stored = getattr(window, name)
+        fresh = split[place] if split is not None else None
+        if not near(stored, fresh, window.joules or 0.0):
+            return Mismatch(f"{where} {name}", stored, fresh)
     return None
 
 
@@ -87,7 +87,7 @@ def near(stored: float | None, fresh: float | None, whole: float) -> bool:
     return isclose(stored, fresh, rel_tol=TOLERANCE, abs_tol=TOLERANCE * whole)
 
 
-class Saved(NamedTuple):
+class KeptReport(NamedTuple):
     """A report that was kept."""
 
     document: dict[str, Any]
@@ -95,7 +95,7 @@ class Saved(NamedTuple):
     report: Report
 
 
-def load(folder: Path) -> Saved | None:
+def load_report(folder: Path) -> KeptReport | None:
     """The report that is kept beside the rows, None without one; raises RowsError."""
     path = folder / FILE
     try:
@@ -110,11 +110,13 @@ def load(folder: Path) -> Saved | None:
         where = ".".join(str(part) for part in first["loc"])
         raise RowsError(f"{path}: {where}: {first['msg']}", remedy="make it again") from error
     if report.version != REPORT_VERSION:
-        raise RowsError(f"{path} is no report of version {REPORT_VERSION}", remedy="make it again")
-    return Saved(json.loads(text), report)
+        raise RowsError(
+            f"{path} is not a report of version {REPORT_VERSION}", remedy="make it again"
+        )
+    return KeptReport(json.loads(text), report)
 
 
-def _pairs(path: str, saved: Any, fresh: Any) -> Iterator[Differs]:
+def _pairs(path: str, saved: Any, fresh: Any) -> Iterator[Mismatch]:
     """Every leaf of both, by its path."""
     if isinstance(saved, dict) and isinstance(fresh, dict):
         for key in dict.fromkeys((*fresh, *saved)):
@@ -124,7 +126,7 @@ def _pairs(path: str, saved: Any, fresh: Any) -> Iterator[Differs]:
         for place in range(max(len(saved), len(fresh))):
             yield from _pairs(f"{path}[{place}]", _at(saved, place), _at(fresh, place))
     else:
-        yield Differs(path, saved, fresh)
+        yield Mismatch(path, saved, fresh)
 
 
 MISSING = "missing"
@@ -134,7 +136,7 @@ def _at(values: list[Any], place: int) -> Any:
     return values[place] if place < len(values) else MISSING
 
 
-def _same(pair: Differs) -> bool:
+def _same(pair: Mismatch) -> bool:
     saved, fresh = pair.saved, pair.recomputed
     if isinstance(saved, float) or isinstance(fresh, float):
         if isinstance(saved, bool) or isinstance(fresh, bool):

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 
-from setsuden.insight.report.amounts import scaled
 from setsuden.insight.report.model import (
     Amount,
     CarbonRow,
@@ -16,11 +16,12 @@ from setsuden.insight.report.model import (
     Severity,
     Verdict,
 )
+from setsuden.insight.report.totals.amounts import scaled
 from setsuden.insight.traces.units import clean, energy
 
 UNKNOWN, NO_SUCH = "unknown", "-"
 _WIDTH = 12
-_WORDS = {
+_VERDICTS = {
     Verdict.SAVES: "the cascade saves",
     Verdict.COSTS: "the cascade costs more",
     Verdict.CANNOT_TELL: "cannot tell",
@@ -60,8 +61,6 @@ def _head(report: Report) -> Iterator[str]:
 
 
 def _moment(ns: int) -> str:
-    from datetime import UTC, datetime  # noqa: PLC0415
-
     return f"{datetime.fromtimestamp(ns / 1e9, UTC):%Y-%m-%d %H:%M:%S}"
 
 
@@ -88,16 +87,16 @@ def _picker(report: Report, per: int) -> Callable[[Cell], Amount]:
 
 def _component(component: ComponentReport, pick: Callable[[Cell], Amount]) -> Iterator[str]:
     parts = (component.dynamic, component.idle, component.overhead)
-    told = [_mid(pick(part)) if part is not None else NO_SUCH for part in parts]
+    cells = [_mid(pick(part)) if part is not None else NO_SUCH for part in parts]
     whole = pick(component.whole)
     label = f"{_bounds(whole)}  {whole.source}" if whole.joules is not None else component.note
-    yield _line(component.component, *told, _mid(whole), label)
+    yield _line(component.component, *cells, _mid(whole), label)
 
 
 def _line(name: str, *columns: str) -> str:
     *numbers, last = columns
-    told = "".join(f"{column:>{_WIDTH}}" for column in numbers)
-    return f"  {name:<8}{told}  {last}".rstrip()
+    aligned = "".join(f"{column:>{_WIDTH}}" for column in numbers)
+    return f"  {name:<8}{aligned}  {last}".rstrip()
 
 
 def _mid(amount: Amount) -> str:
@@ -110,16 +109,16 @@ def _bounds(amount: Amount) -> str:
     return "" if amount.joules is None else f"({energy(amount.low)} to {energy(amount.high)})"
 
 
-# -- what it stands on ------------------------------------------------------------------------
+# -- where the joules come from ---------------------------------------------------------------
 
 
 def _coverage(report: Report) -> Iterator[str]:
-    found = report.coverage
-    if found.measured is not None:
-        by = ", ".join(f"{name} {share:.1%}" for name, share in found.by_source.items())
-        yield f"measured     {found.measured:.1%} of the joules ({by})"
-    for words in found.unknown:
-        yield f"unknown      {words}: the totals are at least these"
+    coverage = report.coverage
+    if coverage.measured is not None:
+        by = ", ".join(f"{name} {share:.1%}" for name, share in coverage.by_source.items())
+        yield f"measured     {coverage.measured:.1%} of the joules ({by})"
+    for gap in coverage.unknown:
+        yield f"unknown      {gap}: the totals are at least these"
 
 
 def _utilisation(report: Report) -> Iterator[str]:
@@ -147,7 +146,7 @@ def _scenario(other: Counterfactual, per: int) -> str:
     ends = [NO_SUCH if end is None else _signed(end * per / 1000) for end in (by.low, by.high)]
     return (
         f"{_mid(whole)} {_bounds(whole)}, {ends[0]} to {ends[1]} against the cascade: "
-        f"{_WORDS[other.verdict]}"
+        f"{_VERDICTS[other.verdict]}"
     )
 
 
@@ -222,11 +221,11 @@ def _models(report: Report) -> Iterator[str]:
         yield "models, per 1,000 items:"
     for model in report.models:
         per = model.joules_per_1000_items
-        told = f"{_mid(per)} {_bounds(per)}" if per is not None else UNKNOWN
+        joules = f"{_mid(per)} {_bounds(per)}" if per is not None else UNKNOWN
         ms = f"{model.cpu_ms_per_item:.3g} ms CPU each" if model.cpu_ms_per_item else ""
         name = clean(f"{model.pipeline} {model.model}")
         part = Part(model.component)
-        yield f"  {part:<8} {name:<32} {model.items:>12,.0f}  {told}  {ms}".rstrip()
+        yield f"  {part:<8} {name:<32} {model.items:>12,.0f}  {joules}  {ms}".rstrip()
 
 
 def _findings(report: Report) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Meters into components, machines and models; what is measured and what is not."""
+"""The run's joules by component, machine, meter and model; which are measured, which unknown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from math import fsum
 
-from setsuden.insight.report.amounts import NOTHING, UNKNOWN, added, cell, ratio, scaled
-from setsuden.insight.report.fold import MeterSums, WorkKey, WorkSums
-from setsuden.insight.report.meters import shares_of
 from setsuden.insight.report.model import (
     Amount,
     Cell,
@@ -20,58 +17,60 @@ from setsuden.insight.report.model import (
     Part,
     Utilisation,
 )
-from setsuden.insight.report.network import note_of
-from setsuden.insight.report.run import Metered, Run, seconds_of
+from setsuden.insight.report.rows.sums import MeterSums, ModelKey, WorkSums
+from setsuden.insight.report.totals.amounts import NOTHING, UNKNOWN, added, cell, ratio, scaled
+from setsuden.insight.report.totals.meters import WITHOUT_RATE, shares_of
+from setsuden.insight.report.totals.run import MeterTotals, RunTotals, seconds_of
 from setsuden.schemas.energy import Source
 
 MEASURED = frozenset({Source.MEASURED, Source.DERIVED, Source.RELAYED})
 MODELLED = frozenset({Source.CALIBRATED_MODEL, Source.TABLE_MODEL})
 _CLOCK_SECONDS = 0.05
-"""A gap below this is the two clocks of a row, not a missing row."""
-_HAIR = 1e-9
+"""Gaps up to this are skew between wall and monotonic clock, not missing rows."""
+_ROUNDING = 1e-9
 
 
-def components_of(run: Run) -> tuple[ComponentReport, ...]:
-    """All four, those without rows too."""
+def components_of(run: RunTotals) -> tuple[ComponentReport, ...]:
+    """All four, also those without rows."""
     return tuple(_network(run) if part is Part.NETWORK else _component(run, part) for part in Part)
 
 
-def _component(run: Run, part: Part) -> ComponentReport:
+def _component(run: RunTotals, part: Part) -> ComponentReport:
     meters = run.of(part)
     if not meters:
         return _absent(run, part)
 
     def of(name: str) -> Cell:
-        return cell(added(getattr(one.joules, name) for one in meters), run.inferences)
+        return cell(added(getattr(meter.joules, name) for meter in meters), run.inferences)
 
-    process = fsum(one.sums.process_cpu.value for one in meters)
+    process = fsum(meter.sums.process_cpu.value for meter in meters)
     return ComponentReport(
         component=part,
         whole=of("whole"),
         dynamic=of("dynamic"),
         idle=of("idle"),
         overhead=of("overhead"),
-        idle_unused=added(one.joules.idle_unused for one in meters),
-        other=added(one.joules.other for one in meters),
+        idle_unused=added(meter.joules.idle_unused for meter in meters),
+        other=added(meter.joules.other for meter in meters),
         cpu_seconds=process,
-        inference_cpu_seconds=fsum(one.sums.run_cpu.value for one in meters),
+        inference_cpu_seconds=fsum(meter.sums.run_cpu.value for meter in meters),
         cpu_seconds_per_1000=ratio(process * 1000, run.inferences),
         utilisation=_utilisation(meters),
         meters=len(meters),
         seconds=seconds_of(meters),
-        unknown_seconds=fsum(one.sums.unknown_seconds for one in meters),
+        unknown_seconds=fsum(meter.sums.unknown_seconds for meter in meters),
         note=_note(meters),
     )
 
 
-def _note(meters: Sequence[Metered]) -> str:
-    silent = sorted({one.sums.meter.name for one in meters if one.joules.whole.joules is None})
-    if len(silent) == len({one.sums.meter.name for one in meters}):
+def _note(meters: Sequence[MeterTotals]) -> str:
+    silent = sorted({meter.row.name for meter in meters if meter.joules.whole.joules is None})
+    if len(silent) == len({meter.row.name for meter in meters}):
         return "no joules could be read: `setsuden energy doctor` says why"
     return f"no joules from {', '.join(silent)}" if silent else ""
 
 
-def _absent(run: Run, part: Part) -> ComponentReport:
+def _absent(run: RunTotals, part: Part) -> ComponentReport:
     needed = part is Part.EDGE or run.events.escalated > 0
     none = cell(UNKNOWN if needed else NOTHING, run.inferences)
     why = "no rows in the run" if needed else "no rows in the run; nothing was escalated"
@@ -98,56 +97,66 @@ def _bare(part: Part, whole: Cell, note: str, dynamic: Cell | None = None) -> Co
     )
 
 
-def _network(run: Run) -> ComponentReport:
-    whole = cell(added(one.network for one in run.meters), run.inferences)
-    note = note_of([one.sums for one in run.meters], run.assumptions)
-    if not run.wire_bytes:
-        note = "no bytes counted"
+def _network(run: RunTotals) -> ComponentReport:
+    whole = cell(added(meter.network for meter in run.meters), run.inferences)
+    note = _network_note(run) if run.wire_bytes else "no bytes counted"
     return _bare(Part.NETWORK, whole, note, dynamic=whole)
 
 
-def _utilisation(meters: Sequence[Metered]) -> Utilisation:
-    """Each machine's CPU time once, however many of our processes run on it."""
-    hosts = [_widest(found) for found in _by_host(meters).values()]
-    whole = fsum(one.sums.seconds.value * one.sums.meter.cores for host in hosts for one in host)
+def _network_note(run: RunTotals) -> str:
+    """What is left out; empty when nothing is."""
+    without = [m for m in run.meters if m.sums.wire_bytes and m.network.joules is None]
+    notes = []
+    near = sorted({m.row.access for m in without if m.row.access in WITHOUT_RATE})
+    if near:
+        notes.append(f"{' and '.join(near)}: no figure exists, left out")
+    if any(not meter.network.complete for meter in without):
+        notes.append("access undeclared: unknown; [energy] access declares it")
+    return "; ".join(notes)
 
-    def part(name: str, of: Iterable[Metered]) -> float | None:
-        return ratio(fsum(getattr(one.sums, name).value for one in of), whole)
+
+def _utilisation(meters: Sequence[MeterTotals]) -> Utilisation:
+    """Each machine's CPU time once, however many of our processes run on it."""
+    hosts = [meter for same in _by_host(meters).values() for meter in _widest(same)]
+    whole = fsum(meter.sums.seconds.value * meter.row.cores for meter in hosts)
+
+    def part(name: str, of: Iterable[MeterTotals]) -> float | None:
+        return ratio(fsum(getattr(meter.sums, name).value for meter in of), whole)
 
     return Utilisation(
-        machine=part("busy_cpu", (one for host in hosts for one in host)),
+        machine=part("busy_cpu", hosts),
         ours=part("process_cpu", meters),
         inference=part("run_cpu", meters),
-        steal=part("steal_cpu", (one for host in hosts for one in host)),
+        steal=part("steal_cpu", hosts),
     )
 
 
-def _by_host(meters: Iterable[Metered]) -> dict[str, list[Metered]]:
-    found: defaultdict[str, list[Metered]] = defaultdict(list)
-    for one in meters:
-        found[one.sums.meter.host_id].append(one)
-    return found
+def _by_host(meters: Iterable[MeterTotals]) -> dict[str, list[MeterTotals]]:
+    hosts: defaultdict[str, list[MeterTotals]] = defaultdict(list)
+    for meter in meters:
+        hosts[meter.row.host_id].append(meter)
+    return hosts
 
 
-def _widest(meters: Sequence[Metered]) -> list[Metered]:
-    """Lives of the one meter that saw most of the machine: the others saw the same."""
-    lives: defaultdict[tuple[Part, str], list[Metered]] = defaultdict(list)
-    for one in meters:
-        lives[one.part, one.sums.meter.name].append(one)
+def _widest(meters: Sequence[MeterTotals]) -> list[MeterTotals]:
+    """All lives of the one meter that saw most of the machine: the others saw the same."""
+    lives: defaultdict[tuple[Part, str], list[MeterTotals]] = defaultdict(list)
+    for meter in meters:
+        lives[meter.part, meter.row.name].append(meter)
     return max(lives.values(), key=seconds_of)
 
 
-# -- what the joules stand on -----------------------------------------------------------------
+# -- where the joules come from ---------------------------------------------------------------
 
 
-def coverage_of(run: Run, components: Sequence[ComponentReport]) -> Coverage:
+def coverage_of(run: RunTotals, components: Sequence[ComponentReport]) -> Coverage:
     """Shares of the headline by source, and what is missing from it."""
-    found: defaultdict[Source, list[float]] = defaultdict(list)
-    for one in run.meters:
-        for amount in (one.joules.whole, one.network):
+    joules: defaultdict[Source, list[float]] = defaultdict(list)
+    for meter in run.meters:
+        for amount in (meter.joules.whole, meter.network):
             if amount.joules is not None:
-                found[amount.source].append(amount.joules)
-    sums = {source: fsum(values) for source, values in sorted(found.items())}
+                joules[amount.source].append(amount.joules)
+    sums = {source: fsum(values) for source, values in sorted(joules.items())}
     whole = fsum(sums.values())
     shares = {source: value / whole for source, value in sums.items()} if whole > 0 else {}
 
@@ -161,9 +170,9 @@ def coverage_of(run: Run, components: Sequence[ComponentReport]) -> Coverage:
         modelled=share(MODELLED),
         declared=share(frozenset({Source.DECLARED})),
         by_source=shares,
-        unknown=tuple(words for one in components if (words := _unknown(one))),
+        unknown=tuple(text for component in components if (text := _unknown(component))),
         unknown_seconds_share=ratio(
-            fsum(one.sums.unknown_seconds for one in run.meters), seconds_of(run.meters)
+            fsum(meter.sums.unknown_seconds for meter in run.meters), seconds_of(run.meters)
         )
         or 0.0,
     )
@@ -181,43 +190,43 @@ def _unknown(component: ComponentReport) -> str:
 # -- machines, meters, models -----------------------------------------------------------------
 
 
-def machines_of(run: Run) -> tuple[MachineReport, ...]:
-    """Every machine once, whoever of ours ran on it."""
+def machines_of(run: RunTotals) -> tuple[MachineReport, ...]:
+    """Every machine once, whichever of our components ran on it."""
     hosts = _by_host(run.meters)
     return tuple(_machine(host, meters) for host, meters in sorted(hosts.items()))
 
 
-def _machine(host: str, meters: Sequence[Metered]) -> MachineReport:
+def _machine(host: str, meters: Sequence[MeterTotals]) -> MachineReport:
     lives: defaultdict[tuple[Part, str], list[float]] = defaultdict(list)
-    for one in meters:
-        if one.joules.whole.joules is not None:
-            lives[one.part, one.sums.meter.name].append(one.sums.joules.value)
+    for meter in meters:
+        if meter.joules.whole.joules is not None:
+            lives[meter.part, meter.row.name].append(meter.sums.joules.value)
     # Meters of one machine see the same joules; lives of one meter follow each other.
     joules = max((fsum(values) for values in lives.values()), default=None)
-    ours = added(one.joules.whole for one in meters).joules
-    known = joules is not None and ours is not None and ours <= joules * (1 + _HAIR)
+    ours = added(meter.joules.whole for meter in meters).joules
+    known = joules is not None and ours is not None and ours <= joules * (1 + _ROUNDING)
     return MachineReport(
         host_id=host,
-        components=tuple(sorted({one.part for one in meters})),
+        components=tuple(sorted({meter.part for meter in meters})),
         joules=joules,
         ours=ours,
         other=max(0.0, (joules or 0.0) - (ours or 0.0)) if known else None,
     )
 
 
-def meter_reports(run: Run) -> tuple[MeterReport, ...]:
+def meter_reports(run: RunTotals) -> tuple[MeterReport, ...]:
     """Every meter's life."""
-    return tuple(_meter(one) for one in run.meters)
+    return tuple(_meter(meter) for meter in run.meters)
 
 
-def _meter(one: Metered) -> MeterReport:
-    sums, row = one.sums, one.sums.meter
+def _meter(meter: MeterTotals) -> MeterReport:
+    sums, row = meter.sums, meter.row
     known = sums.unknown < sums.windows
     seconds = sums.known_seconds.value
     joules = sums.joules.value if known else None
     same = row.model_dump(include=set(MeterReport.model_fields) & set(type(row).model_fields))
     return MeterReport(
-        **same | {"component": one.part},
+        **same | {"component": meter.part},
         idle_watts=ratio(sums.idle_watt_seconds.value, seconds),
         windows=sums.windows,
         unknown_windows=sums.unknown,
@@ -231,25 +240,25 @@ def _meter(one: Metered) -> MeterReport:
 
 
 def _gaps(sums: MeterSums) -> float:
-    line, end, found = sums.timeline, 0, []
-    for place in line.order():
-        start = line.start_ns[place]
+    windows, end, gaps = sums.timeline, 0, []
+    for place in windows.order():
+        start = windows.start_ns[place]
         if end and (start - end) / 1e9 > _CLOCK_SECONDS:
-            found.append((start - end) / 1e9)
-        end = max(end, start + round(line.seconds[place] * 1e9))
-    return fsum(found)
+            gaps.append((start - end) / 1e9)
+        end = max(end, start + round(windows.seconds[place] * 1e9))
+    return fsum(gaps)
 
 
-def models_of(run: Run) -> tuple[ModelReport, ...]:
+def models_of(run: RunTotals) -> tuple[ModelReport, ...]:
     """Every model in every pipeline, over all machines of its component."""
-    found: defaultdict[tuple[Part, WorkKey], list[tuple[MeterSums, WorkSums]]] = defaultdict(list)
-    for one in run.meters:
-        for key, work in one.sums.work.items():
-            found[one.part, key].append((one.sums, work))
-    return tuple(_model(*place, found[place]) for place in sorted(found))
+    works: defaultdict[tuple[Part, ModelKey], list[tuple[MeterSums, WorkSums]]] = defaultdict(list)
+    for meter in run.meters:
+        for key, work in meter.sums.work.items():
+            works[meter.part, key].append((meter.sums, work))
+    return tuple(_model(*place, works[place]) for place in sorted(works))
 
 
-def _model(part: Part, key: WorkKey, works: Sequence[tuple[MeterSums, WorkSums]]) -> ModelReport:
+def _model(part: Part, key: ModelKey, works: Sequence[tuple[MeterSums, WorkSums]]) -> ModelReport:
     pairs = [shares_of(s, w.dynamic.value, w.idle.value, key.method) for s, w in works]
     dynamic, idle = (added(column) for column in zip(*pairs, strict=True))
     items = fsum(work.items.value for _, work in works)
@@ -269,7 +278,7 @@ def _model(part: Part, key: WorkKey, works: Sequence[tuple[MeterSums, WorkSums]]
 
 
 def _per_1000(whole: Amount, items: float) -> Amount | None:
-    """Of items in windows with joules, so it is no lower bound even where some have none."""
+    """Counts only items in windows with joules, so it is complete even where some have none."""
     if items <= 0 or whole.joules is None:
         return None
     return scaled(whole, 1000 / items).model_copy(update={"complete": True})

@@ -1,4 +1,4 @@
-"""Joules of one meter: its parts, each with the interval that its own errors give."""
+"""Joules of one meter, with the interval that its errors give, and of the bytes it counted."""
 
 from __future__ import annotations
 
@@ -12,15 +12,21 @@ from setsuden.energy.attribution.intervals import (
     dynamic_factor,
     idle_part_factor,
 )
-
-from setsuden.insight.report.amounts import UNKNOWN, added, amount
-from setsuden.insight.report.fold import MeterSums
+from setsuden.insight.carbon.intensity import JOULES_PER_KWH
+from setsuden.insight.carbon.network_rates import BYTES_PER_GB
+from setsuden.insight.report.assumptions import Assumptions, NetworkRates
 from setsuden.insight.report.model import Amount
-from setsuden.schemas.energy import Method
+from setsuden.insight.report.rows.sums import MeterSums
+from setsuden.insight.report.totals.amounts import NOTHING, UNKNOWN, added, amount
+from setsuden.schemas.energy import Boundary, Method, Source
+from setsuden.schemas.windows import Access, Component
+
+WITHOUT_RATE = frozenset({Access.LOOPBACK, Access.LAN})
+"""No usable figure of their energy exists; they are left out, and the report says so."""
 
 
-class Joules(NamedTuple):
-    """What one meter's windows say, of the whole run."""
+class MeterJoules(NamedTuple):
+    """What one meter's windows sum to, over the whole run."""
 
     whole: Amount
     dynamic: Amount
@@ -30,8 +36,8 @@ class Joules(NamedTuple):
     other: Amount
 
 
-class Errors(NamedTuple):
-    """95 % factors of one meter, and the joules of its machine that they play on."""
+class ErrorFactors(NamedTuple):
+    """95 % factors of one meter, and its machine's joules that they apply to."""
 
     sensor: float
     baseline: float
@@ -53,7 +59,7 @@ class Errors(NamedTuple):
         A baseline that is wrong by x moves ``x * idle joules of the machine`` between its two
         parts; our sum moves only by the difference of our shares of them. A wrong share of the
         dynamic joules, ``e`` relative to everyone else's, moves our part s by ``(1 - s) * e``.
-        So of a machine that is all ours the sum is as good as its sensor.
+        So where we are the only load, the sum is as accurate as the sensor.
         """
         ours = idle + dynamic
         if ours <= 0:
@@ -69,19 +75,19 @@ class Errors(NamedTuple):
         ).factor
 
 
-def errors_of(sums: MeterSums) -> Errors:
-    """The meter's factors; a baseline of unknown worth is as good as the sensor."""
-    sensor = sums.meter.factor or 1.0
+def errors_of(sums: MeterSums) -> ErrorFactors:
+    """The meter's factors; a baseline without a factor of its own gets the sensor's."""
+    sensor = sums.row.factor or 1.0
     idle = sums.idle_joules.value
-    return Errors(
-        sensor, sums.meter.idle_factor or sensor, idle, max(0.0, sums.joules.value - idle)
+    return ErrorFactors(
+        sensor, sums.row.idle_factor or sensor, idle, max(0.0, sums.joules.value - idle)
     )
 
 
-def joules_of(sums: MeterSums) -> Joules:
+def joules_of(sums: MeterSums) -> MeterJoules:
     """The meter's joules; unknown when no window had any."""
     if sums.unknown == sums.windows:
-        return Joules(*[UNKNOWN] * 6)
+        return MeterJoules(*[UNKNOWN] * 6)
     errors = errors_of(sums)
     dynamic = added(
         part_of(sums, mid.value, errors.of_dynamic(method), method)
@@ -92,7 +98,7 @@ def joules_of(sums: MeterSums) -> Joules:
     unused, request_idle = sums.idle_unused.value, sums.request_idle.value
     idle, overhead = fsum((request_idle, unused)), sums.overhead.value
     above = fsum((dynamic.joules or 0.0, overhead))
-    return Joules(
+    return MeterJoules(
         whole=part_of(sums, fsum((idle, above)), errors.of_whole(idle, above), None),
         dynamic=dynamic,
         idle=part_of(sums, idle, errors.of_idle, None),
@@ -107,8 +113,8 @@ def part_of(sums: MeterSums, mid: float, factor: float, method: Method | None) -
     return amount(
         mid,
         factor,
-        sums.meter.source,
-        boundary=sums.meter.boundary,
+        sums.row.source,
+        boundary=sums.row.boundary,
         method=method,
         quality=sums.quality,
         complete=sums.unknown == 0,
@@ -125,4 +131,29 @@ def shares_of(
     return (
         part_of(sums, dynamic, errors.of_dynamic(method), method),
         part_of(sums, idle, errors.of_idle, method),
+    )
+
+
+# -- the network ------------------------------------------------------------------------------
+
+
+def network_of(sums: MeterSums, assumptions: Assumptions) -> Amount:
+    """Joules of one machine's bytes on the wire; the broker's end is not counted a second time."""
+    if sums.row.component is Component.BROKER or not sums.wire_bytes:
+        return NOTHING
+    rates = assumptions.network.get(sums.row.access)
+    if rates is None:
+        return NOTHING if sums.row.access in WITHOUT_RATE else UNKNOWN
+    return transfer(sums.wire_bytes, rates)
+
+
+def transfer(wire_bytes: float, rates: NetworkRates) -> Amount:
+    """Joules of transferring so many bytes."""
+    per_byte = JOULES_PER_KWH / BYTES_PER_GB
+    return Amount(
+        joules=wire_bytes * rates.mid * per_byte,
+        low=wire_bytes * rates.low * per_byte,
+        high=wire_bytes * rates.high * per_byte,
+        source=Source.TABLE_MODEL,
+        boundary=Boundary.LINK,
     )

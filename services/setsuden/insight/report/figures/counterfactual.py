@@ -11,7 +11,6 @@ from itertools import product
 from math import fsum
 from typing import Literal, NamedTuple
 
-from setsuden.insight.report.amounts import added
 from setsuden.insight.report.model import (
     Amount,
     ComponentReport,
@@ -20,7 +19,8 @@ from setsuden.insight.report.model import (
     Part,
     Verdict,
 )
-from setsuden.insight.report.run import Run
+from setsuden.insight.report.totals.amounts import added
+from setsuden.insight.report.totals.run import RunTotals
 
 Scenario = Literal["all_edge", "all_cloud"]
 IDLE_STAYS = (
@@ -45,7 +45,7 @@ ASSUMED: dict[Scenario, tuple[str, ...]] = {
 }
 
 
-class Scale(NamedTuple):
+class Multiple(NamedTuple):
     """How many times the run's joules."""
 
     low: float
@@ -58,12 +58,12 @@ class Term(NamedTuple):
 
     part: Part
     amount: Amount
-    scale: Scale
+    scale: Multiple
     stretch: float
-    """By how much its joules may be larger for windows without any; at the known ones' rate."""
+    """By how much its joules may be larger, if windows without any used as much as the others."""
 
 
-class Work(NamedTuple):
+class ScenarioWork(NamedTuple):
     """What the scenario does for all events of the run."""
 
     inferences: int
@@ -71,22 +71,24 @@ class Work(NamedTuple):
     wire_bytes: float
 
 
-SAME, NEVER = Scale(1, 1, 1), Scale(0, 0, 0)
+SAME, NEVER = Multiple(1, 1, 1), Multiple(0, 0, 0)
 
 
-def times(factor: float) -> Scale:
+def times(factor: float) -> Multiple:
     """Exactly so many times."""
-    return Scale(factor, factor, factor)
+    return Multiple(factor, factor, factor)
 
 
-def up_to(factor: float, mid: float) -> Scale:
+def up_to(factor: float, mid: float) -> Multiple:
     """Between as in the run and so many times."""
-    return Scale(min(1.0, factor), mid, max(1.0, factor))
+    return Multiple(min(1.0, factor), mid, max(1.0, factor))
 
 
-def all_edge(run: Run, components: Sequence[ComponentReport]) -> Counterfactual:
+def all_edge(run: RunTotals, components: Sequence[ComponentReport]) -> Counterfactual:
     """Every event answered by the student alone."""
-    items = fsum(work.items.value for one in run.of(Part.EDGE) for work in one.sums.work.values())
+    items = fsum(
+        work.items.value for meter in run.of(Part.EDGE) for work in meter.sums.work.values()
+    )
     if not run.inferences or items <= 0:
         return _none("all_edge", "no student ran and ended an event in the run")
     student = run.inferences / items
@@ -94,10 +96,12 @@ def all_edge(run: Run, components: Sequence[ComponentReport]) -> Counterfactual:
     scales |= {(Part.EDGE, "idle"): SAME, (Part.EDGE, "overhead"): SAME}
     edge = components[0]
     cpu = edge.cpu_seconds + (student - 1) * edge.inference_cpu_seconds
-    return _scenario("all_edge", list(_terms(components, scales)), Work(run.inferences, cpu, 0.0))
+    return _scenario(
+        "all_edge", list(_terms(components, scales)), ScenarioWork(run.inferences, cpu, 0.0)
+    )
 
 
-def all_cloud(run: Run, components: Sequence[ComponentReport]) -> Counterfactual:
+def all_cloud(run: RunTotals, components: Sequence[ComponentReport]) -> Counterfactual:
     """Every event escalated, without a student."""
     escalated = run.events.escalated
     if not run.inferences or not escalated:
@@ -126,7 +130,7 @@ def all_cloud(run: Run, components: Sequence[ComponentReport]) -> Counterfactual
             (cloud.cpu_seconds - cloud.inference_cpu_seconds) * halfway,
         )
     )
-    work = Work(run.inferences, cpu, run.wire_bytes * k)
+    work = ScenarioWork(run.inferences, cpu, run.wire_bytes * k)
     return _scenario("all_cloud", list(_terms(components, scales)), work)
 
 
@@ -144,7 +148,7 @@ def _none(scenario: Scenario, reason: str) -> Counterfactual:
     )
 
 
-def _scenario(scenario: Scenario, terms: Sequence[Term], work: Work) -> Counterfactual:
+def _scenario(scenario: Scenario, terms: Sequence[Term], work: ScenarioWork) -> Counterfactual:
     used = [part for part in Part if any(t.part is part and t.scale != NEVER for t in terms)]
     by = {part: added(_scaled(term) for term in terms if term.part is part) for part in used}
     difference = difference_of(terms)
@@ -161,32 +165,32 @@ def _scenario(scenario: Scenario, terms: Sequence[Term], work: Work) -> Counterf
 
 
 def _terms(
-    components: Sequence[ComponentReport], scales: dict[tuple[Part, str], Scale]
+    components: Sequence[ComponentReport], scales: dict[tuple[Part, str], Multiple]
 ) -> Iterator[Term]:
     for component in components:
         known = component.seconds - component.unknown_seconds
         stretch = component.seconds / known if known > 0 else 1.0
         for name in ("dynamic", "idle", "overhead"):
-            found = getattr(component, name)
-            if found is not None:
+            cell = getattr(component, name)
+            if cell is not None:
                 scale = scales.get((component.component, name), NEVER)
-                yield Term(component.component, found.per_1000, scale, stretch)
-        if component.dynamic is None:  # without rows: of unknown size, whatever it is made of
+                yield Term(component.component, cell.per_1000, scale, stretch)
+        if component.dynamic is None:  # without rows: unknown, and not split
             known_scales = [s for (part, _), s in scales.items() if part is component.component]
             highest = max(known_scales, default=NEVER)
             yield Term(component.component, component.whole.total, highest, 1.0)
 
 
 def _scaled(term: Term) -> Amount:
-    found, by = term.amount, term.scale
-    if found.joules is None or found.low is None or found.high is None:
-        return found
+    amount, by = term.amount, term.scale
+    if amount.joules is None or amount.low is None or amount.high is None:
+        return amount
     ends = {
-        "joules": found.joules * by.mid,
-        "low": found.low * by.low,
-        "high": found.high * by.high,
+        "joules": amount.joules * by.mid,
+        "low": amount.low * by.low,
+        "high": amount.high * by.high,
     }
-    return found.model_copy(update=ends)
+    return amount.model_copy(update=ends)
 
 
 def difference_of(terms: Sequence[Term]) -> Difference:
@@ -201,25 +205,21 @@ def difference_of(terms: Sequence[Term]) -> Difference:
         lows.append(low)
         mids.append(mid)
         highs.append(high)
-    return Difference(
-        joules=_sum(mids),
-        low=_sum(lows),
-        high=_sum(highs),
-    )
+    return Difference(joules=_sum(mids), low=_sum(lows), high=_sum(highs))
 
 
 def _change(term: Term) -> tuple[float | None, float | None, float | None]:
     """Low, mid and high of (scale - 1) x joules; None: no bound is known."""
-    found, by = term.amount, term.scale
-    if by == SAME or (found.joules is None and found.complete):
+    amount, by = term.amount, term.scale
+    if by == SAME or (amount.joules is None and amount.complete):
         return 0.0, 0.0, 0.0
-    if found.joules is None or found.low is None or found.high is None:
+    if amount.joules is None or amount.low is None or amount.high is None:
         return (0.0 if by.low >= 1 else None, None, 0.0 if by.high <= 1 else None)
     ends = [
         (scale - 1) * joules
-        for scale, joules in product((by.low, by.high), (found.low, found.high * term.stretch))
+        for scale, joules in product((by.low, by.high), (amount.low, amount.high * term.stretch))
     ]
-    return min(ends), (by.mid - 1) * found.joules, max(ends)
+    return min(ends), (by.mid - 1) * amount.joules, max(ends)
 
 
 def _sum(values: Sequence[float | None]) -> float | None:

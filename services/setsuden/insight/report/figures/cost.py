@@ -6,15 +6,14 @@ from collections.abc import Iterator, Sequence
 from math import fsum
 from typing import NamedTuple
 
-from setsuden.insight.carbon.cost import cost
-from setsuden.insight.carbon.embodied import YEAR_SECONDS
-from setsuden.insight.report.amounts import sum_known
+from setsuden.insight.carbon.sites import YEAR_SECONDS, charge
 from setsuden.insight.report.model import ComponentReport, Cost, CostRow, Counterfactual, Part
-from setsuden.insight.report.run import PARTS, Metered, Run
+from setsuden.insight.report.totals.amounts import sum_known
+from setsuden.insight.report.totals.run import MACHINE_PARTS, MeterTotals, RunTotals
 
 
-class Euros(NamedTuple):
-    """Of one machine for the run."""
+class MeterEuros(NamedTuple):
+    """What one machine cost over the run."""
 
     electricity: float | None
     instance: float | None
@@ -23,14 +22,14 @@ class Euros(NamedTuple):
 
 
 def cost_of(
-    run: Run,
+    run: RunTotals,
     components: Sequence[ComponentReport],
     edge: Counterfactual,
     cloud: Counterfactual,
 ) -> Cost:
     """The run's euros, and those per 1,000 events of it and of both counterfactuals."""
-    rows = tuple(_row(run, part) for part in PARTS if run.of(part))
-    missing = [words for one in run.meters for words in _euros(run, one).missing]
+    rows = tuple(_row(run, part) for part in MACHINE_PARTS if run.of(part))
+    missing = [name for meter in run.meters for name in _euros(run, meter).missing]
     per_1000 = 1000 / run.inferences if run.inferences else None
     whole = sum_known(row.whole_eur for row in rows)
     complete = bool(rows) and all(row.complete for row in rows)
@@ -44,68 +43,66 @@ def cost_of(
     )
 
 
-def _row(run: Run, part: Part) -> CostRow:
-    euros = [_euros(run, one) for one in run.of(part)]
+def _row(run: RunTotals, part: Part) -> CostRow:
+    euros = [_euros(run, meter) for meter in run.of(part)]
     columns = [sum_known(column) for column in list(zip(*euros, strict=True))[:3]]
-    known = all(one.electricity is not None or one.instance is not None for one in euros)
+    known = all(meter.electricity is not None or meter.instance is not None for meter in euros)
     return CostRow(
         component=part,
         electricity_eur=columns[0],
         instance_eur=columns[1],
         device_eur=columns[2],
         whole_eur=sum_known(columns),
-        complete=known and all(one.joules.whole.complete for one in run.of(part)),
+        complete=known and all(meter.joules.whole.complete for meter in run.of(part)),
     )
 
 
-def _euros(run: Run, one: Metered) -> Euros:
-    meter, sums = one.sums.meter, one.sums
-    site = run.assumptions.site(meter)
-    found = cost(
-        run.assumptions.rents.get(meter.component) or site.price,
-        joules=one.joules.whole.joules,
-        seconds=sums.seconds.value,
-        reserved_share=meter.reserved_share,
+def _euros(run: RunTotals, meter: MeterTotals) -> MeterEuros:
+    site = run.assumptions.site(meter.row)
+    charged = charge(
+        run.assumptions.rents.get(meter.row.component) or site.price,
+        joules=meter.joules.whole.joules,
+        seconds=meter.sums.seconds.value,
+        reserved_share=meter.row.reserved_share,
         pue=site.profile.pue if site.profile is not None else 1.0,
     )
-    if found.method == "rent":
-        return Euros(None, found.euros, None, ())
-    device = _device(run, one)
-    missing = tuple(_missing(run, one, electricity=found.euros, device=device))
-    return Euros(found.euros, None, device, missing)
+    if charged.method == "rent":
+        return MeterEuros(None, charged.euros, None, ())
+    device = _device(run, meter)
+    missing = tuple(_missing(run, meter, electricity=charged.euros, device=device))
+    return MeterEuros(charged.euros, None, device, missing)
 
 
-def _device(run: Run, one: Metered) -> float | None:
-    """The price's part for the time the machine was reserved, over its life."""
-    declared = run.assumptions.devices.get(one.sums.meter.component)
-    years = _lifespan(run, one)
+def _device(run: RunTotals, meter: MeterTotals) -> float | None:
+    """The price, times the reserved time over the machine's lifespan."""
+    declared = run.assumptions.devices.get(meter.row.component)
+    years = _lifespan(run, meter)
     if declared is None or years is None:
         return None
-    meter = one.sums.meter
-    reserved = one.sums.seconds.value * meter.reserved_share
+    reserved = meter.sums.seconds.value * meter.row.reserved_share
     return declared.euros * reserved / (years * YEAR_SECONDS)
 
 
-def _lifespan(run: Run, one: Metered) -> float | None:
-    declared = run.assumptions.devices.get(one.sums.meter.component)
-    profile = run.assumptions.site(one.sums.meter).profile
+def _lifespan(run: RunTotals, meter: MeterTotals) -> float | None:
+    declared = run.assumptions.devices.get(meter.row.component)
+    profile = run.assumptions.site(meter.row).profile
     own = declared.lifespan_years if declared is not None else None
     return own or (profile.lifespan_years if profile is not None else None)
 
 
 def _missing(
-    run: Run, one: Metered, *, electricity: float | None, device: float | None
+    run: RunTotals, meter: MeterTotals, *, electricity: float | None, device: float | None
 ) -> Iterator[str]:
-    site = run.assumptions.site_name(one.sums.meter)
-    if run.assumptions.site(one.sums.meter).price is None:
-        yield f"price of {one.part}: a tariff at site {site}, or a rent"
+    site = run.assumptions.site_name(meter.row)
+    if run.assumptions.site(meter.row).price is None:
+        yield f"price of {meter.part}: a tariff at site {site}, or a rent"
     elif electricity is None:
-        yield f"joules of {one.part}, for its electricity"
+        yield f"joules of {meter.part}, for its electricity"
     if device is None:
-        if run.assumptions.devices.get(one.sums.meter.component) is None:
-            yield f"price of a machine of {one.part}"
+        if run.assumptions.devices.get(meter.row.component) is None:
+            yield f"price of a machine of {meter.part}"
         else:
-            yield f"lifespan of a machine of {one.part}"
+            yield f"lifespan of a machine of {meter.part}"
 
 
 def _otherwise(

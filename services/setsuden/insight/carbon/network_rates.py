@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 from setsuden.schemas.windows import Access
 
-JOULES_PER_KWH = 3.6e6
 BYTES_PER_GB = 1e9
 LINE_MARGINAL = 6.7e-5
 """kWh/GB: 0.03 W per Mbit/s is 240 J/GB."""
@@ -30,14 +29,6 @@ MOBILE_MARGINAL = 3.3e-3
 """kWh/GB: 1.5 W per Mbit/s is 12 kJ/GB."""
 
 
-class Joules(NamedTuple):
-    """Low, mid and high."""
-
-    low: float
-    mid: float
-    high: float
-
-
 class NetworkRate(NamedTuple):
     """kWh per GB (10^9 bytes on the wire), one way or the other."""
 
@@ -45,11 +36,6 @@ class NetworkRate(NamedTuple):
     mid: float
     high: float
     source: str
-
-    def joules(self, wire_bytes: int) -> Joules:
-        """Of so many bytes on the wire, both directions together."""
-        scale = wire_bytes / BYTES_PER_GB * JOULES_PER_KWH
-        return Joules(self.low * scale, self.mid * scale, self.high * scale)
 
 
 _RATES = {
@@ -69,8 +55,8 @@ _RATES = {
 }
 
 
-def network(access: Access) -> NetworkRate | None:
-    """The rate of this access; None for loopback, a LAN and an undeclared one: nobody knows them.
+def network_rate(access: Access) -> NetworkRate | None:
+    """The rate of this access; None where no usable figure exists: loopback, LAN, undeclared.
 
     Report None as unknown with source ``none``, not as 0.
     """

@@ -1,4 +1,4 @@
-"""Windows folded into sums per meter: all that a report needs, in memory that does not grow much.
+"""Windows folded into sums per meter: all that a report needs, in little memory.
 
 Every sum is exact, so the order in which rows are read, and the files they lie in, change nothing.
 """
@@ -13,18 +13,16 @@ from math import fsum
 from typing import NamedTuple
 
 from setsuden.energy.attribution.attribute import Buckets, HostWindow, ProcessUse, buckets
-
-from setsuden.insight.report.read import Seen
-from setsuden.schemas.energy import Method, Quality
+from setsuden.insight.report.rows.read import WindowAt
+from setsuden.schemas.energy import Method, Quality, worst
 from setsuden.schemas.windows import Counts, MeterRow, WindowRow, WorkRow
 
 HEADER_BYTES = 40
 """IPv4 and TCP without options, of each segment."""
-_WORST_LAST = tuple(Quality)
 _KEPT = 512
 
 
-class Sum:
+class ExactSum:
     """A sum, rounded once at the end and so independent of the order of its parts."""
 
     __slots__ = ("_parts",)
@@ -46,14 +44,14 @@ class Sum:
 
 def _exact(parts: list[float]) -> list[float]:
     """Few floats of exactly the same sum: each is what the ones before it leave out."""
-    found: list[float] = []
-    while rest := fsum((*parts, *(-one for one in found))):
-        found.append(rest)
-    return found
+    exact: list[float] = []
+    while rest := fsum((*parts, *(-value for value in exact))):
+        exact.append(rest)
+    return exact
 
 
-class WorkKey(NamedTuple):
-    """Whose runs they are."""
+class ModelKey(NamedTuple):
+    """One model in one pipeline, and how the CPU time of its runs was measured."""
 
     pipeline: str
     model: str
@@ -65,17 +63,17 @@ class WorkKey(NamedTuple):
 class WorkSums:
     """What one model did under one meter."""
 
-    runs: Sum = field(default_factory=Sum)
-    items: Sum = field(default_factory=Sum)
-    cpu: Sum = field(default_factory=Sum)
-    known_items: Sum = field(default_factory=Sum)
+    runs: ExactSum = field(default_factory=ExactSum)
+    items: ExactSum = field(default_factory=ExactSum)
+    cpu: ExactSum = field(default_factory=ExactSum)
+    known_items: ExactSum = field(default_factory=ExactSum)
     """Items in windows with joules."""
-    dynamic: Sum = field(default_factory=Sum)
-    idle: Sum = field(default_factory=Sum)
+    dynamic: ExactSum = field(default_factory=ExactSum)
+    idle: ExactSum = field(default_factory=ExactSum)
 
 
 @dataclass(slots=True)
-class Timeline:
+class WindowColumns:
     """Windows one by one, as little of each as hours and curves need."""
 
     start_ns: array[int] = field(default_factory=lambda: array("q"))
@@ -102,46 +100,47 @@ class Timeline:
 class MeterSums:
     """One meter's windows, summed."""
 
-    meter: MeterRow
+    row: MeterRow
     windows: int = 0
     unknown: int = 0
     degraded: int = 0
     quarantined: int = 0
     quality: Quality = Quality.OK
     """The worst of the windows with joules."""
-    seconds: Sum = field(default_factory=Sum)
-    known_seconds: Sum = field(default_factory=Sum)
-    joules: Sum = field(default_factory=Sum)
+    seconds: ExactSum = field(default_factory=ExactSum)
+    known_seconds: ExactSum = field(default_factory=ExactSum)
+    joules: ExactSum = field(default_factory=ExactSum)
     """Of the machine."""
-    idle_joules: Sum = field(default_factory=Sum)
+    idle_joules: ExactSum = field(default_factory=ExactSum)
     """The part of them that the idle machine would have used."""
-    idle_watt_seconds: Sum = field(default_factory=Sum)
-    request_idle: Sum = field(default_factory=Sum)
-    overhead: Sum = field(default_factory=Sum)
-    idle_unused: Sum = field(default_factory=Sum)
-    other: Sum = field(default_factory=Sum)
-    busy_cpu: Sum = field(default_factory=Sum)
-    steal_cpu: Sum = field(default_factory=Sum)
-    process_cpu: Sum = field(default_factory=Sum)
-    run_cpu: Sum = field(default_factory=Sum)
-    dynamic: defaultdict[Method, Sum] = field(default_factory=lambda: defaultdict(Sum))
-    """``request_dynamic`` by how the runs' CPU time was found."""
-    work: defaultdict[WorkKey, WorkSums] = field(default_factory=lambda: defaultdict(WorkSums))
+    idle_watt_seconds: ExactSum = field(default_factory=ExactSum)
+    request_idle: ExactSum = field(default_factory=ExactSum)
+    overhead: ExactSum = field(default_factory=ExactSum)
+    idle_unused: ExactSum = field(default_factory=ExactSum)
+    other: ExactSum = field(default_factory=ExactSum)
+    busy_cpu: ExactSum = field(default_factory=ExactSum)
+    steal_cpu: ExactSum = field(default_factory=ExactSum)
+    process_cpu: ExactSum = field(default_factory=ExactSum)
+    run_cpu: ExactSum = field(default_factory=ExactSum)
+    dynamic: defaultdict[Method, ExactSum] = field(default_factory=lambda: defaultdict(ExactSum))
+    """``request_dynamic`` by how the CPU time of the runs was measured."""
+    work: defaultdict[ModelKey, WorkSums] = field(default_factory=lambda: defaultdict(WorkSums))
     counts: Counter[str] = field(default_factory=Counter)
-    timeline: Timeline = field(default_factory=Timeline)
+    timeline: WindowColumns = field(default_factory=WindowColumns)
 
     def add(self, window: WindowRow) -> None:
         """Fold in one window."""
-        found = buckets_of(self.meter, window)
-        self._count(window, known=found is not None)
-        if found is None:
-            self._work_without_joules(window.work)
+        split = buckets_of(self.row, window)
+        self._count(window, known=split is not None)
+        if split is None:
+            for row in window.work:
+                self._work(row)
             self.timeline.add(window, float("nan"))
             return
         self._machine(window)
-        self._parts(found)
-        self._shares(window.work, found)
-        self.timeline.add(window, fsum(found[:4]))
+        self._parts(split)
+        self._shares(window.work, split)
+        self.timeline.add(window, fsum(split[:4]))
 
     def _count(self, window: WindowRow, *, known: bool) -> None:
         self.windows += 1
@@ -163,31 +162,27 @@ class MeterSums:
         self.joules.add(joules)
         self.idle_joules.add(min(joules, watts * window.seconds))
         self.idle_watt_seconds.add(watts * window.seconds)
-        self.quality = max(self.quality, window.quality, key=_WORST_LAST.index)
+        self.quality = worst((self.quality, window.quality))
 
-    def _parts(self, found: Buckets) -> None:
-        self.request_idle.add(found.request_idle)
-        self.overhead.add(found.overhead)
-        self.idle_unused.add(found.idle_unused)
-        self.other.add(found.other)
+    def _parts(self, split: Buckets) -> None:
+        self.request_idle.add(split.request_idle)
+        self.overhead.add(split.overhead)
+        self.idle_unused.add(split.idle_unused)
+        self.other.add(split.other)
 
-    def _work_without_joules(self, rows: Iterable[WorkRow]) -> None:
-        for row in rows:
-            self._work(row)
-
-    def _shares(self, rows: tuple[WorkRow, ...], found: Buckets) -> None:
+    def _shares(self, rows: tuple[WorkRow, ...], split: Buckets) -> None:
         cpu = fsum(row.cpu_seconds for row in rows)
         opened = fsum(row.idle_seconds for row in rows)
         for row in rows:
             sums = self._work(row)
-            dynamic = found.request_dynamic * row.cpu_seconds / cpu if cpu > 0 else 0.0
+            dynamic = split.request_dynamic * row.cpu_seconds / cpu if cpu > 0 else 0.0
             sums.known_items.add(row.items)
             sums.dynamic.add(dynamic)
-            sums.idle.add(found.request_idle * row.idle_seconds / opened if opened > 0 else 0.0)
+            sums.idle.add(split.request_idle * row.idle_seconds / opened if opened > 0 else 0.0)
             self.dynamic[row.method].add(dynamic)
 
     def _work(self, row: WorkRow) -> WorkSums:
-        sums = self.work[WorkKey(row.pipeline, row.model, row.digest, row.method)]
+        sums = self.work[ModelKey(row.pipeline, row.model, row.digest, row.method)]
         sums.runs.add(row.runs)
         sums.items.add(row.items)
         sums.cpu.add(row.cpu_seconds)
@@ -205,19 +200,19 @@ class MeterSums:
         return counts["bytes_up"] + counts["bytes_down"] + HEADER_BYTES * counts["packets"]
 
 
-def fold(rows: Iterable[Seen]) -> list[MeterSums]:
+def fold(windows: Iterable[WindowAt]) -> list[MeterSums]:
     """Sums of every meter that closed a window, by component, name and start."""
-    found: dict[str, MeterSums] = {}
-    for row in rows:
-        if row.meter.meter not in found:
-            found[row.meter.meter] = MeterSums(row.meter)
-        found[row.meter.meter].add(row.window)
-    return sorted(found.values(), key=_place)
+    sums: dict[str, MeterSums] = {}
+    for meter, window, _ in windows:
+        if meter.meter not in sums:
+            sums[meter.meter] = MeterSums(meter)
+        sums[meter.meter].add(window)
+    return sorted(sums.values(), key=_order)
 
 
-def _place(sums: MeterSums) -> tuple[str, str, int, str]:
-    meter = sums.meter
-    return meter.component, meter.name, meter.started_ns, meter.meter
+def _order(sums: MeterSums) -> tuple[str, str, int, str]:
+    row = sums.row
+    return row.component, row.name, row.started_ns, row.meter
 
 
 def buckets_of(meter: MeterRow, window: WindowRow) -> Buckets | None:

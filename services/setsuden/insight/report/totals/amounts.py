@@ -7,15 +7,12 @@ from math import fsum
 from typing import TypeVar
 
 from setsuden.insight.report.model import Amount, Cell
-from setsuden.schemas.energy import Boundary, Method, Quality, Source
+from setsuden.schemas.energy import Boundary, Method, Quality, Source, worst
 
-JOULES_PER_KWH = 3.6e6
 NOTHING = Amount()
-"""No such joules: adding it leaves a sum complete."""
+"""There are no such joules: adding it leaves a sum complete."""
 UNKNOWN = Amount(complete=False)
-"""Joules that nobody could read: adding it makes a sum a lower bound."""
-_WORST_LAST = tuple(Source)
-_QUALITY = tuple(Quality)
+"""Joules that could not be read: adding it makes a sum a lower bound."""
 LabelT = TypeVar("LabelT", Boundary, Method)
 
 
@@ -56,10 +53,10 @@ def added(parts: Iterable[Amount]) -> Amount:
         joules=fsum(part.joules or 0.0 for part in known),
         low=fsum(part.low or 0.0 for part in known),
         high=fsum(part.high or 0.0 for part in known),
-        source=max((part.source for part in known), key=_WORST_LAST.index),
+        source=worst(part.source for part in known),
         boundary=_same([part.boundary for part in known]),
         method=_same([part.method for part in known]),
-        quality=max((part.quality for part in known), key=_QUALITY.index),
+        quality=worst(part.quality for part in known),
         complete=complete,
     )
 
@@ -68,12 +65,12 @@ def _same(labels: Sequence[LabelT | None]) -> LabelT | None:
     return labels[0] if all(label is labels[0] for label in labels) else None
 
 
-def scaled(of: Amount, by: float) -> Amount:
-    """So many times the amount; ``by`` is not negative."""
+def scaled(of: Amount, factor: float) -> Amount:
+    """``factor`` times the amount; not negative."""
     if of.joules is None or of.low is None or of.high is None:
         return of
     return of.model_copy(
-        update={"joules": of.joules * by, "low": of.low * by, "high": of.high * by}
+        update={"joules": of.joules * factor, "low": of.low * factor, "high": of.high * factor}
     )
 
 
@@ -82,12 +79,12 @@ def cell(total: Amount, inferences: int) -> Cell:
     return Cell(total=total, per_1000=scaled(total, 1000 / inferences) if inferences else None)
 
 
-def ratio(of: float, whole: float) -> float | None:
-    """``of / whole``; None for a part of nothing."""
-    return of / whole if whole > 0 else None
+def ratio(part: float, whole: float) -> float | None:
+    """``part / whole``; None where ``whole`` is 0."""
+    return part / whole if whole > 0 else None
 
 
 def sum_known(values: Iterable[float | None]) -> float | None:
-    """The sum of what is known; None when nothing is."""
+    """The sum of the known values; None when there are none."""
     known = [value for value in values if value is not None]
     return fsum(known) if known else None

@@ -1,19 +1,20 @@
-"""The run over time: hours for the books, curves for the eye."""
+"""The run over time: hours for accounting, curves to look at."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
 from math import fsum, isnan
 from typing import NamedTuple
 
-from setsuden.insight.report.amounts import JOULES_PER_KWH, ratio
-from setsuden.insight.report.assumptions import Site
+from setsuden.insight.carbon.intensity import JOULES_PER_KWH
+from setsuden.insight.carbon.series import IntensitySeries
+from setsuden.insight.report.assumptions import SiteAssumptions, hour_name, with_hours
 from setsuden.insight.report.model import MAX_POINTS, Amount, Curve, HourReport, Part, Series
-from setsuden.insight.report.network import carried
-from setsuden.insight.report.run import Metered, Run
+from setsuden.insight.report.totals.amounts import ratio
+from setsuden.insight.report.totals.meters import transfer
+from setsuden.insight.report.totals.run import MeterTotals, RunTotals
 
 HOUR_NS = 3_600_000_000_000
 STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 21_600, 43_200)
@@ -21,7 +22,7 @@ STEPS = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14_400, 
 DAY = 86_400
 
 
-class Piece(NamedTuple):
+class WindowSlice(NamedTuple):
     """The part of a window that lies in one interval."""
 
     slot: int
@@ -32,14 +33,14 @@ class Piece(NamedTuple):
     wire: float
 
 
-def pieces_of(one: Metered, length_ns: int) -> Iterator[Piece]:
+def slices_of(meter: MeterTotals, length_ns: int) -> Iterator[WindowSlice]:
     """The meter's windows cut at multiples of ``length_ns``, each part by its time."""
-    line = one.sums.timeline
-    for place in line.order():
-        start, seconds = line.start_ns[place], line.seconds[place]
-        values = (seconds, line.ours[place], line.finals[place], line.wire[place])
+    windows = meter.sums.timeline
+    for place in windows.order():
+        start, seconds = windows.start_ns[place], windows.seconds[place]
+        values = (seconds, windows.ours[place], windows.finals[place], windows.wire[place])
         for slot, part in _cut(start, round(seconds * 1e9), length_ns):
-            yield Piece(slot, *(value * part for value in values))
+            yield WindowSlice(slot, *(value * part for value in values))
 
 
 def _cut(start: int, length: int, slot_ns: int) -> Iterator[tuple[int, float]]:
@@ -57,7 +58,7 @@ def _cut(start: int, length: int, slot_ns: int) -> Iterator[tuple[int, float]]:
 
 @dataclass(slots=True)
 class _Hour:
-    site: Site
+    site: SiteAssumptions
     seconds: list[float] = field(default_factory=list)
     joules: list[tuple[float, float, float]] = field(default_factory=list)
     """Mid, low, high."""
@@ -65,45 +66,52 @@ class _Hour:
     complete: bool = True
 
 
-def hours_of(run: Run) -> tuple[HourReport, ...]:
+def hours_of(run: RunTotals) -> tuple[HourReport, ...]:
     """Joules by UTC hour, site and component; the network's at the device's site."""
-    found: dict[tuple[int, str, Part], _Hour] = {}
-    for one in run.meters:
-        meter = one.sums.meter
-        name, site = run.assumptions.site_name(meter), run.assumptions.site(meter)
-        rates = run.assumptions.network.get(meter.access)
-        bounds = _bounds(one.joules.whole)
-        counts_wire = one.network.joules is not None and rates is not None
-        for piece in pieces_of(one, HOUR_NS):
-            hour = found.setdefault((piece.slot, name, one.part), _Hour(site))
-            _add(hour, piece, bounds)
-            if counts_wire and rates is not None and piece.wire:
-                net = found.setdefault((piece.slot, name, Part.NETWORK), _Hour(site))
-                sent = carried(piece.wire, rates)
+    hours: dict[tuple[int, str, Part], _Hour] = {}
+    for meter in run.meters:
+        name, site = run.assumptions.site_name(meter.row), run.assumptions.site(meter.row)
+        rates = run.assumptions.network.get(meter.row.access)
+        bounds = _bounds(meter.joules.whole)
+        counts_wire = meter.network.joules is not None and rates is not None
+        for window in slices_of(meter, HOUR_NS):
+            hour = hours.setdefault((window.slot, name, meter.part), _Hour(site))
+            _add(hour, window, bounds)
+            if counts_wire and rates is not None and window.wire:
+                net = hours.setdefault((window.slot, name, Part.NETWORK), _Hour(site))
+                sent = transfer(window.wire, rates)
                 net.joules.append((sent.joules or 0.0, sent.low or 0.0, sent.high or 0.0))
-    return tuple(_hour(*key, found[key]) for key in sorted(found))
+    return tuple(_hour(*key, hours[key]) for key in sorted(hours))
+
+
+def with_hourly_grid(run: RunTotals, series: IntensitySeries) -> tuple[RunTotals, tuple[str, ...]]:
+    """The run with the series' figure for each of its hours; its zones the series does not cover.
+
+    Only hours with rows: a clock that was years off must not look up all years between.
+    """
+    hours: defaultdict[str, set[int]] = defaultdict(set)
+    for meter in run.meters:
+        slots = (window.slot for window in slices_of(meter, HOUR_NS))
+        hours[run.assumptions.site_name(meter.row)].update(slots)
+    assumptions, missing = with_hours(run.assumptions, series, hours)
+    return replace(run, assumptions=assumptions), missing
 
 
 def _bounds(whole: Amount) -> tuple[float, float]:
-    """Low and high of one joule of the meter."""
+    """Low and high for each joule of the meter."""
     if not whole.joules or whole.low is None or whole.high is None:
         return 1.0, 1.0
     return whole.low / whole.joules, whole.high / whole.joules
 
 
-def _add(hour: _Hour, piece: Piece, bounds: tuple[float, float]) -> None:
-    hour.seconds.append(piece.seconds)
-    hour.finals.append(piece.finals)
-    if isnan(piece.joules):
+def _add(hour: _Hour, window: WindowSlice, bounds: tuple[float, float]) -> None:
+    hour.seconds.append(window.seconds)
+    hour.finals.append(window.finals)
+    if isnan(window.joules):
         hour.complete = False
         return
     low, high = bounds
-    hour.joules.append((piece.joules, piece.joules * low, piece.joules * high))
-
-
-def hour_name(slot: int) -> str:
-    """The hour that is so many after 1970 began, as a report names it."""
-    return datetime.fromtimestamp(slot * 3600, UTC).strftime("%Y-%m-%dT%H:%MZ")
+    hour.joules.append((window.joules, window.joules * low, window.joules * high))
 
 
 def _hour(slot: int, site: str, part: Part, hour: _Hour) -> HourReport:
@@ -127,7 +135,7 @@ def _hour(slot: int, site: str, part: Part, hour: _Hour) -> HourReport:
     )
 
 
-def _grams(site: Site, hour: str, part: Part, joules: float | None) -> float | None:
+def _grams(site: SiteAssumptions, hour: str, part: Part, joules: float | None) -> float | None:
     grid = site.at(hour)
     if joules is None or grid is None:
         return None
@@ -138,7 +146,7 @@ def _grams(site: Site, hour: str, part: Part, joules: float | None) -> float | N
 # -- curves -----------------------------------------------------------------------------------
 
 
-def series_of(run: Run) -> Series:
+def series_of(run: RunTotals) -> Series:
     """Mean watts of each component with machines, and inferences a second."""
     step = step_of(run.start_ns, run.end_ns)
     first = run.start_ns // (step * 10**9)
@@ -156,7 +164,7 @@ def series_of(run: Run) -> Series:
         start_ns=first * step * 10**9,
         step_seconds=float(step),
         curves=tuple(curves),
-        inferences_per_second=tuple(fsum(found) / step for found in finals),
+        inferences_per_second=tuple(fsum(counts) / step for counts in finals),
     )
 
 
@@ -170,22 +178,26 @@ def step_of(start_ns: int, end_ns: int) -> int:
 
 
 def _watts(
-    meters: list[Metered], step: int, first: int, points: int, tell: Callable[[Piece], None]
+    meters: list[MeterTotals],
+    step: int,
+    first: int,
+    points: int,
+    visit: Callable[[WindowSlice], None],
 ) -> tuple[float | None, ...]:
-    """Sum over machines of their mean power in each step; one machine's lives are one machine."""
-    machines: defaultdict[str, list[Metered]] = defaultdict(list)
-    for one in meters:
-        machines[one.sums.meter.name].append(one)
+    """Sum over machines of their mean power in each step; restarts of a meter are one machine."""
+    machines: defaultdict[str, list[MeterTotals]] = defaultdict(list)
+    for meter in meters:
+        machines[meter.row.name].append(meter)
     sums: list[list[float]] = [[] for _ in range(points)]
     for lives in machines.values():
         joules: defaultdict[int, list[float]] = defaultdict(list)
         seconds: defaultdict[int, list[float]] = defaultdict(list)
-        for one in lives:
-            for piece in pieces_of(one, step * 10**9):
-                tell(piece)
-                if not isnan(piece.joules):
-                    joules[piece.slot - first].append(piece.joules)
-                    seconds[piece.slot - first].append(piece.seconds)
-        for slot, found in joules.items():
-            sums[slot].append(ratio(fsum(found), fsum(seconds[slot])) or 0.0)
-    return tuple(fsum(found) if found else None for found in sums)
+        for meter in lives:
+            for window in slices_of(meter, step * 10**9):
+                visit(window)
+                if not isnan(window.joules):
+                    joules[window.slot - first].append(window.joules)
+                    seconds[window.slot - first].append(window.seconds)
+        for slot, parts in joules.items():
+            sums[slot].append(ratio(fsum(parts), fsum(seconds[slot])) or 0.0)
+    return tuple(fsum(watts) if watts else None for watts in sums)

@@ -1,15 +1,15 @@
-"""What a report says in words: its boundary, and everything that is no reading."""
+"""What a report states as text: its boundary, and each assumption with its source."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 
-from setsuden.insight.report.assumptions import Site
-from setsuden.insight.report.fold import HEADER_BYTES
+from setsuden.insight.carbon.network_rates import BYTES_PER_GB
+from setsuden.insight.report.assumptions import SiteAssumptions
 from setsuden.insight.report.model import ComponentReport, Part
-from setsuden.insight.report.network import BYTES_PER_GB
-from setsuden.insight.report.run import PARTS, Run
+from setsuden.insight.report.rows.sums import HEADER_BYTES
+from setsuden.insight.report.totals.run import MACHINE_PARTS, RunTotals
 from setsuden.schemas.energy import Boundary
 
 INSIDE = {
@@ -25,9 +25,9 @@ INSIDE = {
 OUTSIDE = "training, distillation, the caller's own machine, storage of results after the run"
 
 
-def boundary_of(run: Run, components: Iterable[ComponentReport]) -> str:
+def boundary_of(run: RunTotals, components: Iterable[ComponentReport]) -> str:
     """What is inside and outside the headline."""
-    inside = [f"{part}: {_inside(run, part)}" for part in PARTS if run.of(part)]
+    inside = [f"{part}: {_inside(run, part)}" for part in MACHINE_PARTS if run.of(part)]
     left = [f"{c.component} ({c.note})" for c in components if c.whole.total.joules is None]
     network = next(c for c in components if c.component is Part.NETWORK)
     if network.whole.total.joules is not None:
@@ -36,23 +36,21 @@ def boundary_of(run: Run, components: Iterable[ComponentReport]) -> str:
     return f"operation. Inside: {'; '.join(inside)}. Outside: {outside}"
 
 
-def _inside(run: Run, part: Part) -> str:
-    found = {
-        INSIDE[one.sums.meter.boundary]
-        for one in run.of(part)
-        if one.sums.meter.boundary is not None
+def _inside(run: RunTotals, part: Part) -> str:
+    boundaries = {
+        INSIDE[meter.row.boundary] for meter in run.of(part) if meter.row.boundary is not None
     }
-    return " or ".join(sorted(found)) or "unknown"
+    return " or ".join(sorted(boundaries)) or "unknown"
 
 
-def assumptions_of(run: Run) -> tuple[str, ...]:
+def assumptions_of(run: RunTotals) -> tuple[str, ...]:
     """Each with its source."""
     return tuple(
         dict.fromkeys((*_method(run), *_meters(run), *_sites(run), *_declared(run), *_network(run)))
     )
 
 
-def _method(run: Run) -> Iterator[str]:
+def _method(run: RunTotals) -> Iterator[str]:
     yield (
         "idle joules are the idle baseline times time, shared by reserved part of the machine; "
         "the rest is shared by CPU-seconds (SCI counts reserved hardware, used or not)"
@@ -61,18 +59,16 @@ def _method(run: Run) -> Iterator[str]:
         yield f"{run.reader.torn} rows were cut off when a process was killed, and are left out"
 
 
-def _meters(run: Run) -> Iterator[str]:
-    """One line for machines that stand on the same."""
+def _meters(run: RunTotals) -> Iterator[str]:
+    """One line for machines with the same facts."""
     names: defaultdict[tuple[Part, str], set[str]] = defaultdict(set)
-    for one in run.meters:
-        names[one.part, _facts(one.sums.meter.origin, one.sums.meter.factor)].add(
-            one.sums.meter.name
-        )
-        names[one.part, f"idle: {one.sums.meter.idle_origin}"].add(one.sums.meter.name)
-        share = f"reserved part {one.sums.meter.reserved_share:.3g} ({one.sums.meter.reserved_why})"
-        names[one.part, share].add(one.sums.meter.name)
-    for (part, facts), found in sorted(names.items()):
-        yield f"{part} {_some(found)}: {facts}"
+    for meter in run.meters:
+        names[meter.part, _facts(meter.row.origin, meter.row.factor)].add(meter.row.name)
+        names[meter.part, f"idle: {meter.row.idle_origin}"].add(meter.row.name)
+        share = f"reserved part {meter.row.reserved_share:.3g} ({meter.row.reserved_why})"
+        names[meter.part, share].add(meter.row.name)
+    for (part, facts), meters in sorted(names.items()):
+        yield f"{part} {_some(meters)}: {facts}"
 
 
 def _facts(origin: str, factor: float | None) -> str:
@@ -84,12 +80,12 @@ def _some(names: set[str]) -> str:
     return ", ".join(shown) if len(shown) <= 3 else f"{shown[0]} and {len(shown) - 1} more"
 
 
-def _sites(run: Run) -> Iterator[str]:
+def _sites(run: RunTotals) -> Iterator[str]:
     for name, site in sorted(run.assumptions.sites.items()):
-        yield from (f"site {name}: {words}" for words in _site(site))
+        yield from (f"site {name}: {fact}" for fact in _site(site))
 
 
-def _site(site: Site) -> Iterator[str]:
+def _site(site: SiteAssumptions) -> Iterator[str]:
     if site.profile is None:
         yield "no profile, so no PUE, grid or water is assumed"
     else:
@@ -108,7 +104,7 @@ def _site(site: Site) -> Iterator[str]:
         yield f"{site.embodied.total_kg:g} kg CO2e a machine ({site.embodied.source})"
 
 
-def _hourly(site: Site) -> Iterator[str]:
+def _hourly(site: SiteAssumptions) -> Iterator[str]:
     names = sorted(site.hours)
     if not names:
         return
@@ -122,20 +118,20 @@ def _hourly(site: Site) -> Iterator[str]:
     )
 
 
-def _declared(run: Run) -> Iterator[str]:
-    found = run.assumptions
-    for component, site in sorted(found.site_of.items()):
+def _declared(run: RunTotals) -> Iterator[str]:
+    assumed = run.assumptions
+    for component, site in sorted(assumed.site_of.items()):
         yield f"{component} stands at site {site}, whatever its rows say (declared)"
-    for name, making in sorted(found.embodied.items()):
+    for name, making in sorted(assumed.embodied.items()):
         yield f"{name}: {making.total_kg:g} kg CO2e ({making.source})"
-    for component, rent in sorted(found.rents.items()):
+    for component, rent in sorted(assumed.rents.items()):
         yield f"{component}: {rent.euros_per_hour or 0:g} EUR/h a machine ({rent.source})"
-    for component, device in sorted(found.devices.items()):
+    for component, device in sorted(assumed.devices.items()):
         yield f"{component}: {device.euros:g} EUR a machine ({device.source})"
 
 
-def _network(run: Run) -> Iterator[str]:
-    used = {one.sums.meter.access for one in run.meters if one.sums.wire_bytes}
+def _network(run: RunTotals) -> Iterator[str]:
+    used = {meter.row.access for meter in run.meters if meter.sums.wire_bytes}
     for access in sorted(used):
         rates = run.assumptions.network.get(access)
         if rates is not None:

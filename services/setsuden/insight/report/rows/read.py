@@ -11,8 +11,8 @@ from typing import BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from setsuden.insight.report.errors import RowsError
 from setsuden.schemas.energy import Source
+from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.windows import ROWS_VERSION, MeterRow, WindowRow
 
 PATTERN = "*.rows.jsonl"
@@ -20,20 +20,26 @@ MAX_LINE = 1 << 20
 RowT = TypeVar("RowT", bound=BaseModel)
 
 
-class Span(NamedTuple):
-    """Which windows are asked for, by their start; None: no bound."""
+class RowsError(SetsudenError):
+    """Rows that are missing, damaged or contradictory; names file and line."""
+
+    code = "rows_invalid"
+
+
+class TimeRange(NamedTuple):
+    """The windows to read, by their start; None: no bound."""
 
     since_ns: int | None = None
     until_ns: int | None = None
 
     def holds(self, start_ns: int) -> bool:
-        """True when a window that starts then is asked for."""
+        """True when a window that starts then is in the range."""
         after = self.since_ns is None or start_ns >= self.since_ns
         return after and (self.until_ns is None or start_ns < self.until_ns)
 
 
-class Seen(NamedTuple):
-    """One window and where it stands."""
+class WindowAt(NamedTuple):
+    """One window and the line it was read from."""
 
     meter: MeterRow
     window: WindowRow
@@ -42,24 +48,24 @@ class Seen(NamedTuple):
 
 
 @dataclass(slots=True)
-class Reader:
-    """Reads folders; afterwards it knows what was skipped."""
+class RowsReader:
+    """Reads folders of rows and counts what it skips."""
 
-    span: Span = Span()
+    time_range: TimeRange = TimeRange()
     torn: int = 0
     duplicates: int = 0
     _meters: dict[str, tuple[MeterRow, bytes]] = field(default_factory=dict)
     _windows: dict[str, dict[int, bytes]] = field(default_factory=dict)
 
-    def read(self, folders: Sequence[Path]) -> Iterator[Seen]:
+    def read(self, folders: Sequence[Path]) -> Iterator[WindowAt]:
         """Every window once; raises RowsError, also when there is none."""
-        found = False
-        for path in files_of(folders):
-            for seen in self._file(path):
-                found = True
-                yield seen
-        if not found:
-            raise _nothing(folders, self.span)
+        empty = True
+        for path in rows_files(folders):
+            for window in self._file(path):
+                empty = False
+                yield window
+        if empty:
+            raise _no_windows(folders, self.time_range)
 
     @property
     def sha256(self) -> str:
@@ -71,7 +77,7 @@ class Reader:
             whole.update(digest)
         return whole.hexdigest()
 
-    def _file(self, path: Path) -> Iterator[Seen]:
+    def _file(self, path: Path) -> Iterator[WindowAt]:
         with path.open("rb") as file:
             lines = self._lines(path, file)
             first = next(lines, None)
@@ -81,16 +87,16 @@ class Reader:
             for line, place in lines:
                 window = _parsed(WindowRow, line, place)
                 if self._wanted(meter, window, place):
-                    yield Seen(meter, window, place)
+                    yield WindowAt(meter, window, place)
 
     def _lines(self, path: Path, file: BinaryIO) -> Iterator[tuple[bytes, str]]:
-        """Lines and their places; a last one that was cut off is counted, not given."""
+        """Lines and their places; a last line that was cut off is counted and left out."""
         number = 0
         while line := file.readline(MAX_LINE + 1):
             number += 1
             place = f"{path}:{number}"
             if len(line) > MAX_LINE:
-                raise RowsError(f"{place}: a line of over {MAX_LINE} bytes is no row")
+                raise RowsError(f"{place}: a line of over {MAX_LINE} bytes is not a row")
             if not line.endswith(b"\n") and _cut_off(line):
                 self.torn += 1
                 return
@@ -117,7 +123,7 @@ class Reader:
             raise RowsError(f"{place}: a window of {window.meter} in a file of {meter.meter}")
         if window.joules is not None and meter.source is Source.NONE:
             raise RowsError(f"{place}: joules from a meter that has no source of them")
-        if not self.span.holds(window.start_ns):
+        if not self.time_range.holds(window.start_ns):
             return False
         digest = _digest(window)
         known = self._windows.setdefault(meter.meter, {}).setdefault(window.start_ns, digest)
@@ -129,20 +135,20 @@ class Reader:
         return False
 
 
-def files_of(folders: Sequence[Path]) -> list[Path]:
-    """Files of rows in these folders, each once; raises RowsError for a folder that is none."""
-    found: dict[Path, Path] = {}
+def rows_files(folders: Sequence[Path]) -> list[Path]:
+    """Files of rows in these folders, each once; raises RowsError for a missing folder."""
+    paths: dict[Path, Path] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise RowsError(f"{folder} is no folder", remedy="name the folder of a run")
+            raise RowsError(f"{folder} is not a folder", remedy="name the folder of a run")
         for path in sorted(folder.rglob(PATTERN)):
-            found.setdefault(path.resolve(), path)
-    return list(found.values())
+            paths.setdefault(path.resolve(), path)
+    return list(paths.values())
 
 
-def _nothing(folders: Sequence[Path], span: Span) -> RowsError:
+def _no_windows(folders: Sequence[Path], time_range: TimeRange) -> RowsError:
     where = ", ".join(str(folder) for folder in folders)
-    if span != Span():
+    if time_range != TimeRange():
         return RowsError(f"no windows of that time in {where}", remedy="widen --since and --until")
     return RowsError(
         f"no energy rows in {where}",
@@ -157,12 +163,12 @@ def _parsed(model: type[RowT], line: bytes, place: str) -> RowT:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         field_name = ".".join(str(part) for part in first["loc"])
-        words = f"{field_name}: {first['msg']}" if field_name else first["msg"]
-        raise RowsError(f"{place}: {words}") from error
+        reason = f"{field_name}: {first['msg']}" if field_name else first["msg"]
+        raise RowsError(f"{place}: {reason}") from error
 
 
 def _cut_off(line: bytes) -> bool:
-    """True when it is no whole JSON: the process was killed while it wrote."""
+    """True when it is incomplete JSON: the process was killed while it wrote."""
     try:
         json.loads(line)
     except ValueError:

@@ -7,21 +7,21 @@ the run has what they need.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from setsuden.insight.report.amounts import JOULES_PER_KWH
-from setsuden.insight.report.exports.yaml_text import document
+from setsuden.insight.carbon.intensity import JOULES_PER_KWH
+from setsuden.insight.report.figures.timeline import HOUR_NS
 from setsuden.insight.report.model import CarbonRow, HourReport, Report
 
 UNIT = "inferences"
-HOUR_NS = 3_600_000_000_000
 
 
 def text(report: Report) -> str:
-    """The manifest as YAML."""
-    return document(manifest(report))
+    """The manifest as JSON, which is YAML 1.2 too."""
+    return json.dumps(manifest(report), indent=2, ensure_ascii=False) + "\n"
 
 
 def manifest(report: Report) -> dict[str, Any]:
@@ -54,12 +54,10 @@ def _complete(report: Report) -> str:
 
 def _terms(report: Report) -> list[str]:
     """Terms of carbon that every row has: a sum that lacks one somewhere would be too low."""
-    found = []
-    if report.hours and all(hour.operational_g is not None for hour in report.hours):
-        found.append("carbon-operational")
-        if report.carbon.embodied_g is not None:
-            found.append("carbon-embodied")
-    return found
+    if not report.hours or any(hour.operational_g is None for hour in report.hours):
+        return []
+    embodied = ["carbon-embodied"] if report.carbon.embodied_g is not None else []
+    return ["carbon-operational", *embodied]
 
 
 def _compute(terms: list[str]) -> list[str]:
@@ -84,22 +82,22 @@ def _input(
 ) -> dict[str, Any]:
     begin = max(_ns(hour), report.start_ns)
     end = min(_ns(hour) + HOUR_NS, report.end_ns)
-    # Sci refuses a row of under a second, which the border of an hour may leave.
+    # Sci refuses a row of under a second, which may remain at the edge of an hour.
     seconds = max(1.0, (end - begin) / 1e9)
-    found: dict[str, Any] = {"timestamp": _stamp(begin), "duration": seconds}
+    values: dict[str, Any] = {"timestamp": _stamp(begin), "duration": seconds}
     if hour.joules is not None:
-        found["energy"] = hour.joules / JOULES_PER_KWH * (row.pue or 1.0 if row else 1.0)
+        values["energy"] = hour.joules / JOULES_PER_KWH * (row.pue or 1.0 if row else 1.0)
     if hour.operational_g is not None:
-        found["carbon-operational"] = hour.operational_g
+        values["carbon-operational"] = hour.operational_g
     if "carbon-embodied" in terms:
-        found["carbon-embodied"] = _embodied(report, hour, row)
+        values["carbon-embodied"] = _embodied(report, hour, row)
     # The whole run's, so that the components' scores add up to the run's.
-    found[UNIT] = sum(other.inferences for other in report.hours if other.hour == hour.hour)
-    return found
+    values[UNIT] = sum(other.inferences for other in report.hours if other.hour == hour.hour)
+    return values
 
 
 def _embodied(report: Report, hour: HourReport, row: CarbonRow | None) -> float:
-    """The hour's part by time; what nobody declared is left out, as in the report's own SCI."""
+    """The hour's share by time; 0 where undeclared, as in the report's own SCI."""
     if row is None or row.embodied_g is None:
         return 0.0
     return row.embodied_g * hour.seconds / (sum(_times(report, hour)) or 1.0)

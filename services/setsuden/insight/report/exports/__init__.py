@@ -1,1 +1,0 @@
-"""The report in other people's formats; each file can be read without Setsuden."""

@@ -1,0 +1,1 @@
+"""What follows from the totals: grams, euros, counterfactuals, curves and findings."""

@@ -1,1 +1,0 @@
-"""What in a run is worth a person's attention, with evidence and advice."""

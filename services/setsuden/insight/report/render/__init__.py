@@ -1,0 +1,1 @@
+"""The report for a terminal, and in other people's formats."""

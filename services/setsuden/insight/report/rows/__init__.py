@@ -1,0 +1,1 @@
+"""What meters wrote: rows read from disk, checked, and folded into sums per meter."""
