@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from setsuden.energy.domain import Domain, Kind, Reading
 from setsuden.energy.sensors.counter import (
     COUNTER_STEP,
@@ -16,7 +17,6 @@ from setsuden.energy.sensors.counter import (
     counter_step,
     power_step,
 )
-
 from setsuden.schemas.energy import Boundary, Quality, Source
 
 INTEL_JOULES = 262_143.328_850

@@ -7,6 +7,7 @@ from math import exp, log
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from setsuden.energy.attribution.intervals import (
     MAX_FACTOR,
     METHODS,
@@ -18,7 +19,6 @@ from setsuden.energy.attribution.intervals import (
     idle_part_factor,
     interval,
 )
-
 from setsuden.schemas.energy import Method
 
 factors = st.floats(1.0, MAX_FACTOR)

@@ -17,13 +17,13 @@ from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import (
 )
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
 from prometheus_client.parser import text_string_to_metric_families
-from setsuden.energy.metering.instruments import Instrument, Point, instruments, points_of
-from setsuden.energy.metering.totals import Summed, Totals
 from tests.support.cloud import until
 from tests.support.meters import meter as real_meter
 
 from setsuden.edge_agent.metrics import Gauges, Metrics, exposition
 from setsuden.energy import Meter, WorkKey
+from setsuden.energy.metering.instruments import Instrument, Point, instruments, points_of
+from setsuden.energy.metering.totals import Summed, Totals
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.schemas import metrics as names

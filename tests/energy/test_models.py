@@ -18,11 +18,11 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
-from setsuden.energy.roots import Clock, Doors, SysRoot
 from tests.support import ml
 
 from setsuden.cli.energy.models import models as command
 from setsuden.energy import EnergyOptions
+from setsuden.energy.host.system import Clock, Host, SysRoot
 from setsuden.insight.model_energy.findings import (
     BATCH,
     BATCH_GAIN,
@@ -398,8 +398,8 @@ def test_joules_of_a_cpu_second_are_the_models_slope_above_idle(tmp_path: Path) 
     (tmp_path / "proc").mkdir()
     (tmp_path / "proc/stat").write_text("cpu  1 0 0 0\ncpu0 1 0 0 0\ncpu1 0 0 0 0\n")
     options = EnergyOptions(watts_per_core=5.0, idle_watts_per_core=2.0, factor=2.0)
-    doors = Doors(root=SysRoot(tmp_path))
-    power = power_rate(options, doors)
+    host = Host(root=SysRoot(tmp_path))
+    power = power_rate(options, host)
     assert power is not None
     assert power.joules == pytest.approx(3.0)
     found = reading(0.002, power)
@@ -412,13 +412,13 @@ def test_joules_of_a_cpu_second_are_the_models_slope_above_idle(tmp_path: Path) 
 
 
 def test_without_a_model_joules_are_unknown_and_not_zero(tmp_path: Path) -> None:
-    assert power_rate(EnergyOptions(sensor="none"), Doors()) is None
-    assert power_rate(EnergyOptions(), Doors(root=SysRoot(tmp_path))) is None
+    assert power_rate(EnergyOptions(sensor="none"), Host()) is None
+    assert power_rate(EnergyOptions(), Host(root=SysRoot(tmp_path))) is None
     assert reading(1.0, None) is None
 
 
 def test_cpus_are_those_that_may_be_kept_busy() -> None:
-    assert 1 <= usable_cpus(Doors()) <= (os.cpu_count() or 1)
+    assert 1 <= usable_cpus(Host()) <= (os.cpu_count() or 1)
 
 
 # -- the command ----------------------------------------------------------------------------------
@@ -465,7 +465,7 @@ def test_a_person_sees_every_way_and_every_comparison(tiny: Path) -> None:
 
 
 def test_declared_threads_above_the_cpus_are_found_on_this_machine(tiny: Path) -> None:
-    threads = usable_cpus(Doors()) + 1
+    threads = usable_cpus(Host()) + 1
     told = json.loads(
         invoke(with_threads(tiny, threads), *SHORT, "--model", "teacher", "--json").stdout
     )

@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from setsuden.energy.domain import Candidate
-from setsuden.energy.options import EnergyOptions, PlugOptions
-from setsuden.energy.protocols import mqtt
-from setsuden.energy.protocols.numbers import MAX_BYTES
-from setsuden.energy.roots import Doors
-from setsuden.energy.sensors import plug
 from tests.support.devices import SteppedClock, has_problem, has_value, until
 from tests.support.sensor_contract import assert_kept, opened
 
+from setsuden.energy.domain import Candidate
+from setsuden.energy.host.system import Host
+from setsuden.energy.options import EnergyOptions, PlugOptions
+from setsuden.energy.protocols import mqtt
+from setsuden.energy.protocols.numbers import MAX_BYTES
+from setsuden.energy.sensors import plug
 from setsuden.testing.broker import LocalBroker
 from setsuden.testing.server import free_port
 
@@ -34,9 +34,9 @@ def clock() -> SteppedClock:
 
 
 def plugged(clock: SteppedClock | None = None, **options: object) -> Candidate:
-    doors = Doors(clock=clock or SteppedClock())
+    host = Host(clock=clock or SteppedClock())
     found = PlugOptions.model_validate({"kind": "mqtt", **options})
-    return plug.probe(EnergyOptions(plug=found), doors)
+    return plug.probe(EnergyOptions(plug=found), host)
 
 
 class Broker(LocalBroker):

@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from setsuden.energy.domain import Candidate
-from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.pmu import Event, Pmu, attr
-from setsuden.energy.roots import Doors, SysRoot
-from setsuden.energy.sensors import perf
 from tests.support.devices import SteppedClock
 from tests.support.sensor_contract import assert_kept, opened
 
+from setsuden.energy.domain import Candidate
+from setsuden.energy.host.system import Host, SysRoot
+from setsuden.energy.options import EnergyOptions
+from setsuden.energy.protocols.pmu import Event, Pmu, attr
+from setsuden.energy.sensors import perf
 from setsuden.schemas.energy import Boundary, Source
 
 POWER = "sys/bus/event_source/devices/power"
@@ -80,8 +80,8 @@ def power_tree(root: Path, events: str = "psys pkg cores gpu ram", cpus: str = "
 
 
 def found(root: Path, pmu: Pmu | None = None) -> Candidate:
-    doors = Doors(root=SysRoot(root), clock=SteppedClock())
-    return perf.probe(EnergyOptions(), doors, pmu or Counters())
+    host = Host(root=SysRoot(root), clock=SteppedClock())
+    return perf.probe(EnergyOptions(), host, pmu or Counters())
 
 
 def test_rapl_events_keep_the_contract(tmp_path: Path) -> None:

@@ -9,10 +9,10 @@ import tomllib
 from pathlib import Path
 
 import pytest
+
+from setsuden.energy.broker import BrokerCounts
 from setsuden.energy.metering.journal import SUFFIX
 from setsuden.energy.sensors.boards import boards
-
-from setsuden.energy.metering.broker import BrokerCounts
 from setsuden.link import Link
 from setsuden.schemas.energy import Method
 from setsuden.schemas.windows import Component, MeterRow, WindowRow

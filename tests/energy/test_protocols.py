@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from setsuden.energy.domain import Candidate, Domain, Kind
-from setsuden.energy.options import EnergyOptions, PlugOptions
-from setsuden.energy.protocols.background import Newest, Value, judged
-from setsuden.energy.protocols.numbers import MAX_BYTES, number_in
-from setsuden.energy.roots import Doors, SysRoot
-from setsuden.energy.sensors import plug
 from tests.support.devices import Device, SteppedClock, device, has_problem, has_value, until
 from tests.support.sensor_contract import assert_kept, opened
 
+from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.host.system import Host, SysRoot
+from setsuden.energy.options import EnergyOptions, PlugOptions
+from setsuden.energy.protocols.background import Newest, Value, judged
+from setsuden.energy.protocols.numbers import MAX_BYTES, number_in
+from setsuden.energy.sensors import plug
 from setsuden.schemas.energy import Boundary, Source
 
 
@@ -39,8 +39,8 @@ def clock() -> SteppedClock:
 def plugged(
     clock: SteppedClock | None = None, root: Path = Path("/"), **options: object
 ) -> Candidate:
-    doors = Doors(root=SysRoot(root), clock=clock or SteppedClock())
-    return plug.probe(EnergyOptions(plug=PlugOptions.model_validate(options)), doors)
+    host = Host(root=SysRoot(root), clock=clock or SteppedClock())
+    return plug.probe(EnergyOptions(plug=PlugOptions.model_validate(options)), host)
 
 
 # -- the newest value ---------------------------------------------------------------------------
@@ -130,7 +130,7 @@ def test_a_plug_keeps_the_contract(meter: Device) -> None:
 
     assert_kept(plugged(kind="http", url=meter.url), advance=grow)
     assert_kept(plugged(kind="http", url=meter.url, quantity="joules"), advance=grow)
-    assert_kept(plug.probe(EnergyOptions(), Doors()))
+    assert_kept(plug.probe(EnergyOptions(), Host()))
 
 
 @pytest.mark.parametrize(

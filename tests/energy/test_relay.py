@@ -12,14 +12,14 @@ from math import inf, nan
 from pathlib import Path
 
 import pytest
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading
-from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
-from setsuden.energy.roots import Clock, Doors
-from setsuden.energy.sensors import relay
 from tests.support.devices import SteppedClock
 from tests.support.sensor_contract import assert_kept, opened
 
+from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.host.system import Clock, Host
+from setsuden.energy.options import EnergyOptions
+from setsuden.energy.protocols.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
+from setsuden.energy.sensors import relay
 from setsuden.schemas.energy import Boundary, Source
 
 PACKAGE = Domain(
@@ -96,7 +96,7 @@ def server(sensor: Privileged, path: Path) -> Iterator[Server]:
 
 
 def asked(path: Path, clock: Clock) -> Candidate:
-    return relay.probe(EnergyOptions(relay=str(path)), Doors(clock=clock))
+    return relay.probe(EnergyOptions(relay=str(path)), Host(clock=clock))
 
 
 def test_the_relay_keeps_the_contract(
@@ -108,7 +108,7 @@ def test_the_relay_keeps_the_contract(
 
     assert_kept(asked(path, clock), advance=advance, vanish=server.close)
     assert_kept(asked(path, clock))
-    assert_kept(relay.probe(EnergyOptions(), Doors()))
+    assert_kept(relay.probe(EnergyOptions(), Host()))
 
 
 def test_all_of_a_domain_but_its_source_passes_through(

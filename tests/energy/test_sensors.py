@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.support.sensor_contract import assert_kept, opened
+from tests.support.trees import HWMON, POWERCAP, SUPPLY, Machine
+
 from setsuden.energy.domain import Candidate, Domain, Kind
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import rapl
@@ -14,9 +17,6 @@ from setsuden.energy.sensors.boards import boards
 from setsuden.energy.sensors.factors import FACTORS, Kin, accuracy_factor
 from setsuden.energy.sensors.find import probe_boards
 from setsuden.energy.sensors.sums import match
-from tests.support.sensor_contract import assert_kept, opened
-from tests.support.trees import HWMON, POWERCAP, SUPPLY, Machine
-
 from setsuden.schemas.energy import Boundary, Source
 from setsuden.schemas.errors import ConfigError
 
@@ -33,8 +33,8 @@ def candidate(machine: Machine, name: str, *files: Path) -> Candidate:
     """What the row of this name, or RAPL, finds."""
     options = EnergyOptions(boards=tuple(str(file) for file in files))
     if name == rapl.NAME:
-        return rapl.probe(options, machine.doors)
-    found = [one for _, one in probe_boards(options, machine.doors) if one.name == name]
+        return rapl.probe(options, machine.host)
+    found = [one for _, one in probe_boards(options, machine.host) if one.name == name]
     return found[0]
 
 

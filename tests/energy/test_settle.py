@@ -7,10 +7,10 @@ from math import fsum, isclose
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from setsuden.energy.metering.ledger import MeteredRun, RunLedger, WorkKey
 from setsuden.energy.metering.provisional import Rate
 from setsuden.energy.metering.settle import Closed, Labels, settle
-
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Counts, WindowRow
 

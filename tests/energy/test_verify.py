@@ -15,6 +15,10 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
+from setsuden.cli.energy.verify import document, table
+from setsuden.cli.energy.verify import verify as command
+from setsuden.energy import EnergyOptions, MeteredRun, WorkKey
 from setsuden.energy.attribution.attribute import (
     UNCALIBRATED_EXPONENT,
     Attribution,
@@ -25,13 +29,9 @@ from setsuden.energy.attribution.attribute import (
     Share,
     attribute,
 )
-from setsuden.energy.metering.assembly import Identity, open_meter
+from setsuden.energy.host.cpu import HostCpuReader, cores
 from setsuden.energy.metering.baseline import Baseline
-from setsuden.energy.metering.hostcpu import HostCpuReader, cores
-
-from setsuden.cli.energy.verify import document, table
-from setsuden.cli.energy.verify import verify as command
-from setsuden.energy import EnergyOptions, MeteredRun, WorkKey
+from setsuden.energy.open import Identity, open_meter
 from setsuden.energy.simulator import (
     COUNTER,
     POWER,
@@ -99,8 +99,8 @@ def test_the_same_seed_gives_the_same_files_and_the_same_truth(tmp_path: Path) -
             plant.advance(1.0)
             plant.advance(2.5)
             text = [
-                plant.doors.root.text(f"{COUNTER}/energy_uj"),
-                plant.doors.root.text("proc/stat"),
+                plant.host.root.text(f"{COUNTER}/energy_uj"),
+                plant.host.root.text("proc/stat"),
             ]
             told.append((text, plant.true_buckets, len(plant.requests)))
     assert told[0] == told[1]
@@ -151,7 +151,7 @@ def test_the_counter_goes_in_its_units_and_wraps(tmp_path: Path) -> None:
         reader.close()
         assert plant.joules == pytest.approx(54.0)
         assert found == pytest.approx(54.0, abs=20 * 62e-6)
-        assert int(plant.doors.root.text(f"{COUNTER}/energy_uj")) < counter.max_uj
+        assert int(plant.host.root.text(f"{COUNTER}/energy_uj")) < counter.max_uj
 
 
 def test_the_power_file_tells_the_mean_of_its_last_interval(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_the_power_file_tells_the_mean_of_its_last_interval(tmp_path: Path) -> N
     scene = Scene(neighbours=Neighbours(2.0), load=Requests(per_second=0), power=power)
     with running(tmp_path, scene) as plant:
         plant.advance(0.25)
-        told = int(plant.doors.root.text(f"{POWER}/power1_input"))
+        told = int(plant.host.root.text(f"{POWER}/power1_input"))
         true = plant.machine.idle_watts + plant.machine.watts_above_idle(2.02)
         assert told % 2500 == 0
         assert told / 1e6 == pytest.approx(true, abs=0.0013)
@@ -167,18 +167,18 @@ def test_the_power_file_tells_the_mean_of_its_last_interval(tmp_path: Path) -> N
 
 def test_proc_stat_lags_the_truth_by_less_than_two_ticks(tmp_path: Path) -> None:
     with running(tmp_path, BUSY) as plant:
-        reader = HostCpuReader(plant.doors.root)
+        reader = HostCpuReader(plant.host.root)
         for _ in range(40):
             plant.advance(0.1)
             lag = plant._busy - reader.read().busy_seconds
             assert -1e-9 <= lag < 0.02
         reader.close()
-        assert cores(plant.doors.root) == plant.machine.cores
+        assert cores(plant.host.root) == plant.machine.cores
 
 
 def test_a_held_file_stays_readable_while_the_plant_runs(tmp_path: Path) -> None:
     with running(tmp_path, BUSY) as plant:
-        handle = plant.doors.root.open(f"{COUNTER}/energy_uj")
+        handle = plant.host.root.open(f"{COUNTER}/energy_uj")
         first = int(handle.text())
         plant.advance(1.0)
         assert int(handle.text()) > first
@@ -255,7 +255,7 @@ def test_the_meter_gives_each_request_what_the_rig_gives_it(tmp_path: Path) -> N
     )
     identity = Identity(Component.EDGE, "edge-1", "host", "0" * 64)
     with running(tmp_path / "tree", scene) as plant:
-        meter = open_meter(options, identity, doors=plant.doors, process=PlantProcess(plant))
+        meter = open_meter(options, identity, host=plant.host, process=PlantProcess(plant))
         meter._baseline = Baseline(calibration.idle_watts, "calibrated", 1.05)
         key = WorkKey("pipeline", "bundle/model", "digest")
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from setsuden.energy.attribution.intervals import WINDOW_FACTOR, Spread
 from tests.support import rows as make
 from tests.support.command import Command
 
+from setsuden.energy.attribution.intervals import WINDOW_FACTOR, Spread
 from setsuden.insight.report.assumptions import Declared, read_declared
 from setsuden.insight.report.build import read_run, report_of
 from setsuden.insight.report.counterfactual import Scale, Term, difference_of, verdict_of

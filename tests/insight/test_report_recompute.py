@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from setsuden.energy.metering.ledger import RunLedger, WorkKey
-from setsuden.energy.metering.settle import Closed, Labels, settle
 from tests.support import rows as make
 from tests.support.command import Command
 
+from setsuden.energy.metering.ledger import RunLedger, WorkKey
+from setsuden.energy.metering.settle import Closed, Labels, settle
 from setsuden.insight.report.assumptions import Declared
 from setsuden.insight.report.build import read_run, report_of
 from setsuden.insight.report.fold import buckets_of

@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-from setsuden.energy.metering.instruments import Instrument, Point
 from tests.support import otlp_raw as raw
 from tests.support.cloud import eventually, until
 from tests.support.processes import Process
 
+from setsuden.energy.metering.instruments import Instrument, Point
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.schemas import metrics as names

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from setsuden.energy.metering.provisional import Rate
-from setsuden.energy.metering.settle import Labels
 
 from setsuden.energy import MeteredRun, WorkKey
+from setsuden.energy.metering.provisional import Rate
+from setsuden.energy.metering.settle import Labels
 from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import gate
 from setsuden.schemas.energy import Boundary, Method, Source

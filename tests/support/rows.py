@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from setsuden.energy.attribution.attribute import HostWindow, ProcessUse, buckets
-
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import (
     Access,

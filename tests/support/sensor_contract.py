@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from math import isfinite
 
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading, Sensor
-
 from setsuden.schemas.energy import Source
 
 

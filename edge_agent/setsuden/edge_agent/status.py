@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from setsuden.energy.metering.instruments import instruments
-
 from setsuden.energy import Meter
+from setsuden.energy.metering.instruments import instruments
 from setsuden.link import Link, LinkState
 from setsuden.telemetry import Recorder
 

@@ -12,9 +12,8 @@ import random
 import time
 from collections.abc import Callable, Mapping
 
-from setsuden.energy.metering.instruments import instruments
-
 from setsuden.energy import Meter
+from setsuden.energy.metering.instruments import instruments
 from setsuden.link import Link, LinkState
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import LinkError

@@ -8,11 +8,12 @@ from contextlib import AbstractContextManager, contextmanager
 from math import fsum, sqrt
 from typing import NamedTuple, Protocol
 
-from setsuden.energy.calibration.calibrate import CalibrationError, Meter, Point
+from setsuden.energy.calibration.calibrate import CalibrationError, Meter
 from setsuden.energy.calibration.load import Work
 from setsuden.energy.domain import Candidate, Sensor
-from setsuden.energy.metering.hostcpu import HostCpuReader, cores
-from setsuden.energy.roots import Doors
+from setsuden.energy.host.cpu import HostCpuReader, cores
+from setsuden.energy.host.system import Host
+from setsuden.energy.power_curve import Point
 from setsuden.energy.sensors.counter import Track
 from setsuden.schemas.energy import Quality, Source
 
@@ -51,7 +52,7 @@ def points(
     watts: Watts,
     work: Mapping[str, Work],
     running: Running,
-    doors: Doors,
+    host: Host,
     *,
     seconds: float,
     begun: Callable[[str], None],
@@ -62,15 +63,15 @@ def points(
 
     Utilisation is what ``/proc/stat`` saw, not what was meant: others use the machine too.
     """
-    stat, count = HostCpuReader(doors.root), cores(doors.root)
+    stat, count = HostCpuReader(host.root), cores(host.root)
     try:
         for step, load in work.items():
             with running(load):
                 begun(step)
-                doors.clock.wait(threading.Event(), settle_seconds(seconds))
-                began, before = doors.clock.monotonic_ns(), stat.read().busy_seconds
+                host.clock.wait(threading.Event(), settle_seconds(seconds))
+                began, before = host.clock.monotonic_ns(), stat.read().busy_seconds
                 found = watts.mean(step, seconds)
-                took = (doors.clock.monotonic_ns() - began) / 1e9
+                took = (host.clock.monotonic_ns() - began) / 1e9
                 busy = stat.read().busy_seconds - before
             yield step, _point(found, max(0.0, busy) / (took * count), took)
     finally:
@@ -118,9 +119,9 @@ def meter_of(candidate: Candidate) -> Meter:
 class SensorWatts:
     """Watts from an energy source of this machine."""
 
-    def __init__(self, candidate: Candidate, sensor: Sensor, doors: Doors) -> None:
+    def __init__(self, candidate: Candidate, sensor: Sensor, host: Host) -> None:
         self.meter = meter_of(candidate)
-        self._sensor, self._clock = sensor, doors.clock
+        self._sensor, self._clock = sensor, host.clock
         self._tracks = {
             domain.id: Track(domain) for domain in sensor.domains if domain.id in candidate.primary
         }
@@ -181,13 +182,13 @@ def _mean(known: list[tuple[float, float]]) -> Mean:
 
 
 @contextmanager
-def opened(candidate: Candidate, doors: Doors) -> Iterator[SensorWatts]:
+def opened(candidate: Candidate, host: Host) -> Iterator[SensorWatts]:
     """The candidate as a way to learn watts; raises CalibrationError, and OSError at its device."""
     meter_of(candidate)
     if candidate.open is None:
         raise CalibrationError(candidate.reason, remedy=candidate.remedy)
     sensor = candidate.open()
     try:
-        yield SensorWatts(candidate, sensor, doors)
+        yield SensorWatts(candidate, sensor, host)
     finally:
         sensor.close()

@@ -14,15 +14,15 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from setsuden.energy.host.cpu import HostCpuReader, OwnCpu, ProcessCpu
+from setsuden.energy.host.system import Host
 from setsuden.energy.metering.baseline import Baseline
-from setsuden.energy.metering.hostcpu import HostCpuReader, OwnCpu, ProcessCpu
 from setsuden.energy.metering.journal import Journal
 from setsuden.energy.metering.ledger import MeteredRun, RunLedger, WorkKey
 from setsuden.energy.metering.provisional import Rate
 from setsuden.energy.metering.sampler import Sampler
 from setsuden.energy.metering.settle import Closed, Labels, settle
 from setsuden.energy.metering.totals import Totals
-from setsuden.energy.roots import Doors
 from setsuden.schemas.energy import WORST_LAST, EnergyReading, Method, Quality
 from setsuden.schemas.windows import Counts, WindowRow
 
@@ -57,7 +57,7 @@ class Meter:
 
     def __init__(
         self,
-        doors: Doors,
+        host: Host,
         *,
         sampler: Sampler,
         baseline: Baseline,
@@ -70,11 +70,11 @@ class Meter:
         process: ProcessCpu | None = None,
         counts: Callable[[], Counts] = Counts,
     ) -> None:
-        self.ledger = RunLedger(doors.clock.monotonic_ns)
+        self.ledger = RunLedger(host.clock.monotonic_ns)
         self.totals = Totals()
         self.labels = labels
         self.journal = journal
-        self._clock = doors.clock
+        self._clock = host.clock
         self._sampler, self._baseline, self._rate = sampler, baseline, rate
         self._window = window_seconds
         self._patience = max(PATIENCE_SECONDS, 3 * sampler.slowest_seconds)
@@ -92,7 +92,7 @@ class Meter:
         self._pending: deque[Closed] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
-        self._host = HostCpuReader(doors.root)
+        self._host = HostCpuReader(host.root)
         self._sampler.read()
         self._sampler.take(self._clock.monotonic_ns())
         self._edge = self._now()

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from setsuden.energy.domain import Domain, Reading
-from setsuden.energy.roots import Clock
+from setsuden.energy.host.system import Clock
 
 STALE_INTERVALS = 3.0
 """A value older than so many intervals says nothing about now."""

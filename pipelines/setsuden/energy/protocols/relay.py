@@ -25,7 +25,7 @@ from typing import Literal
 from pydantic import ValidationError
 
 from setsuden.energy.domain import Domain, Reading, Sensor
-from setsuden.energy.roots import Clock
+from setsuden.energy.host.system import Clock
 from setsuden.schemas.base import WireModel
 
 log = logging.getLogger(__name__)

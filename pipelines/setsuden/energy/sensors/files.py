@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import isfinite, prod
 
 from setsuden.energy.domain import Domain, Kind, Reading
-from setsuden.energy.roots import Clock, Doors, Handle, SysRoot
+from setsuden.energy.host.system import Clock, Handle, Host, SysRoot
 
 NOISE_WATTS = 0.5
 """A rail that is off reads a little below 0 (an idle Jetson one -0.39 W); so much is called 0."""
@@ -67,15 +67,15 @@ class FileChannel:
 class FileSensor:
     """Channels with their files open."""
 
-    def __init__(self, channels: Sequence[FileChannel], doors: Doors) -> None:
+    def __init__(self, channels: Sequence[FileChannel], host: Host) -> None:
         """Opens every file; raises OSError, and then none stays open."""
         self.domains = tuple(channel.domain for channel in channels)
-        self._clock: Clock = doors.clock
+        self._clock: Clock = host.clock
         self._handles: list[Handle] = []
         self._channels: list[_OpenChannel] = []
         try:
             for channel in channels:
-                self._channels.append(_OpenChannel(channel, self._opened(channel, doors.root)))
+                self._channels.append(_OpenChannel(channel, self._opened(channel, host.root)))
         except OSError:
             self.close()
             raise

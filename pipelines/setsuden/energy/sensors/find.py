@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
 from setsuden.energy.sensors import access
 from setsuden.energy.sensors.boards import Board, Channel, Condition, Figure, boards
 from setsuden.energy.sensors.factors import FACTORS, Kin, accuracy_factor
@@ -28,11 +28,11 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM})
 _OFF = frozenset({errno.ENODATA, errno.ENODEV})
 
 
-def probe_boards(options: EnergyOptions, doors: Doors) -> list[tuple[str, Candidate]]:
+def probe_boards(options: EnergyOptions, host: Host) -> list[tuple[str, Candidate]]:
     """The worth and candidate of each row, in the rows' order; raises ConfigError for a bad row."""
-    glance = Glance(doors.root)
+    glance = Glance(host.root)
     return [
-        (board.worth, Search(board, glance, doors).candidate()) for board in boards(options.boards)
+        (board.worth, Search(board, glance, host).candidate()) for board in boards(options.boards)
     ]
 
 
@@ -63,10 +63,10 @@ class Failure:
 class Search:
     """One row, on one machine."""
 
-    def __init__(self, board: Board, glance: Glance, doors: Doors) -> None:
+    def __init__(self, board: Board, glance: Glance, host: Host) -> None:
         self._board = board
         self._glance = glance
-        self._doors = doors
+        self._host = host
 
     def candidate(self) -> Candidate:
         """What the row finds. Each channel is read once, to know that it can be."""
@@ -121,7 +121,7 @@ class Search:
             reason="; ".join(self._reasons(readable, ids, failures)),
             domains=tuple(channel.domain for channel in channels),
             primary=tuple(ids),
-            open=partial(FileSensor, channels, self._doors),
+            open=partial(FileSensor, channels, self._host),
             origin=self._origin,
         )
 
@@ -263,7 +263,7 @@ class Search:
         """Why the channel cannot be read now; None when it can, or when it is only busy."""
         for file in channel.files:
             try:
-                text = self._doors.root.text(file)
+                text = self._host.root.text(file)
             except OSError as error:
                 if error.errno in _PASSING:
                     continue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from setsuden.energy.roots import SysRoot
+from setsuden.energy.host.system import SysRoot
 
 
 class Glance:

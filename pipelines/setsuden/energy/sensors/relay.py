@@ -11,6 +11,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from setsuden.energy.domain import Candidate, Domain, Reading
+from setsuden.energy.host.system import Clock, Host
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.protocols.relay import (
     MAX_ANSWER_BYTES,
@@ -20,7 +21,6 @@ from setsuden.energy.protocols.relay import (
     Told,
     checked,
 )
-from setsuden.energy.roots import Clock, Doors
 from setsuden.schemas.base import WireModel
 from setsuden.schemas.energy import Source
 
@@ -34,7 +34,7 @@ _WORST_LAST = tuple(Source)
 AnswerT = TypeVar("AnswerT", Described, Told)
 
 
-def probe(options: EnergyOptions, doors: Doors) -> Candidate:
+def probe(options: EnergyOptions, host: Host) -> Candidate:
     """The meter at ``energy.relay``; asked for its domains."""
     if options.relay is None:
         return Candidate(
@@ -44,7 +44,7 @@ def probe(options: EnergyOptions, doors: Doors) -> Candidate:
             remedy="start 'setsuden energy watch --serve PATH' with the right to read the sensor, "
             "and set energy.relay to PATH",
         )
-    path = doors.root.path / options.relay
+    path = host.root.path / options.relay
     try:
         described = _described(path)
     except OSError as error:
@@ -62,7 +62,7 @@ def probe(options: EnergyOptions, doors: Doors) -> Candidate:
         reason=f"the meter at {options.relay} serves {names}",
         domains=domains,
         primary=described.primary,
-        open=lambda: RelaySensor(path, described, doors.clock),
+        open=lambda: RelaySensor(path, described, host.clock),
         origin=f"as told by the meter at {options.relay}",
     )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from setsuden.energy.attribution.attribute import Buckets
-from setsuden.energy.roots import Clock, Doors, SysRoot
+from setsuden.energy.host.system import Clock, Host, SysRoot
 from setsuden.energy.simulator.machine import Machine, Neighbours, Requests
 from setsuden.energy.simulator.schedule import Request, changes, requests
 from setsuden.energy.simulator.tree import CounterFile, PowerFile, Tree
@@ -78,7 +78,7 @@ class Plant:
         self._published_ns, self._published_joules, self._mean = 0, 0.0, 0.0
         self._tree = Tree(path, scene.machine.cores)
         self.clock = PlantClock(self)
-        self.doors = Doors(root=SysRoot(path), clock=self.clock)
+        self.host = Host(root=SysRoot(path), clock=self.clock)
         self._prepare()
         self._turn()
         self._write()

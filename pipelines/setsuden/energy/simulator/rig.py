@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 
 from setsuden.energy.attribution.attribute import Attribution, HostWindow, ProcessUse, RunUse, Share
 from setsuden.energy.attribution.intervals import dynamic_factor, idle_part_factor
-from setsuden.energy.metering.hostcpu import HostCpuReader
+from setsuden.energy.host.cpu import HostCpuReader
 from setsuden.energy.simulator.machine import Machine, Neighbours, Requests
 from setsuden.energy.simulator.plant import COUNTER, POWER, Plant, PlantProcess, Scene
 from setsuden.energy.simulator.schedule import Request
@@ -90,8 +90,8 @@ class CounterReader:
 
     def __init__(self, plant: Plant) -> None:
         self._plant = plant
-        self._file = plant.doors.root.open(f"{COUNTER}/energy_uj")
-        self._span = int(plant.doors.root.text(f"{COUNTER}/max_energy_range_uj")) + 1
+        self._file = plant.host.root.open(f"{COUNTER}/energy_uj")
+        self._span = int(plant.host.root.text(f"{COUNTER}/max_energy_range_uj")) + 1
         self._last = int(self._file.text())
 
     def advance(self, seconds: float) -> None:
@@ -119,7 +119,7 @@ class PowerReader:
 
     def __init__(self, plant: Plant) -> None:
         self._plant = plant
-        self._file = plant.doors.root.open(f"{POWER}/power1_input")
+        self._file = plant.host.root.open(f"{POWER}/power1_input")
         self._sum = 0.0
 
     def advance(self, seconds: float) -> None:
@@ -195,7 +195,7 @@ class Rig:
     ) -> None:
         self._plant, self._calibration, self._attribute = plant, calibration, attribute
         self._joules: Reader = reader(plant)
-        self._host = HostCpuReader(plant.doors.root)
+        self._host = HostCpuReader(plant.host.root)
         self._process = PlantProcess(plant)
         self._before = self._host.read().busy_seconds, self._process.seconds()
         self._true = plant.true_buckets

@@ -93,14 +93,14 @@ def models(  # noqa: PLR0917  # click hands over each option
     """
     quiet_logs()
     with needs("edge"):
-        from setsuden.energy.roots import Doors  # noqa: PLC0415
+        from setsuden.energy.host.system import Host  # noqa: PLC0415
         from setsuden.insight.model_energy.measured import Wanted, measure  # noqa: PLC0415  # numpy
         from setsuden.pipelines import bundle as bundles  # noqa: PLC0415
 
     read = bundles.load(bundle)
     wanted = Wanted(rate, seconds, models, against)
     try:
-        found = measure(read, wanted, energy_of(path), Doors(), _progress)
+        found = measure(read, wanted, energy_of(path), Host(), _progress)
     finally:
         _clear()
     if as_json:

@@ -7,14 +7,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from setsuden.cli.reference import filled, rows
+from setsuden.energy import EnergyOptions
 from setsuden.energy.attribution.intervals import METHODS, WINDOW_FACTOR
-from setsuden.energy.roots import Doors, SysRoot
+from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.sensors.boards import boards
 from setsuden.energy.sensors.detect import detect
 from setsuden.energy.sensors.factors import FACTORS
-
-from setsuden.cli.reference import filled, rows
-from setsuden.energy import EnergyOptions
 from setsuden.schemas import metrics
 
 _PAGE = Path(__file__).with_name("energy.md")
@@ -57,7 +56,7 @@ def page() -> str:
 def _sources() -> Iterator[tuple[str, ...]]:
     """In the order of the search, which a machine without anything shows whole."""
     found = {board.name: f"{board.boundary}: {board.citation}" for board in boards()}
-    searched = detect(EnergyOptions(), Doors(root=SysRoot(_NOWHERE))).candidates
+    searched = detect(EnergyOptions(), Host(root=SysRoot(_NOWHERE))).candidates
     return ((f"`{one.name}`", PROTOCOLS.get(one.name) or found[one.name]) for one in searched)
 
 

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from setsuden.energy.metering.hostcpu import cores, reserved_share
-from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
-from setsuden.energy.sensors.detect import detect
 
+from setsuden.energy.host.cpu import cores, reserved_share
+from setsuden.energy.host.system import Host
+from setsuden.energy.options import EnergyOptions
+from setsuden.energy.sensors.detect import detect
 from setsuden.insight.model_energy.findings import (
     BATCH,
     DECLARED,
@@ -98,12 +98,12 @@ class Measured(NamedTuple):
 
 
 def measure(
-    bundle: Bundle, wanted: Wanted, options: EnergyOptions, doors: Doors, tell: Tell
+    bundle: Bundle, wanted: Wanted, options: EnergyOptions, host: Host, tell: Tell
 ) -> Measured:
     """Measure now; raises BundleError, ConfigError and MissingExtraError."""
-    power, cpus = power_rate(options, doors), usable_cpus(doors)
+    power, cpus = power_rate(options, host), usable_cpus(host)
     groups = grouped(subjects(bundle, wanted), wanted.against)
-    rig = Rig(wanted.rate, wanted.seconds, doors.clock)
+    rig = Rig(wanted.rate, wanted.seconds, host.clock)
     progress = _progress(tell, groups)
     found = {
         figures.name: figures
@@ -120,9 +120,9 @@ def measure(
     return Measured(tuple(found.values()), compared, told, power, cpus)
 
 
-def usable_cpus(doors: Doors) -> int:
+def usable_cpus(host: Host) -> int:
     """CPUs that this process may keep busy, by affinity and ``cpu.max``; a part of one is one."""
-    return max(1, ceil(reserved_share(doors)[0] * cores(doors.root) - 1e-9))
+    return max(1, ceil(reserved_share(host)[0] * cores(host.root) - 1e-9))
 
 
 def _progress(tell: Tell, groups: Sequence[Sequence[Subject]]) -> Callable[[str], None]:
@@ -258,13 +258,13 @@ def inputs(observation: Observation, items: int) -> list[Array]:
 # -- joules ---------------------------------------------------------------------------------------
 
 
-def power_rate(options: EnergyOptions, doors: Doors) -> PowerRate | None:
+def power_rate(options: EnergyOptions, host: Host) -> PowerRate | None:
     """Joules of a CPU-second above idle: the best model of this machine; None when none is wanted.
 
     A meter of the whole machine sees nothing of a run of a millisecond, so it is not asked. A
     calibrated curve bends; this is its mean slope. Raises ConfigError.
     """
-    detection = detect(options, doors)
+    detection = detect(options, host)
     if not detection.chosen.domains:
         return None
     for candidate in detection.candidates:
@@ -272,7 +272,7 @@ def power_rate(options: EnergyOptions, doors: Doors) -> PowerRate | None:
         if domain is None or domain.source not in _MODELLED or candidate.idle_watts is None:
             continue
         if domain.max_watts is not None:
-            watts = max(0.0, domain.max_watts - candidate.idle_watts) / cores(doors.root)
+            watts = max(0.0, domain.max_watts - candidate.idle_watts) / cores(host.root)
             return PowerRate(watts, domain.factor, domain.source, domain.boundary, candidate.origin)
     return None
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 from statistics import median
 from typing import NamedTuple
 
-from setsuden.energy.roots import Clock
+from setsuden.energy.host.system import Clock
 from setsuden.insight.model_energy.findings import Figures, Rhythm, Turn, Way
 
 TURNS = 5

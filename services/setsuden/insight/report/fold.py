@@ -13,7 +13,6 @@ from math import fsum
 from typing import NamedTuple
 
 from setsuden.energy.attribution.attribute import Buckets, HostWindow, ProcessUse, buckets
-
 from setsuden.insight.report.read import Seen
 from setsuden.schemas.energy import Method, Quality
 from setsuden.schemas.windows import Counts, MeterRow, WindowRow, WorkRow

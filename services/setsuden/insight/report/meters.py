@@ -12,7 +12,6 @@ from setsuden.energy.attribution.intervals import (
     dynamic_factor,
     idle_part_factor,
 )
-
 from setsuden.insight.report.amounts import UNKNOWN, added, amount
 from setsuden.insight.report.fold import MeterSums
 from setsuden.insight.report.model import Amount

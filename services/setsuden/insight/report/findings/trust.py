@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator
 from math import fsum
 
 from setsuden.energy.metering.baseline import OBSERVED_FACTOR
-
 from setsuden.insight.report.findings.machines import listed
 from setsuden.insight.report.model import (
     ComponentReport,

@@ -13,10 +13,10 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from setsuden.energy.attribution.attribute import UNCALIBRATED_EXPONENT
-from setsuden.energy.calibration.calibrate import find
 from setsuden.energy.domain import Candidate, Domain
+from setsuden.energy.host.cpu import ProcessCpu, cores, reserved_share, threads_per_core
+from setsuden.energy.host.system import Host
 from setsuden.energy.metering.baseline import CALIBRATED_FACTOR, Baseline, observed
-from setsuden.energy.metering.hostcpu import ProcessCpu, cores, reserved_share
 from setsuden.energy.metering.journal import Journal
 from setsuden.energy.metering.ledger import WorkKey
 from setsuden.energy.metering.meter import Meter
@@ -24,9 +24,9 @@ from setsuden.energy.metering.provisional import Rate
 from setsuden.energy.metering.sampler import Sampler
 from setsuden.energy.metering.settle import Labels
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
+from setsuden.energy.power_curve import stored_calibration
 from setsuden.energy.sensors.detect import detect
-from setsuden.energy.sensors.table import match, threads_per_core
+from setsuden.energy.sensors.table import match
 from setsuden.schemas.energy import Source
 from setsuden.schemas.windows import Component, Counts, DomainRow, MeterRow
 
@@ -102,7 +102,7 @@ def open_meter(
     options: EnergyOptions,
     identity: Identity,
     *,
-    doors: Doors | None = None,
+    host: Host | None = None,
     counts: Callable[[], Counts] = Counts,
     process: ProcessCpu | None = None,
     reserved: float | None = None,
@@ -112,12 +112,12 @@ def open_meter(
 
     ``reserved`` is the machine's part that somebody else reserved for this process.
     """
-    doors = doors or Doors()
-    chosen = detect(options, doors).chosen
+    host = host or Host()
+    chosen = detect(options, host).chosen
     log.info("energy_source", extra={"source": chosen.name, "detail": chosen.reason})
-    part = _reserved(options, reserved, doors)
-    idle = _idle(options, chosen, doors)
-    row = _meter_row(options, identity, Found(chosen, idle, part), doors)
+    part = _reserved(options, reserved, host)
+    idle = _idle(options, chosen, host)
+    row = _meter_row(options, identity, Found(chosen, idle, part), host)
     labels = Labels(
         row.meter,
         row.source,
@@ -129,12 +129,12 @@ def open_meter(
         amortised,
     )
     return Meter(
-        doors,
+        host,
         sampler=Sampler(chosen),
         baseline=idle.baseline,
         labels=labels,
         journal=Journal(Path(options.rows), row, options.rows_max_bytes),
-        rate=_first_rate(options, chosen, labels, doors),
+        rate=_first_rate(options, chosen, labels, host),
         window_seconds=options.window_seconds,
         max_core_share=options.max_core_share,
         idle_seconds=options.idle_window_seconds,
@@ -143,38 +143,38 @@ def open_meter(
     )
 
 
-def _reserved(options: EnergyOptions, reserved: float | None, doors: Doors) -> Reserved:
+def _reserved(options: EnergyOptions, reserved: float | None, host: Host) -> Reserved:
     if options.reserved_share is not None:
         return Reserved(options.reserved_share, "energy.reserved_share")
     if reserved is not None:
         return Reserved(min(1.0, reserved), "by whoever schedules it")
-    return Reserved(*reserved_share(doors))
+    return Reserved(*reserved_share(host))
 
 
-def _idle(options: EnergyOptions, chosen: Candidate, doors: Doors) -> Idle:
+def _idle(options: EnergyOptions, chosen: Candidate, host: Host) -> Idle:
     """From a calibration by this very source, else what the source knows, else the least seen."""
-    found = find(options, doors)
+    found = stored_calibration(options, host)
     read = found.calibration
     if read is not None and chosen.name in {read.meter, "calibrated"}:
         base = Baseline(read.idle_watts, found.reason, CALIBRATED_FACTOR)
-        return Idle(base, read.bend)
+        return Idle(base, read.exponent)
     if chosen.idle_watts is not None:
         # Such a model is a straight line, and its baseline is off by the model's own factor.
         return Idle(Baseline(chosen.idle_watts, chosen.origin, 1.0), 1.0)
     return Idle(observed(), UNCALIBRATED_EXPONENT)
 
 
-def _first_rate(options: EnergyOptions, chosen: Candidate, labels: Labels, doors: Doors) -> Rate:
+def _first_rate(options: EnergyOptions, chosen: Candidate, labels: Labels, host: Host) -> Rate:
     """For answers before the first window has closed: the table's watts of a core above idle."""
     if not chosen.domains:
         return Rate(None, 0.0, labels)
-    known = match(doors.root).row.watts_per_core / threads_per_core(doors.root)
+    known = match(host.root).row.watts_per_core / threads_per_core(host.root)
     watts, idle = options.watts_per_core or known, chosen.idle_watts or 0.0
-    above = watts - idle / cores(doors.root)
+    above = watts - idle / cores(host.root)
     return Rate(max(above, _LEAST_ABOVE_IDLE * watts), idle, labels)
 
 
-def _meter_row(options: EnergyOptions, identity: Identity, found: Found, doors: Doors) -> MeterRow:
+def _meter_row(options: EnergyOptions, identity: Identity, found: Found, host: Host) -> MeterRow:
     chosen, base = found.chosen, found.idle.baseline
     primary = [domain for domain in chosen.domains if domain.id in chosen.primary]
     boundaries = {domain.boundary for domain in primary}
@@ -185,7 +185,7 @@ def _meter_row(options: EnergyOptions, identity: Identity, found: Found, doors: 
         host_id=identity.host_id,
         site=options.site,
         access=options.access,
-        cores=cores(doors.root),
+        cores=cores(host.root),
         reserved_share=found.reserved.share,
         reserved_why=found.reserved.why,
         sensor=chosen.name,
@@ -200,7 +200,7 @@ def _meter_row(options: EnergyOptions, identity: Identity, found: Found, doors: 
         window_seconds=options.window_seconds,
         software=f"setsuden {version('setsuden')}",
         config_sha256=identity.config_sha256,
-        started_ns=doors.clock.wall_ns(),
+        started_ns=host.clock.wall_ns(),
     )
 
 

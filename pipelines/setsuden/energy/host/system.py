@@ -1,4 +1,4 @@
-"""The only doors from the energy code to the operating system; tests put their own behind them."""
+"""All access to the operating system: files, clock and programs; tests bring their own."""
 
 from __future__ import annotations
 
@@ -103,8 +103,8 @@ class Runner:
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
-    """All three together."""
+class Host:
+    """A machine: its files, its clock, its programs."""
 
     root: SysRoot = field(default_factory=SysRoot)
     clock: Clock = field(default_factory=Clock)
