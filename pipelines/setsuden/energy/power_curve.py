@@ -1,4 +1,4 @@
-"""This machine's stored power curve, as ``setsuden energy calibrate`` wrote it.
+"""The stored power curve of this machine, as ``setsuden energy calibrate`` wrote it.
 
 Three points are worth more than any table: over four published CPUs a curve through about 10, 50
 and 100 % was 6 to 16 % off in the mean and 33 % at worst, where models from tables were 34 to

@@ -171,8 +171,7 @@ class Meter:
                     return
             else:
                 self._clock.wait(self._stop, step)
-            if self._sampler.sampled:
-                self._sampler.read()
+            self.sample()
 
     def _step(self) -> float:
         """Seconds to the next reading of power; a dear one is read less often."""
@@ -187,6 +186,11 @@ class Meter:
 
     def _since(self, at_ns: int) -> float:
         return (self._clock.monotonic_ns() - at_ns) / 1e9
+
+    def sample(self) -> None:
+        """Read the source inside a window, where power is what is read."""
+        if self._sampler.sampled:
+            self._sampler.read()
 
     # -- one window ---------------------------------------------------------------------------
 

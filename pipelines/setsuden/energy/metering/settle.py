@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from setsuden.energy.attribution.attribute import (
     Attribution,
+    Attributor,
     HostWindow,
     ProcessUse,
     RunUse,
@@ -72,6 +73,7 @@ class Labels:
     """Bend of the machine's dynamic power, where it is calibrated."""
     amortised: WorkKey | None = None
     """Set for a process whose whole CPU time is one work, by messages: a broker."""
+    attribute: Attributor = attribute
 
     def factors(self, closed: Closed, method: Method) -> tuple[float, float]:
         """95 % factors of a run's dynamic and idle joules in this window."""
@@ -97,7 +99,7 @@ def settle(closed: Closed, ledger: RunLedger, labels: Labels) -> WindowRow:
         labels.exponent,
     )
     process = ProcessUse(closed.process_seconds, labels.reserved_share)
-    found = attribute(host, process, uses)
+    found = labels.attribute(host, process, uses)
     if found is None:
         for run, _ in pieces:
             run.unknown = True
@@ -110,7 +112,7 @@ def settle(closed: Closed, ledger: RunLedger, labels: Labels) -> WindowRow:
     work = _work(pieces, uses, idle)
     if labels.amortised is not None:
         work = [_amortised(labels.amortised, closed)]
-        found = attribute(host, process, [RunUse(closed.process_seconds, 0.0, 0.0)])
+        found = labels.attribute(host, process, [RunUse(closed.process_seconds, 0.0, 0.0)])
     return _row(closed, labels, found, work)
 
 

@@ -107,7 +107,7 @@ def _available(zones: Sequence[Zone], twins: dict[str, str], host: Host) -> Cand
 
 
 def unduplicated(zones: Sequence[Zone]) -> list[Zone]:
-    """Without zones of ``intel-rapl-mmio`` that ``intel-rapl`` has too: one counter, two host."""
+    """Without zones of ``intel-rapl-mmio`` that ``intel-rapl`` has too: one counter."""
     names = {_full_name(zone, zones) for zone in zones if not zone.mmio}
     return [zone for zone in zones if not (zone.mmio and _full_name(zone, zones) in names)]
 
