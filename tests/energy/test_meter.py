@@ -19,15 +19,16 @@ from setsuden.energy.host.system import Clock, Host, SysRoot
 from setsuden.energy.metering.baseline import Baseline, observed
 from setsuden.energy.metering.journal import SUFFIX, Journal
 from setsuden.energy.metering.ledger import WorkKey
-from setsuden.energy.metering.meter import PATIENCE_SECONDS, SLACK_SECONDS, Meter
-from setsuden.energy.metering.provisional import Rate
+from setsuden.energy.metering.meter import Meter
+from setsuden.energy.metering.policy import PATIENCE_SECONDS, SLACK_SECONDS
+from setsuden.energy.metering.provisional import ProvisionalEstimator
 from setsuden.energy.metering.sampler import Sampler
-from setsuden.energy.metering.settle import Labels
+from setsuden.energy.metering.settle import MeterFacts
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Counts, WindowRow
 
 KEY = WorkKey("digits", "digits/student", "0" * 64)
-LABELS = Labels("edge-1", Source.MEASURED, Boundary.HOST, 1.1, 1.05, 1.0)
+FACTS = MeterFacts("edge-1", Source.MEASURED, Boundary.HOST, 1.1, 1.05, 1.0)
 DOMAIN = Domain(
     "host", "host", "enclosure", Kind.COUNTER, Source.MEASURED, Boundary.HOST, 1.1, max_watts=200
 )
@@ -95,9 +96,9 @@ class Bench:
             Host(root=SysRoot(folder), clock=self.clock),
             sampler=Sampler(candidate),
             baseline=baseline or Baseline(4.0, "test", 1.05),
-            labels=LABELS,
+            facts=FACTS,
             journal=Journal(folder / "energy", rows.meter(), 1 << 20),
-            rate=Rate(2.0, 4.0, LABELS),
+            estimator=ProvisionalEstimator(2.0, 4.0, FACTS),
             window_seconds=1.0,
             max_core_share=0.001,
             process=self,
@@ -321,9 +322,9 @@ def test_a_running_meter_settles_a_real_run_within_two_windows(tmp_path: Path) -
         host,
         sampler=Sampler(candidate),
         baseline=Baseline(4.0, "test", 1.05),
-        labels=LABELS,
+        facts=FACTS,
         journal=Journal(tmp_path / "real", rows.meter(), 1 << 20),
-        rate=Rate(2.0, 4.0, LABELS),
+        estimator=ProvisionalEstimator(2.0, 4.0, FACTS),
         window_seconds=0.2,
         max_core_share=0.1,
     )

@@ -14,7 +14,7 @@ from setsuden.energy.domain import Candidate, Domain, Kind
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import rapl
 from setsuden.energy.sensors.boards import boards
-from setsuden.energy.sensors.factors import FACTORS, Kin, accuracy_factor
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass, accuracy_factor
 from setsuden.energy.sensors.find import probe_boards
 from setsuden.energy.sensors.sums import match
 from setsuden.schemas.energy import Boundary, Source
@@ -317,7 +317,7 @@ def test_the_accuracy_that_firmware_states_is_the_factor(
 def test_an_accuracy_that_cannot_be_meant_is_not_believed(machine: Machine, told: str) -> None:
     machine.acpi_meter(told)
     (one,) = candidate(machine, "acpi-meter").domains
-    assert one.factor == FACTORS[Kin.HOST].value
+    assert one.factor == FACTORS[ErrorClass.HOST].value
 
 
 def test_a_battery_behind_an_acpi_meter_is_not_the_host(machine: Machine) -> None:

@@ -20,9 +20,9 @@ from setsuden.energy.metering.baseline import CALIBRATED_FACTOR, Baseline, obser
 from setsuden.energy.metering.journal import Journal
 from setsuden.energy.metering.ledger import WorkKey
 from setsuden.energy.metering.meter import Meter
-from setsuden.energy.metering.provisional import Rate
+from setsuden.energy.metering.provisional import ProvisionalEstimator
 from setsuden.energy.metering.sampler import Sampler
-from setsuden.energy.metering.settle import Labels
+from setsuden.energy.metering.settle import MeterFacts
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.power_curve import stored_calibration
 from setsuden.energy.sensors.detect import detect
@@ -118,7 +118,7 @@ def open_meter(
     part = _reserved(options, reserved, host)
     idle = _idle(options, chosen, host)
     row = _meter_row(options, identity, Found(chosen, idle, part), host)
-    labels = Labels(
+    facts = MeterFacts(
         row.meter,
         row.source,
         row.boundary,
@@ -132,9 +132,9 @@ def open_meter(
         host,
         sampler=Sampler(chosen),
         baseline=idle.baseline,
-        labels=labels,
+        facts=facts,
         journal=Journal(Path(options.rows), row, options.rows_max_bytes),
-        rate=_first_rate(options, chosen, labels, host),
+        estimator=_first_estimator(options, chosen, facts, host),
         window_seconds=options.window_seconds,
         max_core_share=options.max_core_share,
         idle_seconds=options.idle_window_seconds,
@@ -164,14 +164,16 @@ def _idle(options: EnergyOptions, chosen: Candidate, host: Host) -> Idle:
     return Idle(observed(), UNCALIBRATED_EXPONENT)
 
 
-def _first_rate(options: EnergyOptions, chosen: Candidate, labels: Labels, host: Host) -> Rate:
+def _first_estimator(
+    options: EnergyOptions, chosen: Candidate, facts: MeterFacts, host: Host
+) -> ProvisionalEstimator:
     """For answers before the first window has closed: the table's watts of a core above idle."""
     if not chosen.domains:
-        return Rate(None, 0.0, labels)
+        return ProvisionalEstimator(None, 0.0, facts)
     known = match(host.root).row.watts_per_core / threads_per_core(host.root)
     watts, idle = options.watts_per_core or known, chosen.idle_watts or 0.0
     above = watts - idle / cores(host.root)
-    return Rate(max(above, _LEAST_ABOVE_IDLE * watts), idle, labels)
+    return ProvisionalEstimator(max(above, _LEAST_ABOVE_IDLE * watts), idle, facts)
 
 
 def _meter_row(options: EnergyOptions, identity: Identity, found: Found, host: Host) -> MeterRow:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from setsuden.energy.sensors.factors import Kin
+from setsuden.energy.sensors.factors import ErrorClass
 from setsuden.process.config import Document, load_toml, validate
 from setsuden.schemas.base import Model, ShortText, Token
 from setsuden.schemas.energy import Boundary
@@ -107,7 +107,7 @@ class Board(Model):
     hw_type: str = "enclosure"
     kind: Literal["average_power", "instant_power"] = "instant_power"
     """What its power is; a counter needs no telling."""
-    factor: Annotated[float, Field(ge=1)] | Annotated[Kin, Loose]
+    factor: Annotated[float, Field(ge=1)] | Annotated[ErrorClass, Loose]
     """95 % factor, or the name of one that is shared."""
     folder: str = Field(pattern="^[^/]")
     """Glob of the folders that hold its files, relative to ``/``."""

@@ -12,10 +12,10 @@ from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import access
 from setsuden.energy.sensors.boards import Board, Channel, Condition, Figure, boards
-from setsuden.energy.sensors.factors import FACTORS, Kin, accuracy_factor
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass, accuracy_factor
 from setsuden.energy.sensors.files import FileChannel, FileSensor, Gate, Number, number_in, why
-from setsuden.energy.sensors.glance import Glance
 from setsuden.energy.sensors.sums import Named, match, parents, sums
+from setsuden.energy.sensors.sysfs_cache import SysfsCache
 from setsuden.schemas.energy import Source
 
 SECONDS = {Kind.COUNTER: 1.0, Kind.AVERAGE_POWER: 0.2, Kind.INSTANT_POWER: 0.1}
@@ -30,9 +30,9 @@ _OFF = frozenset({errno.ENODATA, errno.ENODEV})
 
 def probe_boards(options: EnergyOptions, host: Host) -> list[tuple[str, Candidate]]:
     """The worth and candidate of each row, in the rows' order; raises ConfigError for a bad row."""
-    glance = Glance(host.root)
+    files = SysfsCache(host.root)
     return [
-        (board.worth, Search(board, glance, host).candidate()) for board in boards(options.boards)
+        (board.worth, Search(board, files, host).candidate()) for board in boards(options.boards)
     ]
 
 
@@ -63,9 +63,9 @@ class Failure:
 class Search:
     """One row, on one machine."""
 
-    def __init__(self, board: Board, glance: Glance, host: Host) -> None:
+    def __init__(self, board: Board, files: SysfsCache, host: Host) -> None:
         self._board = board
-        self._glance = glance
+        self._files = files
         self._host = host
 
     def candidate(self) -> Candidate:
@@ -131,7 +131,7 @@ class Search:
         """Every channel that meets the row's conditions, whether or not it can be read."""
         folders = (
             folder
-            for folder in self._glance.glob(self._board.folder)
+            for folder in self._files.glob(self._board.folder)
             if all(self._says(condition, folder) for condition in self._board.only_if)
         )
         return [one for folder in folders for one in self._in(folder) if not self._excluded(one)]
@@ -153,17 +153,17 @@ class Search:
         pattern = channel.figures[0].file
         if "*" not in pattern:
             return [None]
-        numbers = {int(name[1]) for name in self._glance.matching(folder, pattern)}
+        numbers = {int(name[1]) for name in self._files.matching(folder, pattern)}
         return sorted(numbers & set(channel.numbers) if channel.numbers else numbers)
 
     def _named(self, folder: str, number: int | None, channel: Channel) -> Named:
-        place = self._glance.device(folder)
+        place = self._files.device(folder)
         identity = f"{self._board.name}:{place}"
         name, file = folder.rsplit("/", 1)[1], self._board.label
         if number is not None:
             identity = f"{identity}:{number}"
             name = channel.figures[0].file.replace("*", str(number)).rpartition("_")[0]
-        label = file and self._glance.says(folder, file.replace("*", str(number)))
+        label = file and self._files.says(folder, file.replace("*", str(number)))
         return Named(identity, label or name, folder)
 
     def _excluded(self, one: Found) -> bool:
@@ -173,7 +173,7 @@ class Search:
 
     def _says(self, condition: Condition, folder: str, one: Found | None = None) -> bool:
         file = condition.file if one is None else one.file(condition.file)
-        return self._glance.says(folder, file) in condition.says
+        return self._files.says(folder, file) in condition.says
 
     # -- what is read -------------------------------------------------------------------------
 
@@ -196,7 +196,7 @@ class Search:
         return tuple(Gate(file, says) for file, says in placed if file is not None)
 
     def _place(self, one: Found, name: str) -> str | None:
-        return self._glance.place(one.named.folder, one.file(name))
+        return self._files.place(one.named.folder, one.file(name))
 
     def _domain(self, one: Found, parent: str | None) -> Domain:
         board = self._board
@@ -238,7 +238,7 @@ class Search:
         return None if figure is None else self._figure(one, figure)
 
     def _figure(self, one: Found, figure: Figure) -> float | None:
-        text = self._glance.says(one.named.folder, one.file(figure.file))
+        text = self._files.says(one.named.folder, one.file(figure.file))
         try:
             return number_in(figure.file, text or "") * figure.scale
         except ValueError:
@@ -246,10 +246,10 @@ class Search:
 
     def _factor(self, one: Found) -> float:
         told = self._board.factor
-        default = FACTORS[told].value if isinstance(told, Kin) else told
+        default = FACTORS[told].value if isinstance(told, ErrorClass) else told
         if self._board.accuracy is None:
             return default
-        text = self._glance.says(one.named.folder, one.file(self._board.accuracy)) or ""
+        text = self._files.says(one.named.folder, one.file(self._board.accuracy)) or ""
         try:
             return accuracy_factor(float(text.rstrip("% "))) or default
         except ValueError:
@@ -281,7 +281,7 @@ class Search:
     ) -> list[str]:
         summed = [one for one in readable if one.named.id in ids]
         names = " + ".join(one.named.name for one in summed)
-        devices = ", ".join(dict.fromkeys(self._glance.device(one.named.folder) for one in summed))
+        devices = ", ".join(dict.fromkeys(self._files.device(one.named.folder) for one in summed))
         return [
             f"reads {names} of {devices}",
             *self._told(summed),
@@ -293,7 +293,7 @@ class Search:
         """What a person should check, because nobody else can."""
         folders = dict.fromkeys(one.named.folder for one in summed)
         asked = (
-            (file, self._glance.says(folder, file))
+            (file, self._files.says(folder, file))
             for folder in folders
             for file in self._board.tell
         )

@@ -18,7 +18,7 @@ from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.protocols.pmu import Event, Pmu
 from setsuden.energy.sensors import pmus
-from setsuden.energy.sensors.factors import FACTORS, Kin
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass
 from setsuden.energy.sensors.pmus import CORE_PMUS, CoreEvent, CorePmu, Spread
 from setsuden.schemas.energy import Boundary, Source
 
@@ -207,7 +207,7 @@ def _rapl_domain(name: str, cpu: int, first: int, found: Container[str]) -> Doma
         kind=Kind.COUNTER,
         source=Source.MEASURED,
         boundary=boundary,
-        factor=FACTORS[Kin.PACKAGE].value,
+        factor=FACTORS[ErrorClass.PACKAGE].value,
         parent=parent and _rapl_id(parent, first if parent == "energy-psys" else cpu),
         interval_seconds=1.0,
     )

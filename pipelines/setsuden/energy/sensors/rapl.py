@@ -15,7 +15,7 @@ from setsuden.energy.domain import Candidate, Domain, Kind
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import access
-from setsuden.energy.sensors.factors import FACTORS, Kin
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass
 from setsuden.energy.sensors.files import FileChannel, FileSensor, Number, number_in, why
 from setsuden.schemas.energy import Boundary, Source
 
@@ -172,7 +172,7 @@ def _channel(zone: Zone, zones: Sequence[Zone], root: SysRoot) -> FileChannel:
         kind=Kind.COUNTER,
         source=Source.MEASURED,
         boundary=_boundary(zone.name),
-        factor=FACTORS[Kin.PACKAGE].value,
+        factor=FACTORS[ErrorClass.PACKAGE].value,
         parent=parent(zone, zones),
         max_joules=most * MICROJOULE if most else None,
         max_watts=rated * MICROJOULE if rated else PACKAGE_WATTS,

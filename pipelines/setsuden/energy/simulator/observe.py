@@ -115,7 +115,7 @@ def observe(
         simulated = SimulatedMachine(folder / "tree", scene)
         meter = _opened(folder, simulated, stored, sensor)
         if exponent is not None:
-            meter.labels = replace(meter.labels, exponent=exponent)
+            meter.facts = replace(meter.facts, exponent=exponent)
         observation = _Observer(simulated, meter, attribute).run(window_seconds)
         meter.close()
         simulated.close()
@@ -153,8 +153,8 @@ class _Observer:
     def run(self, window_seconds: float) -> Observation:
         """Every window of the schedule, and as many more as its last requests need to end."""
         end_ns = self._simulated.scene.seconds * 1e9
-        spent, own = 0.0, (self._meter.labels, self._meter.on_row)
-        self._meter.labels = replace(self._meter.labels, attribute=self._attributed)
+        spent, own = 0.0, (self._meter.facts, self._meter.on_row)
+        self._meter.facts = replace(self._meter.facts, attribute=self._attributed)
         self._meter.on_row = self._compare
         while (within := self._simulated.now_ns < end_ns) or self._true:
             before = self._request_joules()
@@ -163,7 +163,7 @@ class _Observer:
             began = time.thread_time()
             self._meter.turn()
             spent += (time.thread_time() - began) * within
-        self._meter.labels, self._meter.on_row = own
+        self._meter.facts, self._meter.on_row = own
         self._observation.cpu_seconds = spent
         self._observation.spans = [
             Span(request, run)

@@ -19,8 +19,8 @@ from setsuden.energy.attribution.attribute import UNCALIBRATED_EXPONENT, Attribu
 from setsuden.energy.attribution.intervals import Spread
 from setsuden.energy.metering.baseline import CALIBRATED_FACTOR
 from setsuden.energy.metering.ledger import RunLedger, WorkKey
-from setsuden.energy.metering.settle import Closed, Labels, settle
-from setsuden.energy.sensors.factors import FACTORS, Kin
+from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass
 from setsuden.energy.simulator import CounterFile, Machine, Neighbours, Pattern, Requests, Scene
 from setsuden.energy.simulator.observe import Observation, SensorName, Span, calibrate, observe
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
@@ -32,7 +32,7 @@ MACHINES = 20
 """Of each pattern, for the errors."""
 COVERAGE_MACHINES = 200
 """One machine's sensor and baseline err the same way in all its spans: machines count here."""
-SENSOR_FACTOR = FACTORS[Kin.PACKAGE].value
+SENSOR_FACTOR = FACTORS[ErrorClass.PACKAGE].value
 """What the meter states of the counter it reads here."""
 _UNITS_UJ = (15.2587890625, 61.03515625)
 _NEAR_WRAP_JOULES = 50.0
@@ -278,7 +278,7 @@ def core_share(observations: Sequence[Observation]) -> float | None:
 
 def microseconds_per_span(method: Attributor = attribute, runs: int = 100) -> float:
     """CPU time of settling one of ``runs`` runs in a window; the median of 50 windows."""
-    facts = Labels(
+    facts = MeterFacts(
         "meter", Source.MEASURED, Boundary.CPU_PACKAGE, 1.1, 1.05, 1.0, 0.55, attribute=method
     )
     taken = []
@@ -289,7 +289,7 @@ def microseconds_per_span(method: Attributor = attribute, runs: int = 100) -> fl
         ledger = RunLedger(moments.__next__)
         for _ in range(runs):
             ledger.finish(ledger.begin(_KEY), 1, 0.004, Method.EXCLUSIVE)
-        closed = Closed(0, 10**9, 0, 5.0, 2.7, Quality.OK, 1.2, 0.0, 0.5, Counts())
+        closed = ClosedWindow(0, 10**9, 0, 5.0, 2.7, Quality.OK, 1.2, 0.0, 0.5, Counts())
         began = time.thread_time_ns()
         settle(closed, ledger, facts)
         taken.append((time.thread_time_ns() - began) / 1e3 / runs)

@@ -21,7 +21,8 @@ _VERIFIED = Path(__file__).with_name("verified.json")
 """What ``setsuden energy verify --seed 0 --json`` printed; a test runs it again."""
 _NOWHERE = Path("/nonexistent")
 PROTOCOLS = {
-    "plug": "a meter at the wall or the supply rail: HTTP, MQTT (`pip install 'setsuden[mqtt]'`) or a file (`[energy.plug]`)",
+    "plug": "a meter at the wall or the supply rail (`[energy.plug]`): HTTP, a file, or MQTT "
+    "(`pip install 'setsuden[mqtt]'`)",
     "redfish": "the server's management controller (`[energy.redfish]`); only when it is named",
     "pi5_pmic": "Raspberry Pi 5: the PMIC's rails through `vcgencmd`, corrected to input power",
     "rapl": "Intel and AMD CPU packages and DRAM through powercap; psys is told, not summed",

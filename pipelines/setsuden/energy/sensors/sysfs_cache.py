@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from setsuden.energy.host.system import SysRoot
 
 
-class Glance:
+class SysfsCache:
     """Texts and names, kept."""
 
     def __init__(self, root: SysRoot) -> None:
