@@ -15,8 +15,8 @@ from tests.support.sensor_contract import assert_kept, opened
 from setsuden.energy.domain import Candidate
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.pmu import Event, Pmu, attr
 from setsuden.energy.sensors import perf
+from setsuden.energy.sensors.pmu import Event, Pmu, attr
 from setsuden.schemas.energy import Boundary, Source
 
 POWER = "sys/bus/event_source/devices/power"

@@ -18,8 +18,8 @@ from tests.support.sensor_contract import assert_kept, opened
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
 from setsuden.energy.host.system import Clock, Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
 from setsuden.energy.sensors import relay
+from setsuden.energy.sensors.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
 from setsuden.schemas.energy import Boundary, Source
 
 PACKAGE = Domain(

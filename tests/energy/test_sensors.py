@@ -13,10 +13,9 @@ from tests.support.trees import HWMON, POWERCAP, SUPPLY, Machine
 from setsuden.energy.domain import Candidate, Domain, Kind
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import rapl
+from setsuden.energy.sensors.board_probe import match, probe_boards
 from setsuden.energy.sensors.boards import boards
 from setsuden.energy.sensors.factors import FACTORS, ErrorClass, accuracy_factor
-from setsuden.energy.sensors.find import probe_boards
-from setsuden.energy.sensors.sums import match
 from setsuden.schemas.energy import Boundary, Source
 from setsuden.schemas.errors import ConfigError
 

@@ -12,7 +12,7 @@ from setsuden.energy.domain import Candidate, Detection
 from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import perf, plug, pmic, rapl, redfish, relay
-from setsuden.energy.sensors.find import probe_boards
+from setsuden.energy.sensors.board_probe import probe_boards
 from setsuden.energy.sensors.model import probe_calibrated, probe_declared, probe_table
 from setsuden.schemas.errors import ConfigError
 

@@ -163,3 +163,19 @@ def number_in(file: str, text: str, invalid: Sequence[int] = ()) -> float:
 def why(error: OSError) -> str:
     """An OSError in words."""
     return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+
+
+def permission_remedy(pattern: str, *, perf: bool = False) -> str:
+    """Ways to let this process read files of ``pattern``, from ``/``, the best first.
+
+    Never ``chmod a+r``: energy counters tell secrets of other processes on a shared machine
+    (PLATYPUS, CVE-2020-8694), which is why Linux 5.10 closed them.
+    """
+    rule = f"`z /{pattern} 0440 root power` in /etc/tmpfiles.d/power.conf"
+    ways = [
+        f"let a group read it by a udev or systemd-tmpfiles rule, e.g. {rule}, and join the group",
+        "or run `setsuden energy watch --serve SOCKET` as root and set energy.relay to its socket",
+    ]
+    if perf:
+        ways.append("or grant CAP_PERFMON and let perf read it (energy.sensor = 'perf')")
+    return "; ".join(ways)

@@ -16,10 +16,17 @@ from typing import NamedTuple
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.pmu import Event, Pmu
-from setsuden.energy.sensors import pmus
 from setsuden.energy.sensors.factors import FACTORS, ErrorClass
-from setsuden.energy.sensors.pmus import CORE_PMUS, CoreEvent, CorePmu, Spread
+from setsuden.energy.sensors.pmu import (
+    CORE_FACTOR,
+    CORE_PMUS,
+    RAPL_ORIGIN,
+    CoreEvent,
+    CorePmu,
+    Event,
+    Pmu,
+    Spread,
+)
 from setsuden.schemas.energy import Boundary, Source
 
 NAME = "perf"
@@ -56,7 +63,7 @@ def probe(options: EnergyOptions, host: Host, pmu: Pmu | None = None) -> Candida
     del options
     pmu = pmu or Pmu()
     primary: tuple[str, ...] = _PRIMARY_EVENTS
-    counters, origin = power_counters(host.root), pmus.RAPL_ORIGIN
+    counters, origin = power_counters(host.root), RAPL_ORIGIN
     if not counters:
         core = core_pmu(host.root)
         if core is None:
@@ -295,7 +302,7 @@ def _core_counter(event: CoreEvent, kind: int, cpus: tuple[int, ...]) -> Counter
         kind=Kind.COUNTER,
         source=Source.MEASURED,
         boundary=Boundary.CPU_PACKAGE,
-        factor=pmus.CORE_FACTOR,
+        factor=CORE_FACTOR,
         interval_seconds=1.0,
     )
     return Counter(domain, kind, event.code, event.joules_per_count or 0.0, cpus)

@@ -14,9 +14,15 @@ from typing import NamedTuple
 from setsuden.energy.domain import Candidate, Domain, Kind
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.sensors import access
 from setsuden.energy.sensors.factors import FACTORS, ErrorClass
-from setsuden.energy.sensors.files import FileChannel, FileSensor, Number, number_in, why
+from setsuden.energy.sensors.files import (
+    FileChannel,
+    FileSensor,
+    Number,
+    number_in,
+    permission_remedy,
+    why,
+)
 from setsuden.schemas.energy import Boundary, Source
 
 NAME = "rapl"
@@ -68,7 +74,7 @@ def probe(options: EnergyOptions, host: Host) -> Candidate:
     summed = [zone for zone in zones if zone.package or zone.name == "dram"]
     if any(zone.denied for zone in summed):
         files = f"{POWERCAP}/intel-rapl*/energy_uj"
-        return _refused(f"may not read /{files}", access.remedy(files, perf=True))
+        return _refused(f"may not read /{files}", permission_remedy(files, perf=True))
     return _summed(zones, host)
 
 

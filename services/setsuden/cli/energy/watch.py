@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from setsuden.energy import EnergyOptions, Meter
-    from setsuden.energy.protocols.relay import Server
+    from setsuden.energy.sensors.relay import Server
     from setsuden.schemas.windows import WindowRow
 
 _HEAD = f"{'time':<10}{'power':>10}{'idle':>10}{'energy':>11}{'busy':>9}{'process':>10}  quality"
@@ -157,8 +157,8 @@ def _followed(wish: Wish) -> Callable[[], list[int]] | None:
 def _serving(options: EnergyOptions, path: Path) -> Server:
     """A relay of the best source that this process may read; raises ConfigError without one."""
     from setsuden.energy.host.system import Host  # noqa: PLC0415
-    from setsuden.energy.protocols.relay import Server  # noqa: PLC0415
     from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
+    from setsuden.energy.sensors.relay import Server  # noqa: PLC0415
     from setsuden.schemas.errors import ConfigError  # noqa: PLC0415
 
     host = Host()
