@@ -14,7 +14,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import sys
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -148,7 +147,7 @@ class Bench:
 
     def block(self, run: Callable[[], object], seconds: float, *, paced: bool) -> Turn:
         """Runs for so long, at least one; each is billed for the pause behind it too."""
-        now, pauses = self.clock.monotonic_ns, threading.Event()
+        now = self.clock.monotonic_ns
         interval = round(1e9 / self.rate) if paced else 0
         walls: list[int] = []
         due = now()
@@ -160,7 +159,7 @@ class Bench:
             walls.append(now() - began)
             due = max(due + interval, now())
             if paced:
-                self.clock.wait(pauses, (due - now()) / 1e9)
+                self.clock.sleep((due - now()) / 1e9)
             if now() - marks[-1].at_ns >= CHUNK_NS or due >= end:
                 marks.append(Mark(now(), self.cpu_ns(), len(walls)))
         pieces = [(two.cpu_ns - one.cpu_ns) / (two.runs - one.runs) for one, two in pairwise(marks)]
@@ -170,7 +169,7 @@ class Bench:
         """Wait until no thread of the block before spins."""
         for _ in range(QUIET_TRIES):
             before = self.cpu_ns()
-            self.clock.wait(threading.Event(), QUIET_SECONDS)
+            self.clock.sleep(QUIET_SECONDS)
             if self.cpu_ns() - before < QUIET_NS:
                 return
 

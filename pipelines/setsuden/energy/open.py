@@ -51,8 +51,8 @@ class Idle(NamedTuple):
     """Bend of its dynamic power over utilisation."""
 
 
-class Found(NamedTuple):
-    """What the meter stands on."""
+class MeterSetup(NamedTuple):
+    """What a meter is opened with."""
 
     chosen: Candidate
     idle: Idle
@@ -117,7 +117,7 @@ def open_meter(
     log.info("energy_source", extra={"source": chosen.name, "detail": chosen.reason})
     part = _reserved(options, reserved, host)
     idle = _idle(options, chosen, host)
-    row = _meter_row(options, identity, Found(chosen, idle, part), host)
+    row = _meter_row(options, identity, MeterSetup(chosen, idle, part), host)
     facts = MeterFacts(
         row.meter,
         row.source,
@@ -153,10 +153,10 @@ def _reserved(options: EnergyOptions, reserved: float | None, host: Host) -> Res
 
 def _idle(options: EnergyOptions, chosen: Candidate, host: Host) -> Idle:
     """From a calibration by this very source, else what the source knows, else the least seen."""
-    found = stored_calibration(options, host)
-    read = found.calibration
+    lookup = stored_calibration(options, host)
+    read = lookup.calibration
     if read is not None and chosen.name in {read.meter, "calibrated"}:
-        base = Baseline(read.idle_watts, found.reason, CALIBRATED_FACTOR)
+        base = Baseline(read.idle_watts, lookup.reason, CALIBRATED_FACTOR)
         return Idle(base, read.exponent)
     if chosen.idle_watts is not None:
         # Such a model is a straight line, and its baseline is off by the model's own factor.
@@ -176,8 +176,10 @@ def _first_estimator(
     return ProvisionalEstimator(max(above, _LEAST_ABOVE_IDLE * watts), idle, facts)
 
 
-def _meter_row(options: EnergyOptions, identity: Identity, found: Found, host: Host) -> MeterRow:
-    chosen, base = found.chosen, found.idle.baseline
+def _meter_row(
+    options: EnergyOptions, identity: Identity, setup: MeterSetup, host: Host
+) -> MeterRow:
+    chosen, base = setup.chosen, setup.idle.baseline
     primary = [domain for domain in chosen.domains if domain.id in chosen.primary]
     boundaries = {domain.boundary for domain in primary}
     return MeterRow(
@@ -188,8 +190,8 @@ def _meter_row(options: EnergyOptions, identity: Identity, found: Found, host: H
         site=options.site,
         access=options.access,
         cores=cores(host.root),
-        reserved_share=found.reserved.share,
-        reserved_why=found.reserved.why,
+        reserved_share=setup.reserved.share,
+        reserved_why=setup.reserved.why,
         sensor=chosen.name,
         origin=chosen.origin or chosen.reason,
         domains=tuple(_domain_row(domain, chosen) for domain in chosen.domains),
@@ -198,7 +200,7 @@ def _meter_row(options: EnergyOptions, identity: Identity, found: Found, host: H
         factor=max((domain.factor for domain in primary), default=None),
         idle_factor=base.factor if primary else None,
         idle_origin=base.origin,
-        exponent=found.idle.exponent,
+        exponent=setup.idle.exponent,
         window_seconds=options.window_seconds,
         software=f"setsuden {version('setsuden')}",
         config_sha256=identity.config_sha256,

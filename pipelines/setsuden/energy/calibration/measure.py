@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from math import fsum, sqrt
@@ -68,7 +67,7 @@ def points(
         for step, load in work.items():
             with running(load):
                 begun(step)
-                host.clock.wait(threading.Event(), settle_seconds(seconds))
+                host.clock.sleep(settle_seconds(seconds))
                 began, before = host.clock.monotonic_ns(), stat.read().busy_seconds
                 found = watts.mean(step, seconds)
                 took = (host.clock.monotonic_ns() - began) / 1e9
@@ -151,7 +150,7 @@ class SensorWatts:
     def _wait(self, seconds: float) -> None:
         end = self._clock.monotonic_ns() + int(seconds * 1e9)
         while (left := (end - self._clock.monotonic_ns()) / 1e9) > 0:
-            self._clock.wait(threading.Event(), min(left, self._interval))
+            self._clock.sleep(min(left, self._interval))
             self._read()
 
     def _read(self) -> None:

@@ -78,6 +78,10 @@ class Clock:
         """Wait for the event or the time; True when the event is set."""
         return event.wait(seconds)
 
+    def sleep(self, seconds: float) -> None:
+        """Wait for the time alone."""
+        self.wait(threading.Event(), seconds)
+
 
 class Runner:
     """Runs a program and takes what it prints."""

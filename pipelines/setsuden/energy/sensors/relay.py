@@ -66,7 +66,7 @@ class Described(WireModel):
     primary: tuple[str, ...]
 
 
-class Told(WireModel):
+class CurrentReadings(WireModel):
     """The answer to ``read``."""
 
     v: Literal[1] = 1
@@ -185,7 +185,7 @@ class Server:
             return self._described
         if question.ask == "read":
             readings = self._fresh()
-            return _line(Told(now_ns=self._clock.monotonic_ns(), readings=readings))
+            return _line(CurrentReadings(now_ns=self._clock.monotonic_ns(), readings=readings))
         return _line(Refused(error="neither 'domains' nor 'read'"))
 
     def _fresh(self) -> tuple[Reading, ...]:
@@ -251,7 +251,7 @@ def _clear(path: Path) -> None:
     raise FileExistsError(f"another meter serves at {path}")
 
 
-AnswerT = TypeVar("AnswerT", Described, Told)
+AnswerT = TypeVar("AnswerT", Described, CurrentReadings)
 
 
 def probe(options: EnergyOptions, host: Host) -> Candidate:
@@ -342,13 +342,13 @@ class RelaySensor:
 
     def _asked(self, line: _Line) -> list[Reading]:
         began_ns = self._clock.monotonic_ns()
-        told = line.ask("read", Told)
+        answer = line.ask("read", CurrentReadings)
         ended_ns = self._clock.monotonic_ns()
-        if not began_ns - CLOCK_SLACK_NS <= told.now_ns <= ended_ns + CLOCK_SLACK_NS:
+        if not began_ns - CLOCK_SLACK_NS <= answer.now_ns <= ended_ns + CLOCK_SLACK_NS:
             raise OSError("its clock is not ours: it runs on another host or in a time namespace")
-        if [reading.domain for reading in told.readings] != [d.id for d in self.domains]:
+        if [reading.domain for reading in answer.readings] != [d.id for d in self.domains]:
             raise OSError("it told other domains than it serves")
-        return [checked(reading) for reading in told.readings]
+        return [checked(reading) for reading in answer.readings]
 
     def _failed(self, problem: str) -> list[Reading]:
         now_ns = self._clock.monotonic_ns()

@@ -45,7 +45,7 @@ class Figure(NamedTuple):
     value: float | None
     """None where nothing was measured."""
     target: float | None
-    """None for a figure that is only told."""
+    """None for a figure that is only reported."""
     of: str
     """What it is a figure of."""
     at_least: bool = False
@@ -99,18 +99,19 @@ def verify(
     machines: int = MACHINES,
     coverage_machines: int = COVERAGE_MACHINES,
     method: Attributor = attribute,
-    told: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Verification:
     """Simulate, measure, attribute and compare; the same for the same seed but for its timings.
 
-    ``told`` hears how many machines of how many are done. ``method`` is what is verified.
+    ``progress`` is called with how many machines of how many are done; ``method`` is what is
+    verified.
     """
     jobs = list(_jobs(seed, seconds, machines, coverage_machines))
     seen: dict[str, list[Observation]] = {}
     for done, job in enumerate(jobs):
-        told(done, len(jobs))
+        progress(done, len(jobs))
         seen.setdefault(job.group, []).append(_measured(job, method))
-    told(len(jobs), len(jobs))
+    progress(len(jobs), len(jobs))
     everything = [observation for group in seen.values() for observation in group]
     return Verification(
         tuple(_figures(seen, method)),
@@ -167,9 +168,9 @@ def _erring(random: Random, scene: Scene) -> Job:
     """The same scene with a sensor and a baseline as wrong as their factors say."""
     scale = exp(random.gauss(0.0, Spread.of(SENSOR_FACTOR).sigma))
     moved = exp(random.gauss(0.0, Spread.of(CALIBRATED_FACTOR).sigma))
-    told = replace(scene, counter=_counter(scene.counter.unit_uj, scale))
+    erring = replace(scene, counter=_counter(scene.counter.unit_uj, scale))
     machine = replace(scene.machine, idle_watts=scene.machine.idle_watts * moved)
-    return Job("coverage", replace(told, machine=machine), calibrated_on=told)
+    return Job("coverage", replace(erring, machine=machine), calibrated_on=erring)
 
 
 def _measured(job: Job, method: Attributor) -> Observation:
@@ -190,10 +191,10 @@ def _figures(seen: dict[str, list[Observation]], method: Attributor) -> Iterator
     yield Figure("conservation_error", conservation_error(seen), 1e-9, _CONSERVATION)
     yield Figure("meter_core_share", core_share(both), 0.002, _CORE)
     yield Figure("us_per_span", microseconds_per_span(method), 10.0, _MICROSECONDS)
-    yield from _told(seen)
+    yield from _without_target(seen)
 
 
-def _told(seen: dict[str, list[Observation]]) -> Iterator[Figure]:
+def _without_target(seen: dict[str, list[Observation]]) -> Iterator[Figure]:
     """Figures without a target."""
     width = interval_factor(_spans(seen.get("coverage", [])))
     yield Figure("interval_factor", width, None, _WIDTH)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
@@ -137,7 +136,7 @@ class HumanWatts:
         """What the person says at the end; the load goes on until then."""
         from setsuden.energy.calibration.measure import Mean  # noqa: PLC0415
 
-        self._clock.wait(threading.Event(), seconds)
+        self._clock.sleep(seconds)
         watts, rounding = watts_read(self._ask(step))
         return Mean(watts, rounding / watts)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -103,7 +102,7 @@ def _first(sensor: Sensor, clock: Clock) -> list[Reading]:
         readings = sensor.read()
         if clock.monotonic_ns() >= end or not any(reading.problem for reading in readings):
             return readings
-        clock.wait(threading.Event(), _PAUSE_SECONDS)
+        clock.sleep(_PAUSE_SECONDS)
 
 
 def better(detection: Detection) -> Candidate | None:
