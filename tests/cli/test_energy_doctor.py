@@ -67,7 +67,7 @@ def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def test_a_bare_virtual_machine_is_told_this(bare: Path) -> None:
+def test_a_bare_virtual_machine_gets_this_report(bare: Path) -> None:
     """Golden: UPDATE_GOLDEN=1 writes what is told now, for a person to read and keep."""
     found = doctor.examine(EnergyOptions(), host(bare))
     told = click.unstyle(doctor.text(found)) + "\n"

@@ -198,7 +198,9 @@ def damaged(text: str, **changes: object) -> str:
         {"boundary": "moon"},
     ],
 )
-def test_a_damaged_file_is_told_and_not_used(tmp_path: Path, changes: dict[str, object]) -> None:
+def test_a_damaged_file_is_reported_and_not_used(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
     host = tree(tmp_path)
     options = kept(tmp_path, host)
     file = Path(options.calibration)
@@ -209,7 +211,7 @@ def test_a_damaged_file_is_told_and_not_used(tmp_path: Path, changes: dict[str, 
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", "{" * 70_000])
-def test_a_file_that_is_no_json_is_told_and_not_used(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_json_is_reported_and_not_used(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.json"
     file.write_text(text, encoding="latin-1")
     assert (
@@ -217,7 +219,7 @@ def test_a_file_that_is_no_json_is_told_and_not_used(tmp_path: Path, text: str) 
     )
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     for place in (tmp_path / "none.json", tmp_path):
         found = stored_calibration(EnergyOptions(calibration=str(place)), tree(tmp_path))
         assert found.calibration is None
@@ -326,7 +328,7 @@ def test_utilisation_is_what_was_seen_not_what_was_meant(tmp_path: Path) -> None
     assert found["half"].utilisation == pytest.approx(0.6, abs=0.001)
 
 
-def test_a_meter_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_meter_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     world = World(tmp_path)
     plug = Plug(world, Kind.COUNTER)
     plug.broken = True
@@ -524,7 +526,7 @@ def test_answers_without_a_person_to_give_them_are_refused(setsuden: Command) ->
     assert "three figures" in ended.err
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_minutes_are_spent(
+def test_a_place_that_cannot_be_written_is_refused_before_the_minutes_are_spent(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")

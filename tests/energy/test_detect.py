@@ -69,7 +69,7 @@ def test_the_source_nearest_to_the_wall_is_chosen(machine: Machine, first: int) 
     assert available[: len(WORTH) - first] == [name for name, _ in WORTH[first:]]
 
 
-def test_every_source_is_told_of_with_a_reason_and_a_remedy(machine: Machine) -> None:
+def test_every_source_is_listed_with_a_reason_and_a_remedy(machine: Machine) -> None:
     detection = found(machine)
     names = [one.name for one in detection.candidates]
     assert len(set(names)) == len(names)

@@ -129,7 +129,7 @@ def test_the_counter_never_falls_whatever_the_kernel_says(
     assert values == sorted(values)
 
 
-def test_a_failed_read_is_told_and_its_time_is_not_lost(machine: Machine) -> None:
+def test_a_failed_read_is_reported_and_its_time_is_not_lost(machine: Machine) -> None:
     sensor = opened(declared(machine, watts_per_core=5, idle_watts_per_core=1))
     sensor.read()
     machine.pass_time(5, 5)
@@ -196,7 +196,7 @@ def test_idle_power_that_is_not_below_full_power_is_refused(machine: Machine) ->
     assert "idle_watts_per_core" in found.remedy
 
 
-def test_nothing_declared_is_told_with_what_to_declare(machine: Machine) -> None:
+def test_nothing_declared_is_reported_with_what_to_declare(machine: Machine) -> None:
     found = declared(machine)
     assert not found.available
     assert "energy.watts_per_core" in found.remedy
@@ -209,7 +209,7 @@ def table(machine: Machine) -> Candidate:
     return probe_table(EnergyOptions(), machine.host)
 
 
-def test_a_guest_has_the_widest_factor_and_is_told_so(tmp_path: Path) -> None:
+def test_a_guest_has_the_widest_factor_and_is_reported(tmp_path: Path) -> None:
     found = table(Machine(tmp_path, cores=2, cpuinfo=EPYC.format(more=" hypervisor")))
     (domain,) = found.domains
     assert (domain.source, domain.factor) == (Source.TABLE_MODEL, GUEST_FACTOR)

@@ -110,7 +110,9 @@ def test_a_retained_message_is_no_measurement(broker: Broker, clock: SteppedCloc
     assert set(heard) == {b"1"}
 
 
-def test_a_broker_that_dies_is_told_and_found_again(broker: Broker, clock: SteppedClock) -> None:
+def test_a_broker_that_dies_is_reported_and_found_again(
+    broker: Broker, clock: SteppedClock
+) -> None:
     sensor = opened(plugged(clock, url=broker.address("plug")))
 
     def published(reading: object) -> bool:
@@ -134,7 +136,7 @@ def test_a_broker_that_refuses_us_is_reported(broker: Broker, login: str) -> Non
     sensor.close()
 
 
-def test_something_that_speaks_no_mqtt_is_told() -> None:
+def test_something_that_speaks_no_mqtt_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         sensor = opened(plugged(url=f"mqtt://127.0.0.1:{port}/plug"))

@@ -316,7 +316,7 @@ def double_idle(
     return found._replace(shares=shares)
 
 
-def test_a_split_by_utilisation_is_found_out() -> None:
+def test_a_split_by_utilisation_is_detected() -> None:
     figures = small(method=usage_ratio)
     wrong = {name for name, held in held(figures).items() if held is False}
     assert {"span_error_steady", "span_error_bursty", "window_error", "coverage_95"} <= wrong
@@ -324,16 +324,16 @@ def test_a_split_by_utilisation_is_found_out() -> None:
     assert figures["span_error_steady"].value > 0.2
 
 
-def test_a_process_that_is_given_the_whole_machine_is_found_out() -> None:
+def test_a_process_that_is_given_the_whole_machine_is_detected() -> None:
     wrong = {name for name, held in held(small(method=whole_machine)).items() if held is False}
     assert {"span_error_steady", "window_error"} <= wrong
 
 
-def test_joules_given_twice_are_found_out() -> None:
+def test_joules_given_twice_are_detected() -> None:
     assert small(method=double_idle)["conservation_error"].holds is False
 
 
-def test_a_method_that_says_nothing_misses_its_targets() -> None:
+def test_a_method_without_a_result_misses_its_targets() -> None:
     """Unknown is no 0: a figure without a value holds nothing."""
     figures = small(method=lambda _window, _process, _runs: None)
     assert figures["window_error"].value is None
@@ -367,7 +367,7 @@ def test_the_command_prints_one_json_document() -> None:
     assert told["ok"] is (result.exit_code == 0)
 
 
-def test_a_missed_target_is_told_and_unknown_is_none() -> None:
+def test_a_missed_target_is_reported_and_unknown_is_none() -> None:
     figures = (
         Figure("good", 0.01, 0.05, "words"),
         Figure("bad", 0.5, 0.95, "words", at_least=True),

@@ -43,7 +43,7 @@ def fresh(**facts: float | bool | None) -> OpenWindow:
 
 
 @given(policies, windows)
-def test_waiting_as_told_always_ends_the_window_in_time(
+def test_waiting_as_asked_always_ends_the_window_in_time(
     policy: WindowPolicy, window: OpenWindow
 ) -> None:
     window = window._replace(seconds=0.0, first_run=False)

@@ -30,7 +30,7 @@ class Point(Model):
     """The machine under one steady load."""
 
     utilisation: float = Field(ge=0, le=1.2)
-    """Busy part of all its CPUs as ``/proc/stat`` told; ticks may carry it a little past 1."""
+    """Busy part of all its CPUs by ``/proc/stat``; ticks may carry it a little past 1."""
     watts: float = Field(gt=0, le=1e6)
     """Mean."""
     seconds: float = Field(gt=0)
@@ -106,7 +106,7 @@ class Calibration(Model):
 
 
 def exponent(curve: Curve) -> float:
-    """Exponent of dynamic power over utilisation, within 0.2 to 2; 1 where it cannot be told."""
+    """Exponent of dynamic power over utilisation, within 0.2 to 2; 1 where it is undefined."""
     (_, idle), (half, at_half), (full, at_full) = curve.points
     if not idle < at_half < at_full:
         return 1.0

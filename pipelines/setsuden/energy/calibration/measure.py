@@ -56,7 +56,7 @@ def points(
     seconds: float,
     begun: Callable[[str], None],
 ) -> Iterator[tuple[str, Point]]:
-    """A point of each step, as it is measured; ``begun`` is told when the step's load is on.
+    """A point of each step, as it is measured; ``begun`` is called when the step's load is on.
 
     Raises CalibrationError.
 
@@ -99,8 +99,8 @@ def meter_of(candidate: Candidate) -> Meter:
         raise CalibrationError(f"{candidate.name} gives no joules", remedy=_HUMAN)
     sources = {domain.source for domain in primary}
     if not sources <= _METERS:
-        words = f"{candidate.name} is a model, and a model cannot calibrate a model"
-        raise CalibrationError(words, remedy=_HUMAN)
+        reason = f"{candidate.name} is a model, and a model cannot calibrate a model"
+        raise CalibrationError(reason, remedy=_HUMAN)
     boundaries = {domain.boundary for domain in primary}
     if len(boundaries) != 1:
         named = ", ".join(sorted(boundaries))

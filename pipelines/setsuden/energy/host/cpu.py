@@ -44,7 +44,7 @@ class HostCpuReader:
 
 
 def host_cpu(stat: str) -> HostCpu:
-    """The sums in the first line of ``/proc/stat``; raises OSError for what is none."""
+    """The sums in the first line of ``/proc/stat``; raises OSError for anything else."""
     if not stat.startswith("cpu "):
         raise OSError("/proc/stat does not begin with its sums")
     fields = [int(field) for field in stat.split("\n", 1)[0].split()[1:]]
@@ -157,7 +157,7 @@ def _quota(root: SysRoot) -> float | None:
 
 
 def threads_per_core(root: SysRoot) -> float:
-    """Logical CPUs of one core, as x86 tells them in ``/proc/cpuinfo``; 1 where nothing is told."""
+    """Logical CPUs of one core, as x86 lists them in ``/proc/cpuinfo``; 1 where nothing does."""
     cpuinfo = root.text_or_none("proc/cpuinfo") or ""
     siblings, own = (
         re.search(rf"^{name}\s*:\s*(\d+)$", cpuinfo, re.MULTILINE)

@@ -101,8 +101,8 @@ class Runner:
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"{command[0]} took over {timeout_seconds:g} s") from error
         if ended.returncode:
-            words = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
-            raise OSError(f"{command[0]}: {words[0][:200]}")
+            last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
+            raise OSError(f"{command[0]}: {last[0][:200]}")
         return ended.stdout[:MAX_BYTES]
 
 

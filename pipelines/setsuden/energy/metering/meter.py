@@ -82,7 +82,7 @@ class Meter:
         """What happened to events so far; asked at each window's end."""
         self._cost = 0.0
         self._slowed = False
-        """True once it was told that the source is too dear to read as often as it should be."""
+        """True once it was logged that the source is too costly to read as often as wanted."""
         self._pending: deque[ClosedWindow] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)

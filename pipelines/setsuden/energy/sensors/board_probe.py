@@ -177,8 +177,8 @@ class Search:
 
     def _no_sum(self, found: Sequence[Found], failures: dict[str, Failure]) -> Candidate:
         if failures:
-            told = sorted({failure.reason for failure in failures.values()})
-            return self._refused("; ".join(told), self._board.remedy)
+            reasons = sorted({failure.reason for failure in failures.values()})
+            return self._refused("; ".join(reasons), self._board.remedy)
         names = ", ".join(sorted(f"{one.named.name} ({one.named.id})" for one in found))
         return self._refused(
             f"which of these figures add up is not known: {names}",
@@ -309,7 +309,7 @@ class Search:
         return min(max(seconds, averaged), max(seconds, _LONGEST_SECONDS))
 
     def _averaged(self, one: Found) -> float | None:
-        """Seconds over which its power is averaged; None when not told."""
+        """Seconds over which its power is averaged; None when no file says so."""
         figure = self._board.averaging
         return None if figure is None else self._figure(one, figure)
 
@@ -321,8 +321,8 @@ class Search:
             return None
 
     def _factor(self, one: Found) -> float:
-        told = self._board.factor
-        default = FACTORS[told].value if isinstance(told, ErrorClass) else told
+        factor = self._board.factor
+        default = FACTORS[factor].value if isinstance(factor, ErrorClass) else factor
         if self._board.accuracy is None:
             return default
         text = self._files.says(one.named.folder, one.file(self._board.accuracy)) or ""
@@ -361,7 +361,7 @@ class Search:
         return [
             f"reads {names} of {devices}",
             *self._told(summed),
-            *dict.fromkeys(told for one in summed if (told := self._averages(one))),
+            *dict.fromkeys(text for one in summed if (text := self._averages(one))),
             *(f"not read: {failure.reason}" for failure in failures.values()),
         ]
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Factor(NamedTuple):
-    """One factor and what it stands on."""
+    """One factor and its evidence."""
 
     value: float
     citation: str

@@ -44,7 +44,7 @@ class FileChannel:
     signed: bool = False
     """True where the sign says nothing."""
     invalid: tuple[int, ...] = ()
-    """Raw numbers that mean that there is none."""
+    """Raw numbers that mean that there is no value."""
 
     @property
     def files(self) -> tuple[str, ...]:

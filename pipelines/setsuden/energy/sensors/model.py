@@ -105,16 +105,16 @@ def probe_declared(options: EnergyOptions, host: Host) -> Candidate:
         reason = f"energy.idle_watts_per_core {idle:g} is not below energy.watts_per_core {full:g}"
         remedy = "set energy.idle_watts_per_core to the power of a core that does nothing"
         return Candidate("declared", available=False, reason=reason, remedy=remedy)
-    told = "energy.idle_watts_per_core"
+    idle_origin = "energy.idle_watts_per_core"
     if idle is None:
-        idle, told = IDLE_OF_BUSY * full, f"{IDLE_OF_BUSY:g} of it idle"
+        idle, idle_origin = IDLE_OF_BUSY * full, f"{IDLE_OF_BUSY:g} of it idle"
     named = _Named(
         "declared",
         Source.DECLARED,
         Boundary.WALL_AC,
         options.factor,
         f"{full:g} W for each of {cores(host.root)} CPUs when busy, {idle:g} W when idle",
-        f"energy.watts_per_core, {told}",
+        f"energy.watts_per_core, {idle_origin}",
     )
     return _candidate(named, _straight(idle, full, cores(host.root)), host)
 

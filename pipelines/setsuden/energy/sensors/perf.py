@@ -189,7 +189,7 @@ def _hex(value: str) -> int:
 
 
 def power_counters(root: SysRoot) -> tuple[Counter, ...]:
-    """One counter for each RAPL event and package; empty where there are none."""
+    """One counter for each RAPL event and package; empty without any."""
     kind = _number(root, f"{_POWER}/type")
     cpus = cpu_list(root.text_or_none(f"{_POWER}/cpumask") or "")
     if kind is None or not cpus:
@@ -234,7 +234,7 @@ def event_config(described: str | None) -> int | None:
 
 
 def joules_per_count(root: SysRoot, name: str) -> float | None:
-    """The event's scale, when its unit is joules and its code is told."""
+    """The event's scale, when its unit is joules and its code is known."""
     if event_config(root.text_or_none(f"{_POWER}/events/{name}")) is None:
         return None
     if root.text_or_none(f"{_POWER}/events/{name}.unit") != "Joules":

@@ -1,4 +1,4 @@
-"""A meter outside the machine, which the person told us of: a smart plug, a PDU, a USB meter."""
+"""A configured meter outside the machine: a smart plug, a PDU, a USB meter."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ RETRY_SECONDS = 5.0
 def probe(options: EnergyOptions, host: Host) -> Candidate:
     """The meter of ``[energy.plug]``; not asked here, but a file is looked at and a topic parsed.
 
-    Nobody answers within the time that a search may take, so a meter that is told of counts as
+    Nobody answers within the time that a search may take, so a meter that is configured counts as
     there; whether it answers is seen when it is read.
     """
     plug = options.plug

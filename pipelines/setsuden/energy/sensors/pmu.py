@@ -112,7 +112,7 @@ class CorePmu:
 
     @property
     def known(self) -> bool:
-        """True when counts can be told as joules."""
+        """True when counts can be converted to joules."""
         return all(event.joules_per_count for event in self.events)
 
     @property

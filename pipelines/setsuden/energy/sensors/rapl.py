@@ -86,8 +86,8 @@ def _summed(zones: Sequence[Zone], host: Host) -> Candidate:
     packages = [zone for zone in zones if zone.package]
     broken = [zone for zone in packages if zone.microjoules is None]
     if broken or not packages:
-        told = "; ".join(f"{zone.name}: {zone.problem}" for zone in broken) or "no package zone"
-        return _refused(told, "a kernel that knows this CPU is needed; see dmesg for rapl")
+        problems = "; ".join(f"{zone.name}: {zone.problem}" for zone in broken) or "no package zone"
+        return _refused(problems, "a kernel that knows this CPU is needed; see dmesg for rapl")
     twins = mirrored(packages, _zones(host.root))
     # DRAM, where the package has none, and others of the kind stand at 0 for ever.
     live = [zone for zone in zones if zone.package or zone.microjoules]

@@ -352,8 +352,8 @@ class RelaySensor:
 
     def _failed(self, problem: str) -> list[Reading]:
         now_ns = self._clock.monotonic_ns()
-        words = f"relay: {problem}"
-        return [Reading(domain.id, now_ns, None, words) for domain in self.domains]
+        reason = f"relay: {problem}"
+        return [Reading(domain.id, now_ns, None, reason) for domain in self.domains]
 
 
 class _Line:

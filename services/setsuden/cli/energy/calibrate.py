@@ -91,8 +91,8 @@ def calibrate(  # noqa: PLR0917  # click hands over each option
         made = measure(found, load.running, host, seconds, _tell)
     write(made, target)
     if as_json:
-        told = {"file": str(target), "bend": made.exponent, **made.model_dump(mode="json")}
-        click.echo(json.dumps(told, indent=2))
+        document = {"file": str(target), "bend": made.exponent, **made.model_dump(mode="json")}
+        click.echo(json.dumps(document, indent=2))
     else:
         click.echo(table(made))
     click.echo(f"written to {target}{_hint(path, out)}", err=True)
