@@ -74,6 +74,7 @@ class MeterFacts:
     amortised: WorkKey | None = None
     """Set for a process whose whole CPU time is one work, by messages: a broker."""
     attribute: Attributor = attribute
+    """How its windows are split; `setsuden energy verify` also tries wrong ways."""
 
     def factors(self, closed: ClosedWindow, method: Method) -> tuple[float, float]:
         """95 % factors of a run's dynamic and idle joules in this window."""
