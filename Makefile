@@ -21,7 +21,7 @@ check: $(STAMP)  ## format, lint, types, import contracts, generated files
 	$(BIN)/python -m setsuden.cli.export_schemas --check
 
 bench: $(STAMP)  ## print every benchmark's JSON lines and keep them
-	for script in agent site worker tracing energy accounts; do \
+	for script in agent site worker tracing energy models accounts; do \
 	  $(BIN)/python benchmarks/$$script.py | tee -a benchmarks/results.jsonl || exit 1; done
 
 jaeger:  ## build Jaeger once, into the user's cache folder (3 to 7 minutes)

@@ -17,7 +17,7 @@ from setsuden.cli.energy import doctor
 from setsuden.energy import EnergyOptions
 from setsuden.energy.calibration.calibrate import CalibrationError
 from setsuden.energy.domain import Candidate, Detection, Domain, Kind, Reading
-from setsuden.energy.roots import Clock, Doors, Runner, SysRoot
+from setsuden.energy.host.system import Clock, Host, Runner, SysRoot
 from setsuden.schemas.energy import Boundary, Source
 
 GOLDEN = Path(__file__).parents[1] / "golden/energy_doctor_bare_vm.txt"
@@ -47,8 +47,8 @@ class NoPrograms(Runner):
         raise AssertionError(f"{command[0]} was started")
 
 
-def doors(root: Path) -> Doors:
-    return Doors(SysRoot(root), Steady(), NoPrograms())
+def host(root: Path) -> Host:
+    return Host(SysRoot(root), Steady(), NoPrograms())
 
 
 @pytest.fixture
@@ -67,9 +67,9 @@ def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
     return Command(capsys)
 
 
-def test_a_bare_virtual_machine_is_told_this(bare: Path) -> None:
+def test_a_bare_virtual_machine_gets_this_report(bare: Path) -> None:
     """Golden: UPDATE_GOLDEN=1 writes what is told now, for a person to read and keep."""
-    found = doctor.examine(EnergyOptions(), doors(bare))
+    found = doctor.examine(EnergyOptions(), host(bare))
     told = click.unstyle(doctor.text(found)) + "\n"
     if os.environ.get("UPDATE_GOLDEN"):
         GOLDEN.parent.mkdir(exist_ok=True)
@@ -78,7 +78,7 @@ def test_a_bare_virtual_machine_is_told_this(bare: Path) -> None:
 
 
 def test_a_bare_virtual_machine_gets_a_label_and_not_a_bare_watt(bare: Path) -> None:
-    told = doctor.document(doctor.examine(EnergyOptions(), doors(bare)))
+    told = doctor.document(doctor.examine(EnergyOptions(), host(bare)))
     chosen = told["chosen"]
     assert isinstance(chosen, dict)
     (domain,) = chosen["primary"]
@@ -89,20 +89,20 @@ def test_a_bare_virtual_machine_gets_a_label_and_not_a_bare_watt(bare: Path) -> 
 
 
 def test_every_source_that_is_not_there_says_why_and_what_to_do(bare: Path) -> None:
-    for candidate in doctor.examine(EnergyOptions(), doors(bare)).detection.candidates:
+    for candidate in doctor.examine(EnergyOptions(), host(bare)).detection.candidates:
         assert candidate.reason, candidate.name
         assert candidate.available or candidate.remedy, candidate.name
 
 
 def test_lines_fit_a_terminal_of_a_hundred_columns(bare: Path) -> None:
-    told = click.unstyle(doctor.text(doctor.examine(EnergyOptions(), doors(bare))))
+    told = click.unstyle(doctor.text(doctor.examine(EnergyOptions(), host(bare))))
     assert max(len(line) for line in told.splitlines()) <= 100
 
 
 def test_a_model_of_a_bare_machine_is_refused_as_a_meter(bare: Path) -> None:
     with (
         pytest.raises(CalibrationError, match="a model cannot calibrate a model"),
-        calibrating.chosen("auto", "wall_ac", EnergyOptions(), doors(bare), ask=str),
+        calibrating.chosen("auto", "wall_ac", EnergyOptions(), host(bare), ask=str),
     ):
         raise AssertionError("it was opened")
 

@@ -25,19 +25,17 @@ from setsuden.energy import EnergyOptions
 from setsuden.energy.calibration import load
 from setsuden.energy.calibration.calibrate import (
     CURVE_FACTOR,
-    Calibration,
     CalibrationError,
     Meter,
-    Point,
     calibration,
-    find,
     fit,
 )
 from setsuden.energy.calibration.load import Work
 from setsuden.energy.calibration.measure import Watts, meter_of, opened
 from setsuden.energy.calibration.measure import points as measured
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
-from setsuden.energy.roots import Clock, Doors, SysRoot
+from setsuden.energy.host.system import Clock, Host, SysRoot
+from setsuden.energy.power_curve import Calibration, Point, stored_calibration
 from setsuden.energy.sensors.model import probe_calibrated, probe_table
 from setsuden.schemas.energy import Boundary, Source
 from setsuden.schemas.errors import ConfigError
@@ -106,28 +104,28 @@ def test_what_is_not_refused_rises_and_can_be_read_again(
     cv: float,
 ) -> None:
     three = [point(u, w, cv) for u, w in zip(loads, watts, strict=True)]
-    doors = Doors(SysRoot(tmp_path_factory.getbasetemp()))
+    host = Host(SysRoot(tmp_path_factory.getbasetemp()))
     try:
-        made = calibration(three, PLUG, "a test", doors)
+        made = calibration(three, PLUG, "a test", host)
     except CalibrationError:
         return
     assert 0 <= made.idle_watts <= watts[0]
     steps = [made.curve.watts(u / 10) for u in range(11)]
     assert all(low <= high + 1e-9 for low, high in pairwise(steps))
-    assert 0.2 <= made.bend <= 2
+    assert 0.2 <= made.exponent <= 2
     assert made.factor >= CURVE_FACTOR
     assert Calibration.model_validate_json(made.model_dump_json()) == made
 
 
 def test_the_bend_is_the_exponent_that_made_the_points(tmp_path: Path) -> None:
     three = [point(u, 3 + 5 * u**0.55, 0) for u in (0.0, 0.5, 1.0)]
-    assert calibration(three, PLUG, "", Doors(SysRoot(tmp_path))).bend == pytest.approx(0.55)
+    assert calibration(three, PLUG, "", Host(SysRoot(tmp_path))).exponent == pytest.approx(0.55)
 
 
 # -- the file ----------------------------------------------------------------------------------
 
 
-def tree(root: Path, cores: int = 4, machine_id: str = "a" * 32, cpu: str = "Some CPU") -> Doors:
+def tree(root: Path, cores: int = 4, machine_id: str = "a" * 32, cpu: str = "Some CPU") -> Host:
     for name, text in (
         (
             "proc/stat",
@@ -138,21 +136,21 @@ def tree(root: Path, cores: int = 4, machine_id: str = "a" * 32, cpu: str = "Som
     ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text, encoding="utf-8")
-    return Doors(SysRoot(root))
+    return Host(SysRoot(root))
 
 
-def kept(root: Path, doors: Doors) -> EnergyOptions:
+def kept(root: Path, host: Host) -> EnergyOptions:
     """Options that name a calibration of this machine."""
     file = root / "calibration.json"
-    command.write(calibration(GOOD, PLUG, "a test", doors), file)
+    command.write(calibration(GOOD, PLUG, "a test", host), file)
     return EnergyOptions(calibration=str(file))
 
 
 def test_a_calibration_of_this_machine_is_a_source_with_the_meters_boundary(
     tmp_path: Path,
 ) -> None:
-    doors = tree(tmp_path)
-    found = probe_calibrated(kept(tmp_path, doors), doors)
+    host = tree(tmp_path)
+    found = probe_calibrated(kept(tmp_path, host), host)
     (domain,) = found.domains
     assert (domain.source, domain.boundary) == (Source.CALIBRATED_MODEL, Boundary.WALL_AC)
     assert CURVE_FACTOR < domain.factor < 1.4
@@ -200,26 +198,30 @@ def damaged(text: str, **changes: object) -> str:
         {"boundary": "moon"},
     ],
 )
-def test_a_damaged_file_is_told_and_not_used(tmp_path: Path, changes: dict[str, object]) -> None:
-    doors = tree(tmp_path)
-    options = kept(tmp_path, doors)
+def test_a_damaged_file_is_reported_and_not_used(
+    tmp_path: Path, changes: dict[str, object]
+) -> None:
+    host = tree(tmp_path)
+    options = kept(tmp_path, host)
     file = Path(options.calibration)
     file.write_text(damaged(file.read_text(encoding="utf-8"), **changes), encoding="utf-8")
-    found = find(options, doors)
+    found = stored_calibration(options, host)
     assert found.calibration is None
     assert "is no calibration" in found.reason
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\x00\xff", "{" * 70_000])
-def test_a_file_that_is_no_json_is_told_and_not_used(tmp_path: Path, text: str) -> None:
+def test_a_file_that_is_no_json_is_reported_and_not_used(tmp_path: Path, text: str) -> None:
     file = tmp_path / "c.json"
     file.write_text(text, encoding="latin-1")
-    assert find(EnergyOptions(calibration=str(file)), tree(tmp_path)).calibration is None
+    assert (
+        stored_calibration(EnergyOptions(calibration=str(file)), tree(tmp_path)).calibration is None
+    )
 
 
-def test_a_missing_file_and_a_folder_are_told(tmp_path: Path) -> None:
+def test_a_missing_file_and_a_folder_are_reported(tmp_path: Path) -> None:
     for place in (tmp_path / "none.json", tmp_path):
-        found = find(EnergyOptions(calibration=str(place)), tree(tmp_path))
+        found = stored_calibration(EnergyOptions(calibration=str(place)), tree(tmp_path))
         assert found.calibration is None
         assert found.remedy
 
@@ -231,7 +233,7 @@ class World(Clock):
     """A machine whose power is known: time passes only when somebody waits."""
 
     def __init__(self, root: Path, cores: int = 4, background: float = 0.02) -> None:
-        self.doors = Doors(tree(root, cores).root, self)
+        self.host = Host(tree(root, cores).root, self)
         self.cores, self.background = cores, background
         self.now, self.busy, self.joules, self.loaded = 0, 0.0, 0.0, 0.0
         self.works: list[Work] = []
@@ -251,7 +253,7 @@ class World(Clock):
         self.joules += self.watts() * seconds
         lines = [f"cpu  {round(self.busy * 100)} 0 0 0 0 0 0 0"]
         lines += [f"cpu{i} 0 0 0 0" for i in range(self.cores)]
-        self.doors.root.path.joinpath("proc/stat").write_text("\n".join(lines))
+        self.host.root.path.joinpath("proc/stat").write_text("\n".join(lines))
         return False
 
     @contextmanager
@@ -292,7 +294,7 @@ def points(watts: Watts, world: World, seconds: float) -> list[tuple[str, Point]
     """The three points, each told of when its load was on."""
     begun: list[str] = []
     found = list(
-        measured(watts, WORK, world.running, world.doors, seconds=seconds, begun=begun.append)
+        measured(watts, WORK, world.running, world.host, seconds=seconds, begun=begun.append)
     )
     assert begun == [step for step, _ in found] == list(WORK)
     assert world.loaded == 0
@@ -306,32 +308,32 @@ WORK = {"idle": Work(()), "half": Work((0, 2)), "full": Work((0, 1, 2, 3))}
 def test_a_known_curve_is_found_again_by_every_kind_of_meter(tmp_path: Path, kind: Kind) -> None:
     world = World(tmp_path)
     plug = Plug(world, kind)
-    with opened(plug.candidate, world.doors) as watts:
+    with opened(plug.candidate, world.host) as watts:
         found = dict(points(watts, world, 60))
     assert plug.closed
-    made = calibration(list(found.values()), watts.meter, "a test", world.doors)
+    made = calibration(list(found.values()), watts.meter, "a test", world.host)
     for step, load_, used in (("idle", 0, 0.02), ("half", 2, 0.52), ("full", 4, 1.0)):
         assert found[step].utilisation == pytest.approx(used, abs=0.001), load_
         assert found[step].watts == pytest.approx(3 + 5 * used**0.55, rel=0.01)
         assert found[step].cv < 0.01
     assert made.meter_source is Source.MEASURED
-    assert made.bend < 0.9
+    assert made.exponent < 0.9
 
 
 def test_utilisation_is_what_was_seen_not_what_was_meant(tmp_path: Path) -> None:
     """A neighbour of a tenth of the machine is in both figures."""
     world = World(tmp_path, background=0.1)
-    with opened(Plug(world, Kind.COUNTER).candidate, world.doors) as watts:
+    with opened(Plug(world, Kind.COUNTER).candidate, world.host) as watts:
         found = dict(points(watts, world, 20))
     assert found["half"].utilisation == pytest.approx(0.6, abs=0.001)
 
 
-def test_a_meter_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+def test_a_meter_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     world = World(tmp_path)
     plug = Plug(world, Kind.COUNTER)
     plug.broken = True
     with (
-        opened(plug.candidate, world.doors) as watts,
+        opened(plug.candidate, world.host) as watts,
         pytest.raises(CalibrationError, match="0 of 20 parts"),
     ):
         points(watts, world, 60)
@@ -339,10 +341,10 @@ def test_a_meter_that_cannot_be_read_is_told(tmp_path: Path) -> None:
 
 
 def test_a_model_cannot_calibrate_a_model(tmp_path: Path) -> None:
-    doors = tree(tmp_path)
+    host = tree(tmp_path)
     for candidate in (
-        probe_table(EnergyOptions(), doors),
-        probe_calibrated(kept(tmp_path, doors), doors),
+        probe_table(EnergyOptions(), host),
+        probe_calibrated(kept(tmp_path, host), host),
     ):
         with pytest.raises(CalibrationError, match="cannot calibrate a model") as refused:
             meter_of(candidate)
@@ -384,9 +386,9 @@ def test_a_person_with_a_plug_calibrates_a_machine(tmp_path: Path) -> None:
         return f"{world.watts():.1f}"
 
     label = Meter("human", Source.MEASURED, Boundary.WALL_AC, 1.05)
-    watts = command.HumanWatts(label, ask, world.doors)
+    watts = command.HumanWatts(label, ask, world.host)
     found = points(watts, world, 60)
-    made = calibration([point for _, point in found], label, "a test", world.doors)
+    made = calibration([point for _, point in found], label, "a test", world.host)
     assert asked == ["idle", "half", "full"]
     assert (made.meter, made.boundary) == ("human", Boundary.WALL_AC)
     assert made.points[2].watts == pytest.approx(8.0, abs=0.05)
@@ -398,11 +400,11 @@ def test_the_command_tells_each_step_and_keeps_a_file_that_is_found_again(
 ) -> None:
     world = World(tmp_path, cores=len(load.allowed()))
     told: list[str] = []
-    with opened(Plug(world, Kind.COUNTER).candidate, world.doors) as watts:
-        made = command.measure(watts, world.running, world.doors, 60, told.append)
+    with opened(Plug(world, Kind.COUNTER).candidate, world.host) as watts:
+        made = command.measure(watts, world.running, world.host, 60, told.append)
     target = tmp_path / "state" / "calibration.json"
     command.write(made, target)
-    found = find(EnergyOptions(calibration=str(target)), world.doors)
+    found = stored_calibration(EnergyOptions(calibration=str(target)), world.host)
     assert found.calibration == made
     assert [line.split(":")[0] for line in told[1:]] == [s for s in WORK for _ in range(2)]
     assert [line.split()[0] for line in command.table(made).splitlines()[1:4]] == list(WORK)
@@ -412,10 +414,10 @@ def test_the_command_tells_each_step_and_keeps_a_file_that_is_found_again(
 def test_a_machine_in_use_is_refused_before_its_load_is_begun(tmp_path: Path) -> None:
     world = World(tmp_path, background=0.3)
     with (
-        opened(Plug(world, Kind.COUNTER).candidate, world.doors) as watts,
+        opened(Plug(world, Kind.COUNTER).candidate, world.host) as watts,
         pytest.raises(CalibrationError, match="30% busy"),
     ):
-        command.measure(watts, world.running, world.doors, 60, print)
+        command.measure(watts, world.running, world.host, 60, print)
     assert world.works == [Work(())]
 
 
@@ -524,7 +526,7 @@ def test_answers_without_a_person_to_give_them_are_refused(setsuden: Command) ->
     assert "three figures" in ended.err
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_minutes_are_spent(
+def test_a_place_that_cannot_be_written_is_refused_before_the_minutes_are_spent(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
@@ -546,7 +548,7 @@ ON_AN_IDLE_MACHINE = """
 import sys
 from pathlib import Path
 from setsuden.cli.main import run
-from setsuden.energy.roots import SysRoot
+from setsuden.energy.host.system import SysRoot
 SysRoot.__init__.__defaults__ = (Path(sys.argv[1]),)
 sys.exit(run(sys.argv[2:]))
 """

@@ -132,7 +132,7 @@ def test_energy_before_a_failed_read_at_a_windows_end_is_not_lost() -> None:
     assert track.take()[:4] == (90.0, Quality.DEGRADED, 0, 3 * 10**9)
 
 
-def test_a_counter_that_may_have_gone_round_twice_says_nothing() -> None:
+def test_a_counter_that_may_have_gone_round_twice_is_unknown() -> None:
     """AMD's goes round every 78 s at three times 280 W."""
     domain = replace(COUNTER, max_joules=AMD_JOULES)
     assert taken(domain, [(0, 10.0), (60, 10_010.0)]).joules == 10_000.0
@@ -150,7 +150,7 @@ def test_a_range_of_zero_is_no_range() -> None:
     )
 
 
-def test_readings_out_of_order_say_nothing() -> None:
+def test_readings_out_of_order_give_no_joules() -> None:
     assert counter_step(COUNTER, reading(2, 1.0), reading(1, 2.0)).joules is None
     assert power_step(POWER, reading(2, 1.0), reading(1, 2.0)).joules is None
 
@@ -249,7 +249,7 @@ def test_a_gap_of_more_than_three_intervals_is_degraded() -> None:
     assert late.quality is Quality.DEGRADED
 
 
-def test_a_missed_sample_is_bridged_and_told() -> None:
+def test_a_missed_sample_is_bridged_and_reported() -> None:
     delta = taken(POWER, [(0, 10.0), (0.2, None), (0.4, 10.0)])
     assert delta.joules == pytest.approx(4.0)
     assert delta.quality is Quality.DEGRADED

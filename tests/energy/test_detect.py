@@ -13,8 +13,8 @@ from tests.support.sensor_contract import assert_described
 from tests.support.trees import Machine
 
 from setsuden.energy.domain import Candidate, Detection
+from setsuden.energy.host.system import Host, Runner
 from setsuden.energy.options import EnergyOptions, PlugOptions, RedfishOptions
-from setsuden.energy.roots import Doors, Runner
 from setsuden.energy.sensors.detect import ON_DEMAND, detect
 from setsuden.schemas.errors import ConfigError
 
@@ -36,7 +36,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def found(machine: Machine, options: EnergyOptions = OPTIONS, *extra: Candidate) -> Detection:
-    return detect(options, replace(machine.doors, runner=NoRunner()), extra)
+    return detect(options, replace(machine.host, runner=NoRunner()), extra)
 
 
 def named(detection: Detection, name: str) -> Candidate:
@@ -69,7 +69,7 @@ def test_the_source_nearest_to_the_wall_is_chosen(machine: Machine, first: int) 
     assert available[: len(WORTH) - first] == [name for name, _ in WORTH[first:]]
 
 
-def test_every_source_is_told_of_with_a_reason_and_a_remedy(machine: Machine) -> None:
+def test_every_source_is_listed_with_a_reason_and_a_remedy(machine: Machine) -> None:
     detection = found(machine)
     names = [one.name for one in detection.candidates]
     assert len(set(names)) == len(names)
@@ -179,13 +179,13 @@ def test_the_search_takes_less_than_20_ms_on_a_machine_full_of_sensors(machine: 
         machine.hwmon(f"nvme{number}", {"temp1_input": 40_000, "temp1_label": "Composite"})
     machine.grace(sockets=2)
     machine.rapl(packages=2)
-    detect(OPTIONS, machine.doors)
-    fastest = min(_seconds(machine.doors) for _ in range(5))
+    detect(OPTIONS, machine.host)
+    fastest = min(_seconds(machine.host) for _ in range(5))
     assert fastest < 0.02
 
 
-def _seconds(doors: Doors) -> float:
+def _seconds(host: Host) -> float:
     """CPU time: it waits for nothing, and other tests may run beside it."""
     began = time.process_time()
-    detect(OPTIONS, doors)
+    detect(OPTIONS, host)
     return time.process_time() - began

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.support import rows
 
-from setsuden.energy.metering.baseline import SURE_AFTER, Baseline, observed
-from setsuden.energy.metering.hostcpu import (
+from setsuden.energy.host.cpu import (
     FollowedCpu,
     HostCpuReader,
     OwnCpu,
@@ -21,8 +20,9 @@ from setsuden.energy.metering.hostcpu import (
     named,
     reserved_share,
 )
+from setsuden.energy.host.system import Host, SysRoot
+from setsuden.energy.metering.baseline import SURE_AFTER, Baseline, observed
 from setsuden.energy.metering.journal import SUFFIX, Journal
-from setsuden.energy.roots import Doors, SysRoot
 from setsuden.schemas.energy import Quality
 from setsuden.schemas.windows import MeterRow, WindowRow
 
@@ -133,7 +133,7 @@ def test_a_cgroups_quota_is_the_reserved_share(
         sys__fs__cgroup__pod__cpu_max="",
     )
     (tmp_path / "sys/fs/cgroup/pod/cpu.max").write_text(limit, encoding="utf-8")
-    found, why = reserved_share(Doors(root=root))
+    found, why = reserved_share(Host(root=root))
     allowed = min(1.0, len(os.sched_getaffinity(0)) / 2)
     assert found == pytest.approx(share or allowed)
     assert ("cpu.max" in why) == (share is not None and share < allowed)

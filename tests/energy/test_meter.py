@@ -15,19 +15,20 @@ import pytest
 from tests.support import rows
 
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.host.system import Clock, Host, SysRoot
 from setsuden.energy.metering.baseline import Baseline, observed
 from setsuden.energy.metering.journal import SUFFIX, Journal
 from setsuden.energy.metering.ledger import WorkKey
-from setsuden.energy.metering.meter import PATIENCE_SECONDS, SLACK_SECONDS, Meter
-from setsuden.energy.metering.provisional import Rate
+from setsuden.energy.metering.meter import Meter
+from setsuden.energy.metering.policy import PATIENCE_SECONDS, SLACK_SECONDS
+from setsuden.energy.metering.provisional import ProvisionalEstimator
 from setsuden.energy.metering.sampler import Sampler
-from setsuden.energy.metering.settle import Labels
-from setsuden.energy.roots import Clock, Doors, SysRoot
+from setsuden.energy.metering.settle import MeterFacts
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Counts, WindowRow
 
 KEY = WorkKey("digits", "digits/student", "0" * 64)
-LABELS = Labels("edge-1", Source.MEASURED, Boundary.HOST, 1.1, 1.05, 1.0)
+FACTS = MeterFacts("edge-1", Source.MEASURED, Boundary.HOST, 1.1, 1.05, 1.0)
 DOMAIN = Domain(
     "host", "host", "enclosure", Kind.COUNTER, Source.MEASURED, Boundary.HOST, 1.1, max_watts=200
 )
@@ -92,12 +93,12 @@ class Bench:
             open=lambda: self.sensor,
         )
         self.meter = Meter(
-            Doors(root=SysRoot(folder), clock=self.clock),
+            Host(root=SysRoot(folder), clock=self.clock),
             sampler=Sampler(candidate),
             baseline=baseline or Baseline(4.0, "test", 1.05),
-            labels=LABELS,
+            facts=FACTS,
             journal=Journal(folder / "energy", rows.meter(), 1 << 20),
-            rate=Rate(2.0, 4.0, LABELS),
+            estimator=ProvisionalEstimator(2.0, 4.0, FACTS),
             window_seconds=1.0,
             max_core_share=0.001,
             process=self,
@@ -311,19 +312,19 @@ def test_power_that_is_dear_to_read_is_read_less_often(
 def test_a_running_meter_settles_a_real_run_within_two_windows(tmp_path: Path) -> None:
     bench = Bench(tmp_path)
     settled = threading.Event()
-    doors = Doors(root=SysRoot(tmp_path))
+    host = Host(root=SysRoot(tmp_path))
     sensor = HandSensor(HandClock())
     sensor.read = lambda: [Reading("host", time.monotonic_ns(), time.monotonic() * 10)]  # type: ignore[method-assign]  # a machine of 10 W
     candidate = Candidate(
         "hand", available=True, reason="", domains=(DOMAIN,), primary=("host",), open=lambda: sensor
     )
     meter = Meter(
-        doors,
+        host,
         sampler=Sampler(candidate),
         baseline=Baseline(4.0, "test", 1.05),
-        labels=LABELS,
+        facts=FACTS,
         journal=Journal(tmp_path / "real", rows.meter(), 1 << 20),
-        rate=Rate(2.0, 4.0, LABELS),
+        estimator=ProvisionalEstimator(2.0, 4.0, FACTS),
         window_seconds=0.2,
         max_core_share=0.1,
     )

@@ -189,7 +189,7 @@ def value(made: list[Instrument], name: str, *attributes: str) -> float:
 # -- from totals to points -----------------------------------------------------------------------
 
 
-def test_every_joule_of_the_windows_is_in_one_point_and_the_unknown_window_is_told() -> None:
+def test_every_joule_of_the_windows_is_in_one_point_and_the_unknown_window_is_reported() -> None:
     made = points_of(meter_row(), TWO, JOULES, 3)
     energy = found(made)["setsuden.inference.energy"]
     rest = found(made)["setsuden.energy.unattributed"]
@@ -264,7 +264,7 @@ def test_a_domain_that_was_never_read_is_left_out() -> None:
     assert len(found(made)["hw.energy"]) == 1
 
 
-def test_parents_and_children_are_told_apart() -> None:
+def test_parents_and_children_are_distinguished() -> None:
     (points,) = [p for row, p in points_of(meter_row(), TWO, JOULES, 0) if row is names.HW_ENERGY]
     by = {point.attributes["hw.id"]: point for point in points}
     assert {name: point.value for name, point in by.items()} == JOULES

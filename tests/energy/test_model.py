@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from tests.support.sensor_contract import assert_kept, opened
 
 from setsuden.energy import EnergyOptions
-from setsuden.energy.calibration.calibrate import Curve
 from setsuden.energy.domain import Candidate
-from setsuden.energy.roots import Clock, Doors, SysRoot
+from setsuden.energy.host.system import Clock, Host, SysRoot
+from setsuden.energy.power_curve import Curve
 from setsuden.energy.sensors.model import probe_calibrated, probe_declared, probe_table
 from setsuden.energy.sensors.table import GUEST_FACTOR, HOST_FACTOR, SKU_FACTOR, match
 from setsuden.schemas.energy import Boundary, Source
@@ -49,8 +49,8 @@ class Machine(Clock):
         self.put("proc/stat", "\n".join(lines) + "\n")
 
     @property
-    def doors(self) -> Doors:
-        return Doors(SysRoot(self.root), self)
+    def host(self) -> Host:
+        return Host(SysRoot(self.root), self)
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def machine(tmp_path: Path) -> Machine:
 
 
 def declared(machine: Machine, **options: float) -> Candidate:
-    return probe_declared(EnergyOptions.model_validate(options), machine.doors)
+    return probe_declared(EnergyOptions.model_validate(options), machine.host)
 
 
 def joules(candidate: Candidate, machine: Machine, *passed: tuple[float, float]) -> float:
@@ -129,7 +129,7 @@ def test_the_counter_never_falls_whatever_the_kernel_says(
     assert values == sorted(values)
 
 
-def test_a_failed_read_is_told_and_its_time_is_not_lost(machine: Machine) -> None:
+def test_a_failed_read_is_reported_and_its_time_is_not_lost(machine: Machine) -> None:
     sensor = opened(declared(machine, watts_per_core=5, idle_watts_per_core=1))
     sensor.read()
     machine.pass_time(5, 5)
@@ -148,7 +148,7 @@ def test_the_contract_of_sensors_is_kept(machine: Machine, text: str) -> None:
         for options in (EnergyOptions(), EnergyOptions(watts_per_core=3)):
             machine.pass_time(1, 1)
             assert_kept(
-                probe(options, machine.doors),
+                probe(options, machine.host),
                 advance=lambda: machine.pass_time(1, 1),
                 vanish=lambda: machine.put("proc/stat", text),
             )
@@ -196,7 +196,7 @@ def test_idle_power_that_is_not_below_full_power_is_refused(machine: Machine) ->
     assert "idle_watts_per_core" in found.remedy
 
 
-def test_nothing_declared_is_told_with_what_to_declare(machine: Machine) -> None:
+def test_nothing_declared_is_reported_with_what_to_declare(machine: Machine) -> None:
     found = declared(machine)
     assert not found.available
     assert "energy.watts_per_core" in found.remedy
@@ -206,10 +206,10 @@ def test_nothing_declared_is_told_with_what_to_declare(machine: Machine) -> None
 
 
 def table(machine: Machine) -> Candidate:
-    return probe_table(EnergyOptions(), machine.doors)
+    return probe_table(EnergyOptions(), machine.host)
 
 
-def test_a_guest_has_the_widest_factor_and_is_told_so(tmp_path: Path) -> None:
+def test_a_guest_has_the_widest_factor_and_is_reported(tmp_path: Path) -> None:
     found = table(Machine(tmp_path, cores=2, cpuinfo=EPYC.format(more=" hypervisor")))
     (domain,) = found.domains
     assert (domain.source, domain.factor) == (Source.TABLE_MODEL, GUEST_FACTOR)
@@ -258,28 +258,28 @@ def test_only_the_very_product_has_the_narrow_factor(
         machine.put("sys/devices/soc0/soc_id", soc + "\n")
     if khz is not None:
         machine.put("sys/devices/system/cpu/cpu0/cpufreq/cpuinfo_max_freq", khz + "\n")
-    found = match(machine.doors.root)
+    found = match(machine.host.root)
     assert (found.row.watts_per_core, found.factor) == (watts, factor)
 
 
 def test_a_guest_of_a_known_product_is_still_a_guest(tmp_path: Path) -> None:
     machine = Machine(tmp_path, cores=144, cpuinfo="CPU part : 0xd4f\nFeatures : hypervisor\n")
     machine.put("sys/devices/soc0/soc_id", GRACE)
-    assert match(machine.doors.root).factor == GUEST_FACTOR
+    assert match(machine.host.root).factor == GUEST_FACTOR
 
 
 def test_an_empty_sensor_class_is_no_sensor(tmp_path: Path) -> None:
     """Arm guests have /sys/class/hwmon with nothing in it, and no flag that says guest."""
     machine = Machine(tmp_path, cpuinfo="CPU part\t: 0xd0c\n")
     (tmp_path / "sys/class/hwmon").mkdir(parents=True)
-    assert match(machine.doors.root).factor == GUEST_FACTOR
+    assert match(machine.host.root).factor == GUEST_FACTOR
 
 
 def test_without_proc_stat_no_model_is_available(tmp_path: Path) -> None:
-    doors = Doors(SysRoot(tmp_path))
+    host = Host(SysRoot(tmp_path))
     for found in (
-        probe_table(EnergyOptions(), doors),
-        probe_declared(EnergyOptions(watts_per_core=1), doors),
+        probe_table(EnergyOptions(), host),
+        probe_declared(EnergyOptions(watts_per_core=1), host),
     ):
         assert not found.available
         assert found.remedy

@@ -13,10 +13,10 @@ from tests.support.devices import SteppedClock
 from tests.support.sensor_contract import assert_kept, opened
 
 from setsuden.energy.domain import Candidate
+from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.pmu import Event, Pmu, attr
-from setsuden.energy.roots import Doors, SysRoot
 from setsuden.energy.sensors import perf
+from setsuden.energy.sensors.pmu import Event, Pmu, attr
 from setsuden.schemas.energy import Boundary, Source
 
 POWER = "sys/bus/event_source/devices/power"
@@ -80,8 +80,8 @@ def power_tree(root: Path, events: str = "psys pkg cores gpu ram", cpus: str = "
 
 
 def found(root: Path, pmu: Pmu | None = None) -> Candidate:
-    doors = Doors(root=SysRoot(root), clock=SteppedClock())
-    return perf.probe(EnergyOptions(), doors, pmu or Counters())
+    host = Host(root=SysRoot(root), clock=SteppedClock())
+    return perf.probe(EnergyOptions(), host, pmu or Counters())
 
 
 def test_rapl_events_keep_the_contract(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_rapl_events_keep_the_contract(tmp_path: Path) -> None:
     assert not pmu.left_open
 
 
-def test_a_package_is_told_in_joules_and_holds_its_cores(tmp_path: Path) -> None:
+def test_a_package_is_reported_in_joules_and_holds_its_cores(tmp_path: Path) -> None:
     power_tree(tmp_path)
     pmu = Counters()
     candidate = found(tmp_path, pmu)
@@ -193,7 +193,7 @@ def test_who_may_count_a_whole_cpu(
     assert ("sandbox" in words) is may
 
 
-def test_any_other_failure_is_told_as_it_is(tmp_path: Path) -> None:
+def test_any_other_failure_is_reported_as_it_is(tmp_path: Path) -> None:
     power_tree(tmp_path)
     candidate = found(tmp_path, Counters(refuses=errno.ENODEV))
     assert_kept(candidate)
@@ -208,7 +208,7 @@ def test_a_set_that_cannot_be_opened_whole_leaves_none_open(tmp_path: Path) -> N
     assert not pmu.left_open
 
 
-def test_a_machine_without_such_a_pmu_is_told_so(tmp_path: Path) -> None:
+def test_a_machine_without_such_a_pmu_is_reported(tmp_path: Path) -> None:
     candidate = found(tmp_path)
     assert_kept(candidate)
     assert "virtual machine" in candidate.reason
@@ -270,7 +270,7 @@ def test_monaka_counts_energy_in_a_unit_that_nobody_published(tmp_path: Path) ->
     assert not pmu.opened
 
 
-def test_another_arm_core_is_none_of_them(tmp_path: Path) -> None:
+def test_another_arm_core_is_not_taken_for_one_of_them(tmp_path: Path) -> None:
     fujitsu_tree(tmp_path, 0xD0C, "0-79", ["0-79"])
     assert "offers no PMU" in found(tmp_path).reason
 

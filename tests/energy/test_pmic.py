@@ -11,8 +11,8 @@ from tests.support.devices import SteppedClock
 from tests.support.sensor_contract import assert_kept, opened
 
 from setsuden.energy.domain import Candidate
+from setsuden.energy.host.system import Host, Runner, SysRoot
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors, Runner, SysRoot
 from setsuden.energy.sensors import pmic
 from setsuden.schemas.energy import Boundary, Source
 
@@ -57,7 +57,7 @@ def pi(root: Path, model: str, runner: Runner, clock: SteppedClock | None = None
     path = root / "proc/device-tree/model"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(model.encode() + b"\0")
-    return pmic.probe(EnergyOptions(), Doors(SysRoot(root), clock or SteppedClock(), runner))
+    return pmic.probe(EnergyOptions(), Host(SysRoot(root), clock or SteppedClock(), runner))
 
 
 def test_the_power_chip_keeps_the_contract(tmp_path: Path, clock: SteppedClock) -> None:
@@ -68,7 +68,7 @@ def test_the_power_chip_keeps_the_contract(tmp_path: Path, clock: SteppedClock) 
         clock.passes(1)
 
     assert_kept(pi(tmp_path, "Raspberry Pi 5 Model B Rev 1.0", runner, clock), vanish=vanish)
-    assert_kept(pmic.probe(EnergyOptions(), Doors(root=SysRoot(tmp_path / "none"))))
+    assert_kept(pmic.probe(EnergyOptions(), Host(root=SysRoot(tmp_path / "none"))))
 
 
 def test_a_pi_5_tells_rails_and_the_corrected_input(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from setsuden.energy.metering.broker import BrokerCounts
+from setsuden.energy.broker import BrokerCounts
 from setsuden.energy.metering.journal import SUFFIX
 from setsuden.energy.sensors.boards import boards
 from setsuden.link import Link

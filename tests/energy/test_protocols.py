@@ -16,10 +16,10 @@ from tests.support.devices import Device, SteppedClock, device, has_problem, has
 from tests.support.sensor_contract import assert_kept, opened
 
 from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions, PlugOptions
 from setsuden.energy.protocols.background import Newest, Value, judged
 from setsuden.energy.protocols.numbers import MAX_BYTES, number_in
-from setsuden.energy.roots import Doors, SysRoot
 from setsuden.energy.sensors import plug
 from setsuden.schemas.energy import Boundary, Source
 
@@ -39,8 +39,8 @@ def clock() -> SteppedClock:
 def plugged(
     clock: SteppedClock | None = None, root: Path = Path("/"), **options: object
 ) -> Candidate:
-    doors = Doors(root=SysRoot(root), clock=clock or SteppedClock())
-    return plug.probe(EnergyOptions(plug=PlugOptions.model_validate(options)), doors)
+    host = Host(root=SysRoot(root), clock=clock or SteppedClock())
+    return plug.probe(EnergyOptions(plug=PlugOptions.model_validate(options)), host)
 
 
 # -- the newest value ---------------------------------------------------------------------------
@@ -57,7 +57,7 @@ def domain(seconds: float) -> Domain:
     later=st.integers(0, 10**12),
     seconds=st.floats(0.2, 60),
 )
-def test_a_told_value_is_young_and_moments_never_step_back(
+def test_a_reported_value_is_recent_and_moments_never_step_back(
     moments: list[int], later: int, seconds: float
 ) -> None:
     newest, told = Newest(), []
@@ -130,7 +130,7 @@ def test_a_plug_keeps_the_contract(meter: Device) -> None:
 
     assert_kept(plugged(kind="http", url=meter.url), advance=grow)
     assert_kept(plugged(kind="http", url=meter.url, quantity="joules"), advance=grow)
-    assert_kept(plug.probe(EnergyOptions(), Doors()))
+    assert_kept(plug.probe(EnergyOptions(), Host()))
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_searching_asks_nobody(meter: Device) -> None:
     assert not meter.asked
 
 
-def test_a_value_is_told_again_until_it_is_too_old(meter: Device, clock: SteppedClock) -> None:
+def test_a_value_is_repeated_until_it_is_too_old(meter: Device, clock: SteppedClock) -> None:
     sensor = opened(plugged(clock, kind="http", url=meter.url))
     first = until(sensor, has_value)
     meter.status = 500
@@ -195,7 +195,7 @@ def test_reading_never_waits_for_a_plug_that_hangs(meter: Device) -> None:
         (200, "x" * (MAX_BYTES + 1), "longer than"),
     ],
 )
-def test_an_answer_that_is_none_is_told(meter: Device, status: int, body: str, words: str) -> None:
+def test_an_invalid_answer_is_reported(meter: Device, status: int, body: str, words: str) -> None:
     meter.status = status
     meter.says(body)
     sensor = opened(plugged(kind="http", url=meter.url))
@@ -233,7 +233,7 @@ def test_a_proxy_of_the_environment_is_not_asked(
     sensor.close()
 
 
-def test_something_that_speaks_no_http_is_told() -> None:
+def test_something_that_speaks_no_http_is_reported() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         sensor = opened(plugged(kind="http", url=f"http://127.0.0.1:{server.getsockname()[1]}"))
         connection, _ = server.accept()

@@ -12,8 +12,8 @@ from tests.support.devices import Device, SteppedClock, device, has_problem, has
 from tests.support.sensor_contract import assert_kept, opened
 
 from setsuden.energy.domain import Candidate
+from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions, RedfishOptions
-from setsuden.energy.roots import Doors, SysRoot
 from setsuden.energy.sensors import redfish
 
 
@@ -32,14 +32,14 @@ PARTS = """{"PowerControl": [{"PhysicalContext": "CPU", "PowerConsumedWatts": 90
 
 def controlled(url: str, root: Path = Path("/"), sensor: str = "auto", **more: object) -> Candidate:
     options = RedfishOptions.model_validate({"url": url, **more})
-    doors = Doors(root=SysRoot(root), clock=SteppedClock())
-    return redfish.probe(EnergyOptions(redfish=options, sensor=sensor), doors)
+    host = Host(root=SysRoot(root), clock=SteppedClock())
+    return redfish.probe(EnergyOptions(redfish=options, sensor=sensor), host)
 
 
 def test_a_controller_keeps_the_contract(meter: Device) -> None:
     meter.says(HP)
     assert_kept(controlled(f"{meter.url}/redfish/v1/Chassis/1/Power"))
-    assert_kept(redfish.probe(EnergyOptions(), Doors()))
+    assert_kept(redfish.probe(EnergyOptions(), Host()))
 
 
 def test_a_controller_is_asked_in_a_search_only_when_it_is_named(meter: Device) -> None:

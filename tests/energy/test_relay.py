@@ -16,10 +16,10 @@ from tests.support.devices import SteppedClock
 from tests.support.sensor_contract import assert_kept, opened
 
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.host.system import Clock, Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
-from setsuden.energy.roots import Clock, Doors
 from setsuden.energy.sensors import relay
+from setsuden.energy.sensors.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
 from setsuden.schemas.energy import Boundary, Source
 
 PACKAGE = Domain(
@@ -96,7 +96,7 @@ def server(sensor: Privileged, path: Path) -> Iterator[Server]:
 
 
 def asked(path: Path, clock: Clock) -> Candidate:
-    return relay.probe(EnergyOptions(relay=str(path)), Doors(clock=clock))
+    return relay.probe(EnergyOptions(relay=str(path)), Host(clock=clock))
 
 
 def test_the_relay_keeps_the_contract(
@@ -108,7 +108,7 @@ def test_the_relay_keeps_the_contract(
 
     assert_kept(asked(path, clock), advance=advance, vanish=server.close)
     assert_kept(asked(path, clock))
-    assert_kept(relay.probe(EnergyOptions(), Doors()))
+    assert_kept(relay.probe(EnergyOptions(), Host()))
 
 
 def test_all_of_a_domain_but_its_source_passes_through(
@@ -158,7 +158,7 @@ def test_the_sensor_is_read_once_an_interval_whoever_asks(
         client.close()
 
 
-def test_a_meter_that_dies_is_told_and_found_again(
+def test_a_meter_that_dies_is_reported_and_found_again(
     server: Server, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     client = opened(asked(path, clock))
@@ -201,7 +201,7 @@ def test_a_sensor_that_raises_does_not_end_the_meter(
     client.close()
 
 
-def test_a_clock_that_is_not_ours_is_told(server: Server, path: Path) -> None:
+def test_a_clock_that_is_not_ours_is_reported(server: Server, path: Path) -> None:
     theirs = SteppedClock()
     theirs.passes(1)
     client = opened(asked(path, theirs))
@@ -353,7 +353,7 @@ def answering(path: Path) -> Iterator[Callable[[list[bytes]], None]]:
         (b" " * 70_000, "too long"),
     ],
 )
-def test_an_answer_that_is_none_makes_it_unavailable(
+def test_an_invalid_answer_makes_it_unavailable(
     answering: Callable[[list[bytes]], None], path: Path, answer: bytes, words: str
 ) -> None:
     answering([answer])
@@ -370,7 +370,7 @@ def test_a_missing_right_and_a_missing_meter_have_their_own_remedies(tmp_path: P
 
 
 @pytest.mark.parametrize("value", [-1.0, inf, nan])
-def test_a_value_that_is_none_is_never_told(
+def test_a_missing_value_is_never_reported(
     server: Server, sensor: Privileged, path: Path, clock: SteppedClock, value: float
 ) -> None:
     sensor.value = value

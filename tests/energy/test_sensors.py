@@ -13,10 +13,9 @@ from tests.support.trees import HWMON, POWERCAP, SUPPLY, Machine
 from setsuden.energy.domain import Candidate, Domain, Kind
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import rapl
+from setsuden.energy.sensors.board_probe import match, probe_boards
 from setsuden.energy.sensors.boards import boards
-from setsuden.energy.sensors.factors import FACTORS, Kin, accuracy_factor
-from setsuden.energy.sensors.find import probe_boards
-from setsuden.energy.sensors.sums import match
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass, accuracy_factor
 from setsuden.schemas.energy import Boundary, Source
 from setsuden.schemas.errors import ConfigError
 
@@ -33,8 +32,8 @@ def candidate(machine: Machine, name: str, *files: Path) -> Candidate:
     """What the row of this name, or RAPL, finds."""
     options = EnergyOptions(boards=tuple(str(file) for file in files))
     if name == rapl.NAME:
-        return rapl.probe(options, machine.doors)
-    found = [one for _, one in probe_boards(options, machine.doors) if one.name == name]
+        return rapl.probe(options, machine.host)
+    found = [one for _, one in probe_boards(options, machine.host) if one.name == name]
     return found[0]
 
 
@@ -283,7 +282,7 @@ def test_a_rail_that_is_part_of_the_sum_and_cannot_be_read_stops_the_sum(
     assert "curr2_input" in found.reason
 
 
-def test_a_rail_beside_the_sum_that_cannot_be_read_is_told_and_left_out(
+def test_a_rail_beside_the_sum_that_cannot_be_read_is_reported_and_left_out(
     machine: Machine,
 ) -> None:
     machine.ina3221()
@@ -317,7 +316,7 @@ def test_the_accuracy_that_firmware_states_is_the_factor(
 def test_an_accuracy_that_cannot_be_meant_is_not_believed(machine: Machine, told: str) -> None:
     machine.acpi_meter(told)
     (one,) = candidate(machine, "acpi-meter").domains
-    assert one.factor == FACTORS[Kin.HOST].value
+    assert one.factor == FACTORS[ErrorClass.HOST].value
 
 
 def test_a_battery_behind_an_acpi_meter_is_not_the_host(machine: Machine) -> None:
@@ -364,7 +363,7 @@ def test_accuracy_below_half_is_the_error_itself() -> None:
 
 
 @pytest.mark.parametrize("swapped", [True, False])
-def test_xgene_is_told_by_text_and_not_by_number(machine: Machine, *, swapped: bool) -> None:
+def test_xgene_is_recognised_by_text_and_not_by_number(machine: Machine, *, swapped: bool) -> None:
     machine.xgene(swapped=swapped)
     found = candidate(machine, "xgene")
     assert values(found) == {"CPU power": 80.0, "IO power": 15.0}
@@ -388,12 +387,12 @@ def test_hwmon_energy_counts_microjoules(machine: Machine) -> None:
     assert found.domains[0].interval_seconds == 1.0
 
 
-def test_a_counter_that_is_switched_off_is_none(machine: Machine) -> None:
+def test_a_counter_that_is_switched_off_is_not_used(machine: Machine) -> None:
     machine.hwmon_energy(counters=2, energy2_enable=0)
     assert candidate(machine, "hwmon-energy").available
 
 
-def test_a_counter_without_data_is_none(machine: Machine) -> None:
+def test_a_counter_without_data_is_not_used(machine: Machine) -> None:
     machine.hwmon_energy(counters=2)
     assert not candidate(machine, "hwmon-energy").available
     machine.root.fail("*energy2_input", errno.ENODATA)
@@ -534,7 +533,7 @@ def test_memory_that_stands_at_zero_is_not_there(machine: Machine) -> None:
     assert candidate(machine, "rapl").primary == ("intel-rapl:0",)
 
 
-def test_sgx_is_told_because_it_may_skew_figures(machine: Machine) -> None:
+def test_sgx_is_reported_because_it_may_skew_figures(machine: Machine) -> None:
     machine.rapl(packages=1)
     machine.write("proc/cpuinfo", "flags\t\t: fpu sgx sgx_lc")
     assert "SGX" in candidate(machine, "rapl").reason
@@ -607,7 +606,7 @@ def test_a_counter_of_ones_own_says_where_it_wraps(machine: Machine, tmp_path: P
         ('remedy = "plug the sensor board in"', "", "remedy"),
     ],
 )
-def test_a_row_that_is_wrong_is_told_with_file_row_and_field(
+def test_an_invalid_row_is_reported_with_file_row_and_field(
     tmp_path: Path, old: str, new: str, key: str
 ) -> None:
     file = tmp_path / "own.toml"
@@ -626,7 +625,7 @@ def test_two_rows_of_one_name_are_refused(tmp_path: Path) -> None:
         boards([str(file)])
 
 
-def test_a_file_of_rows_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_file_of_rows_that_is_not_there_is_reported(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere\.toml"):
         boards([str(tmp_path / "nowhere.toml")])
 

@@ -9,13 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setsuden.energy.metering.ledger import MeteredRun, RunLedger, WorkKey
-from setsuden.energy.metering.provisional import Rate
-from setsuden.energy.metering.settle import Closed, Labels, settle
+from setsuden.energy.metering.provisional import ProvisionalEstimator
+from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Counts, WindowRow
 
 KEY = WorkKey("digits", "digits/student", "0" * 64)
-LABELS = Labels("edge-1", Source.MEASURED, Boundary.HOST, 1.1, 1.05, 0.5)
+FACTS = MeterFacts("edge-1", Source.MEASURED, Boundary.HOST, 1.1, 1.05, 0.5)
 SECOND = 1_000_000_000
 
 
@@ -28,8 +28,8 @@ def window(
     process: float = 0.5,
     quality: Quality = Quality.OK,
     counts: Counts | None = None,
-) -> Closed:
-    return Closed(
+) -> ClosedWindow:
+    return ClosedWindow(
         int(start * SECOND),
         int(end * SECOND),
         1_700_000_000 * SECOND + int(start * SECOND),
@@ -66,7 +66,7 @@ def buckets(row: WindowRow) -> list[float]:
 def test_a_run_inside_one_window_is_settled_with_it() -> None:
     clock = Clock()
     run = clock.run(0.2, 0.4, 0.1)
-    row = settle(window(0, 1), clock.ledger, LABELS)
+    row = settle(window(0, 1), clock.ledger, FACTS)
     settled = run.settled
     assert settled is not None
     assert settled.joules == pytest.approx(6.0 * 0.1 / 1.0 + 4.0 * 0.5 * 0.2)
@@ -80,9 +80,9 @@ def test_a_run_inside_one_window_is_settled_with_it() -> None:
 def test_a_run_over_a_border_is_settled_by_the_later_window_and_has_parts_of_both() -> None:
     clock = Clock()
     run = clock.run(0.5, 1.5, 0.4)
-    first = settle(window(0, 1), clock.ledger, LABELS)
+    first = settle(window(0, 1), clock.ledger, FACTS)
     assert run.settled is None
-    second = settle(window(1, 2, 30.0), clock.ledger, LABELS)
+    second = settle(window(1, 2, 30.0), clock.ledger, FACTS)
     assert run.settled is not None
     given_away = fsum(
         (row.request_dynamic or 0.0) + (row.request_idle or 0.0) for row in (first, second)
@@ -95,7 +95,7 @@ def test_a_run_over_a_border_is_settled_by_the_later_window_and_has_parts_of_bot
 def test_a_batch_is_shared_equally_by_its_items() -> None:
     clock = Clock()
     run = clock.run(0.0, 0.5, 0.4, items=4)
-    row = settle(window(0, 1), clock.ledger, LABELS)
+    row = settle(window(0, 1), clock.ledger, FACTS)
     assert run.settled is not None
     assert run.settled.method is Method.BATCH_WEIGHTED
     assert run.settled.joules is not None
@@ -106,9 +106,9 @@ def test_a_batch_is_shared_equally_by_its_items() -> None:
 def test_a_window_without_joules_leaves_its_runs_unknown_and_never_zero() -> None:
     clock = Clock()
     run = clock.run(0.5, 1.5, 0.4)
-    row = settle(window(0, 1, None), clock.ledger, LABELS)
+    row = settle(window(0, 1, None), clock.ledger, FACTS)
     assert buckets(row) == []
-    settle(window(1, 2), clock.ledger, LABELS)
+    settle(window(1, 2), clock.ledger, FACTS)
     assert run.settled is not None
     assert run.settled.joules is None
     assert run.settled.source is Source.NONE
@@ -119,10 +119,10 @@ def test_a_run_that_outlives_its_windows_patience_is_degraded() -> None:
     clock = Clock()
     clock.now = 0.5
     run = clock.ledger.begin(KEY)
-    settle(window(0, 1), clock.ledger, LABELS)
+    settle(window(0, 1), clock.ledger, FACTS)
     clock.now = 1.5
     clock.ledger.finish(run, 1, 0.4, Method.THREAD)
-    settle(window(1, 2), clock.ledger, LABELS)
+    settle(window(1, 2), clock.ledger, FACTS)
     assert run.settled is not None
     assert run.settled.quality is Quality.DEGRADED
 
@@ -131,7 +131,7 @@ def test_a_failed_run_is_nobodys_request() -> None:
     clock = Clock()
     run = clock.ledger.begin(KEY)
     clock.ledger.abandon(run)
-    row = settle(window(0, 1), clock.ledger, LABELS)
+    row = settle(window(0, 1), clock.ledger, FACTS)
     assert row.request_dynamic == 0
     assert row.request_idle == 0
     assert (row.overhead or 0) > 0
@@ -140,14 +140,14 @@ def test_a_failed_run_is_nobodys_request() -> None:
 def test_the_worst_window_says_how_good_a_run_is() -> None:
     clock = Clock()
     run = clock.run(0.5, 1.5, 0.4)
-    settle(window(0, 1, quality=Quality.DEGRADED), clock.ledger, LABELS)
-    settle(window(1, 2), clock.ledger, LABELS)
+    settle(window(0, 1, quality=Quality.DEGRADED), clock.ledger, FACTS)
+    settle(window(1, 2), clock.ledger, FACTS)
     assert run.settled is not None
     assert run.settled.quality is Quality.DEGRADED
 
 
 def test_a_brokers_whole_process_is_spread_over_its_messages() -> None:
-    labels = Labels(
+    facts = MeterFacts(
         "broker-1",
         Source.MEASURED,
         Boundary.HOST,
@@ -156,7 +156,7 @@ def test_a_brokers_whole_process_is_spread_over_its_messages() -> None:
         0.0,
         amortised=WorkKey("*", "nats-server", ""),
     )
-    row = settle(window(0, 1, counts=Counts(messages=40)), Clock().ledger, labels)
+    row = settle(window(0, 1, counts=Counts(messages=40)), Clock().ledger, facts)
     (work,) = row.work
     assert (work.method, work.items, work.cpu_seconds) == (Method.AMORTISED, 40, 0.5)
     assert row.request_dynamic == pytest.approx(6.0 * 0.5)
@@ -177,7 +177,7 @@ def test_spans_sum_to_the_request_bucket_whatever_the_borders(
     made = [clock.run(start, start + long, cpu, items) for start, long, cpu, items in drawn]
     borders = [8.0 * place / len(joules) for place in range(len(joules) + 1)]
     rows = [
-        settle(window(start, end, energy, busy=3.0, process=2.0), clock.ledger, LABELS)
+        settle(window(start, end, energy, busy=3.0, process=2.0), clock.ledger, FACTS)
         for start, end, energy in zip(borders[:-1], borders[1:], joules, strict=True)
     ]
     for row, energy in zip(rows, joules, strict=True):
@@ -195,24 +195,24 @@ def test_spans_sum_to_the_request_bucket_whatever_the_borders(
 
 
 def test_without_any_window_and_any_table_the_provisional_reading_is_none() -> None:
-    reading = Rate(None, 0.0, LABELS).reading(Clock().run(0, 1, 0.5), 1)
+    reading = ProvisionalEstimator(None, 0.0, FACTS).reading(Clock().run(0, 1, 0.5), 1)
     assert (reading.joules, reading.source) == (None, Source.NONE)
     assert reading.cpu_seconds == 0.5
 
 
 def test_a_provisional_reading_follows_the_newest_window() -> None:
-    rate = Rate(2.0, 0.0, LABELS)
+    rate = ProvisionalEstimator(2.0, 0.0, FACTS)
     run = Clock().run(0, 1, 0.5)
     assert rate.reading(run, 1).joules == pytest.approx(1.0)
-    rate.learn(window(0, 1, 10.0, busy=2.0), LABELS)  # 4 J idle, 6 J for 2 CPU-seconds
+    rate.learn(window(0, 1, 10.0, busy=2.0), FACTS)  # 4 J idle, 6 J for 2 CPU-seconds
     reading = rate.reading(run, 1)
     assert reading.joules == pytest.approx(0.5 * 3.0 + 1.0 * 4.0 * 0.5)
     assert reading.quality is Quality.PROVISIONAL
 
 
 def test_a_window_in_which_nothing_ran_teaches_no_rate() -> None:
-    rate = Rate(2.0, 0.0, LABELS)
-    rate.learn(window(0, 1, 4.0, busy=0.0), LABELS)
+    rate = ProvisionalEstimator(2.0, 0.0, FACTS)
+    rate.learn(window(0, 1, 4.0, busy=0.0), FACTS)
     assert rate.reading(Clock().run(0, 0, 0.5), 1).joules == pytest.approx(1.0)
 
 
@@ -222,8 +222,8 @@ def test_readings_built_without_validation_would_pass_it(
 ) -> None:
     clock = Clock()
     made = [clock.run(start, start + long, cpu, items) for start, long, cpu, items in drawn]
-    provisional = [Rate(2.0, 4.0, LABELS).reading(run, run.items) for run in made]
-    settle(window(0, 8, joules, busy=3.0, process=2.0), clock.ledger, LABELS)
+    provisional = [ProvisionalEstimator(2.0, 4.0, FACTS).reading(run, run.items) for run in made]
+    settle(window(0, 8, joules, busy=3.0, process=2.0), clock.ledger, FACTS)
     settled = [run.settled for run in made if run.settled is not None]
     for reading in [*provisional, *settled]:
         assert type(reading).model_validate(reading.model_dump()) == reading

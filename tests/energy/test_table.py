@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from setsuden.energy import EnergyOptions
-from setsuden.energy.roots import SysRoot
+from setsuden.energy.host.system import SysRoot
 from setsuden.energy.sensors.table import GUEST_FACTOR, HOST_FACTOR, match
 
 EPYC = "model name\t: AMD EPYC 9554 64-Core Processor\nflags\t\t: fpu vme{more}\n"

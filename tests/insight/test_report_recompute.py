@@ -15,7 +15,7 @@ from tests.support import rows as make
 from tests.support.command import Command
 
 from setsuden.energy.metering.ledger import RunLedger, WorkKey
-from setsuden.energy.metering.settle import Closed, Labels, settle
+from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
 from setsuden.insight.report.assumptions import Declarations
 from setsuden.insight.report.build import keep, read_run, report_of
 from setsuden.insight.report.recompute import BUCKETS, RecomputeResult, near, recompute
@@ -144,11 +144,11 @@ def test_the_rows_of_a_meter_give_their_own_buckets_again(
 ) -> None:
     of = make.meter(exponent=exponent, reserved_share=reserved)
     key = WorkKey("*", "nats-server", "") if amortised else None
-    labels = Labels(of.meter, of.source, of.boundary, 1.1, 1.05, reserved, exponent, key)
+    labels = MeterFacts(of.meter, of.source, of.boundary, 1.1, 1.05, reserved, exponent, key)
     ledger = ledger_of(drawn)
     for place in range(3):
         start = place * make.SECOND
-        closed = Closed(
+        closed = ClosedWindow(
             start,
             start + make.SECOND,
             make.START_NS + start,

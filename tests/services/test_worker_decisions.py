@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from setsuden.energy import MeteredRun, WorkKey
-from setsuden.energy.metering.provisional import Rate
-from setsuden.energy.metering.settle import Labels
+from setsuden.energy.metering.provisional import ProvisionalEstimator
+from setsuden.energy.metering.settle import MeterFacts
 from setsuden.link import Delivery, Incoming
 from setsuden.pipelines import gate
 from setsuden.schemas.energy import Boundary, Method, Source
@@ -108,8 +108,8 @@ def _writer(labels: list[str]) -> Writer:
 def test_a_written_result_is_what_the_schema_reads() -> None:
     labels = ["low", 'mid "dle"', "hîgh"]
     run = MeteredRun(WorkKey("tiny", "tiny/teacher", "0" * 64), 0, 1000, 2, 2e-5, Method.THREAD)
-    labels_of_energy = Labels("cloud-1", Source.TABLE_MODEL, Boundary.WALL_AC, 3.0, 1.0, 1.0)
-    reading = Rate(2.0, 1.0, labels_of_energy).reading(run, 2)
+    meter_facts = MeterFacts("cloud-1", Source.TABLE_MODEL, Boundary.WALL_AC, 3.0, 1.0, 1.0)
+    reading = ProvisionalEstimator(2.0, 1.0, meter_facts).reading(run, 2)
     work = _work()
     work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32, run, reading, 2)
     row = np.array([0.2, 0.7000004, 0.0999996])

@@ -10,7 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from setsuden.energy.domain import Reading, Sensor
-from setsuden.energy.roots import Clock
+from setsuden.energy.host.system import Clock
 
 EPOCH_NS = 1_700_000_000 * 10**9
 

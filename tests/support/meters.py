@@ -6,8 +6,8 @@ from math import fsum
 from pathlib import Path
 
 from setsuden.energy import EnergyOptions, Meter
-from setsuden.energy.metering.assembly import Identity, open_meter
 from setsuden.energy.metering.journal import SUFFIX
+from setsuden.energy.open import Identity, open_meter
 from setsuden.schemas.windows import Component, WindowRow
 
 WATTS = 10.0

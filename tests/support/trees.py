@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from setsuden.energy.roots import Clock, Doors, Handle, SysRoot
+from setsuden.energy.host.system import Clock, Handle, Host, SysRoot
 
 HWMON = "sys/class/hwmon"
 POWERCAP = "sys/class/powercap"
@@ -82,7 +82,7 @@ class Machine:
     def __init__(self, path: Path) -> None:
         self.root = FaultyRoot(path)
         self.clock = HandClock()
-        self.doors = Doors(self.root, self.clock)
+        self.host = Host(self.root, self.clock)
         self._counters: dict[str, tuple[int, int | None]] = {}
         self._hwmons = 0
 

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+from setsuden.energy.open import Identity, fingerprint, open_meter, resolved
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines.models.run_record import RunRecord

@@ -92,7 +92,7 @@ class Candidate:
     idle_watts: float | None = None
     """Idle power of the primary domains together where the source itself knows it (a model)."""
     origin: str = ""
-    """Which row, coefficient or calibration it stands on, with its citation."""
+    """Which row, coefficient or calibration it comes from, with its citation."""
 
 
 class Detection(NamedTuple):

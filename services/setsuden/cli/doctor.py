@@ -58,7 +58,7 @@ def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
     """Every finding about the machine, and about the broker of the configuration."""
     from setsuden.edge_agent.config import AgentConfig  # noqa: PLC0415  # pydantic and more
     from setsuden.energy import EnergyOptions  # noqa: PLC0415
-    from setsuden.energy.metering.assembly import resolved  # noqa: PLC0415
+    from setsuden.energy.open import resolved  # noqa: PLC0415
     from setsuden.services.config import CloudConfig  # noqa: PLC0415
 
     from .checks import broker, host, software  # noqa: PLC0415

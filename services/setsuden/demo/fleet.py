@@ -14,8 +14,8 @@ from typing import Any
 import psutil
 
 from setsuden.energy import EnergyOptions, Meter
-from setsuden.energy.metering.assembly import Identity, fingerprint
-from setsuden.energy.metering.broker import BrokerCounts, broker_meter
+from setsuden.energy.broker import BrokerCounts, broker_meter
+from setsuden.energy.open import Identity, fingerprint
 from setsuden.link import web
 from setsuden.schemas.errors import SetsudenError, UnavailableError
 from setsuden.schemas.windows import Access, Component

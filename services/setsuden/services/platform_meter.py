@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from setsuden.energy import Meter
-from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
-from setsuden.energy.metering.hostcpu import FollowedCpu, ProcessCpu
-from setsuden.energy.roots import Doors
+from setsuden.energy.host.cpu import FollowedCpu, ProcessCpu
+from setsuden.energy.host.system import Host
+from setsuden.energy.open import Identity, fingerprint, open_meter, resolved
 from setsuden.schemas.windows import Component
 from setsuden.services.config import CloudConfig
 from setsuden.telemetry.recorder import host_id
@@ -23,7 +23,7 @@ _MODEL = b"setsuden.pipelines.models.model_child"
 
 def platform_meter(config: CloudConfig, base: Path, find: Callable[[], list[int]]) -> Meter:
     """A meter of the processes that ``find`` lists; the replicas have meters of their own."""
-    process = FollowedCpu(Doors().root, lambda: [pid for pid in find() if not _replica(pid)])
+    process = FollowedCpu(Host().root, lambda: [pid for pid in find() if not _replica(pid)])
     return side_meter(config, base, RAY, process)
 
 

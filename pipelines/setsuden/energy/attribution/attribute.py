@@ -7,7 +7,7 @@ by CPU-seconds, the idle part by reserved share and by the time a run was open.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import fsum
 from math import pow as power
 from typing import NamedTuple
@@ -77,6 +77,10 @@ class Attribution(NamedTuple):
     shares: tuple[Share, ...]
     idle_seconds: tuple[float, ...]
     """Time open, shared equally with the other runs open at each moment."""
+
+
+Attributor = Callable[[HostWindow, ProcessUse, Sequence[RunUse]], Attribution | None]
+"""Any way to attribute a window; ``setsuden energy verify`` finds the wrong ones out."""
 
 
 class _Split(NamedTuple):

@@ -14,7 +14,7 @@ from setsuden.schemas.energy import Method
 Z = 1.96
 """Standard deviations that hold 95 % of a normal spread on both sides."""
 MAX_FACTOR = 100.0
-"""No factor is told larger: past it a figure says nothing but its order of magnitude."""
+"""No factor is larger: past it a figure says nothing but its order of magnitude."""
 WINDOW_FACTOR = 1.2
 """Of a run's dynamic joules: a window knows the mean load only, not the load while the run was
 open. A simulation of a concave 4-core host with a bursty neighbour gave 6.6 % mean absolute error

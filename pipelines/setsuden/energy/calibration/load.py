@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 from setsuden.energy.calibration.calibrate import CalibrationError
-from setsuden.energy.roots import SysRoot
+from setsuden.energy.host.system import SysRoot
 
 # Its life hangs on its parent's, looked at every turn: no signal, crash or kill -9 of the parent
 # leaves a busy process behind. Ctrl-C reaches the whole group, so it is the parent's to answer.

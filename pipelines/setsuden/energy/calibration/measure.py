@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from math import fsum, sqrt
 from typing import NamedTuple, Protocol
 
-from setsuden.energy.calibration.calibrate import CalibrationError, Meter, Point
+from setsuden.energy.calibration.calibrate import CalibrationError, Meter
 from setsuden.energy.calibration.load import Work
 from setsuden.energy.domain import Candidate, Sensor
-from setsuden.energy.metering.hostcpu import HostCpuReader, cores
-from setsuden.energy.roots import Doors
+from setsuden.energy.host.cpu import HostCpuReader, cores
+from setsuden.energy.host.system import Host
+from setsuden.energy.power_curve import Point
 from setsuden.energy.sensors.counter import Track
 from setsuden.schemas.energy import Quality, Source
 
@@ -51,26 +51,26 @@ def points(
     watts: Watts,
     work: Mapping[str, Work],
     running: Running,
-    doors: Doors,
+    host: Host,
     *,
     seconds: float,
     begun: Callable[[str], None],
 ) -> Iterator[tuple[str, Point]]:
-    """A point of each step, as it is measured; ``begun`` is told when the step's load is on.
+    """A point of each step, as it is measured; ``begun`` is called when the step's load is on.
 
     Raises CalibrationError.
 
     Utilisation is what ``/proc/stat`` saw, not what was meant: others use the machine too.
     """
-    stat, count = HostCpuReader(doors.root), cores(doors.root)
+    stat, count = HostCpuReader(host.root), cores(host.root)
     try:
         for step, load in work.items():
             with running(load):
                 begun(step)
-                doors.clock.wait(threading.Event(), settle_seconds(seconds))
-                began, before = doors.clock.monotonic_ns(), stat.read().busy_seconds
+                host.clock.sleep(settle_seconds(seconds))
+                began, before = host.clock.monotonic_ns(), stat.read().busy_seconds
                 found = watts.mean(step, seconds)
-                took = (doors.clock.monotonic_ns() - began) / 1e9
+                took = (host.clock.monotonic_ns() - began) / 1e9
                 busy = stat.read().busy_seconds - before
             yield step, _point(found, max(0.0, busy) / (took * count), took)
     finally:
@@ -99,8 +99,8 @@ def meter_of(candidate: Candidate) -> Meter:
         raise CalibrationError(f"{candidate.name} gives no joules", remedy=_HUMAN)
     sources = {domain.source for domain in primary}
     if not sources <= _METERS:
-        words = f"{candidate.name} is a model, and a model cannot calibrate a model"
-        raise CalibrationError(words, remedy=_HUMAN)
+        reason = f"{candidate.name} is a model, and a model cannot calibrate a model"
+        raise CalibrationError(reason, remedy=_HUMAN)
     boundaries = {domain.boundary for domain in primary}
     if len(boundaries) != 1:
         named = ", ".join(sorted(boundaries))
@@ -118,9 +118,9 @@ def meter_of(candidate: Candidate) -> Meter:
 class SensorWatts:
     """Watts from an energy source of this machine."""
 
-    def __init__(self, candidate: Candidate, sensor: Sensor, doors: Doors) -> None:
+    def __init__(self, candidate: Candidate, sensor: Sensor, host: Host) -> None:
         self.meter = meter_of(candidate)
-        self._sensor, self._clock = sensor, doors.clock
+        self._sensor, self._clock = sensor, host.clock
         self._tracks = {
             domain.id: Track(domain) for domain in sensor.domains if domain.id in candidate.primary
         }
@@ -150,7 +150,7 @@ class SensorWatts:
     def _wait(self, seconds: float) -> None:
         end = self._clock.monotonic_ns() + int(seconds * 1e9)
         while (left := (end - self._clock.monotonic_ns()) / 1e9) > 0:
-            self._clock.wait(threading.Event(), min(left, self._interval))
+            self._clock.sleep(min(left, self._interval))
             self._read()
 
     def _read(self) -> None:
@@ -181,13 +181,13 @@ def _mean(known: list[tuple[float, float]]) -> Mean:
 
 
 @contextmanager
-def opened(candidate: Candidate, doors: Doors) -> Iterator[SensorWatts]:
+def opened(candidate: Candidate, host: Host) -> Iterator[SensorWatts]:
     """The candidate as a way to learn watts; raises CalibrationError, and OSError at its device."""
     meter_of(candidate)
     if candidate.open is None:
         raise CalibrationError(candidate.reason, remedy=candidate.remedy)
     sensor = candidate.open()
     try:
-        yield SensorWatts(candidate, sensor, doors)
+        yield SensorWatts(candidate, sensor, host)
     finally:
         sensor.close()

@@ -14,35 +14,27 @@ from collections import deque
 from collections.abc import Callable
 from typing import NamedTuple
 
+from setsuden.energy.host.cpu import HostCpuReader, OwnCpu, ProcessCpu
+from setsuden.energy.host.system import Host
 from setsuden.energy.metering.baseline import Baseline
-from setsuden.energy.metering.hostcpu import HostCpuReader, OwnCpu, ProcessCpu
 from setsuden.energy.metering.journal import Journal
 from setsuden.energy.metering.ledger import MeteredRun, RunLedger, WorkKey
-from setsuden.energy.metering.provisional import Rate
+from setsuden.energy.metering.policy import PATIENCE_SECONDS, OpenWindow, WindowPolicy
+from setsuden.energy.metering.provisional import ProvisionalEstimator
 from setsuden.energy.metering.sampler import Sampler
-from setsuden.energy.metering.settle import Closed, Labels, settle
+from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
 from setsuden.energy.metering.totals import Totals
-from setsuden.energy.roots import Doors
 from setsuden.schemas.energy import WORST_LAST, EnergyReading, Method, Quality
 from setsuden.schemas.windows import Counts, WindowRow
 
 log = logging.getLogger(__name__)
-PATIENCE_SECONDS = 10.0
-"""How long a window waits for a source that cannot be read just now."""
-LEAST_SECONDS = 0.1
-"""A shorter window says nothing: ``/proc/stat`` ticks every 10 ms."""
-SLACK_SECONDS = 10.0
-"""A window waits so long for runs that began in it to end."""
-LONGEST_SECONDS = 60.0
-"""Of a window that a slow source makes longer."""
-_LATE_FACTOR = 4.0
 _COST_WEIGHT = 0.2
 _LOOK_SECONDS = 0.25
 """How often a source that has said nothing new is asked again at a window's end."""
 
 
-class Edge(NamedTuple):
-    """Cumulative figures at the border between two windows."""
+class WindowBoundary(NamedTuple):
+    """Cumulative figures between two windows."""
 
     at_ns: int
     wall_ns: int
@@ -57,45 +49,47 @@ class Meter:
 
     def __init__(
         self,
-        doors: Doors,
+        host: Host,
         *,
         sampler: Sampler,
         baseline: Baseline,
-        labels: Labels,
+        facts: MeterFacts,
         journal: Journal,
-        rate: Rate,
+        estimator: ProvisionalEstimator,
         window_seconds: float,
         max_core_share: float,
         idle_seconds: float = 10.0,
         process: ProcessCpu | None = None,
         counts: Callable[[], Counts] = Counts,
     ) -> None:
-        self.ledger = RunLedger(doors.clock.monotonic_ns)
+        self.ledger = RunLedger(host.clock.monotonic_ns)
         self.totals = Totals()
-        self.labels = labels
+        self.facts = facts
         self.journal = journal
-        self._clock = doors.clock
-        self._sampler, self._baseline, self._rate = sampler, baseline, rate
-        self._window = window_seconds
-        self._patience = max(PATIENCE_SECONDS, 3 * sampler.slowest_seconds)
-        self._max_core_share = max_core_share
+        self._clock = host.clock
+        self._sampler, self._baseline, self._estimator = sampler, baseline, estimator
+        self._policy = WindowPolicy(
+            window_seconds,
+            max(idle_seconds, window_seconds),
+            max(PATIENCE_SECONDS, 3 * sampler.slowest_seconds),
+            max_core_share,
+        )
         self.on_row: Callable[[WindowRow], None] = lambda _: None
         """Called with each settled window, in the meter's thread."""
-        self._idle_seconds = max(idle_seconds, window_seconds)
         self._helpers = OwnCpu()
         self._process = process or self._helpers
         self.counts = counts
         """What happened to events so far; asked at each window's end."""
         self._cost = 0.0
         self._slowed = False
-        """True once it was told that the source is too dear to read as often as it should be."""
-        self._pending: deque[Closed] = deque()
+        """True once it was logged that the source is too costly to read as often as wanted."""
+        self._pending: deque[ClosedWindow] = deque()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="energy", daemon=True)
-        self._host = HostCpuReader(doors.root)
+        self._host = HostCpuReader(host.root)
         self._sampler.read()
         self._sampler.take(self._clock.monotonic_ns())
-        self._edge = self._now()
+        self._boundary = self._now()
 
     # -- from any thread ----------------------------------------------------------------------
 
@@ -121,7 +115,7 @@ class Meter:
 
     def provisional(self, run: MeteredRun, items: int | None = None) -> EnergyReading:
         """What one item of an ended run used, as far as the last window can say."""
-        return self._rate.reading(run, items or run.items)
+        return self._estimator.reading(run, items or run.items)
 
     def domain_joules(self) -> dict[str, float]:
         """Joules of each domain of the source since the start, parents and children alike."""
@@ -151,39 +145,43 @@ class Meter:
                 self.turn()
             except Exception as error:  # a sensor may fail in any way; the work must go on
                 log.exception("energy_window_failed", extra={"detail": type(error).__name__})
-                self._clock.wait(self._stop, self._window)  # its window is still open: no spinning
+                self._clock.wait(self._stop, self._policy.window_seconds)  # still open: no spinning
 
     def _wait(self) -> None:
-        """Until the window is over; reads power on the way where power is what is read."""
-        # News that are old when they come are joules of an earlier stretch than our CPU time:
-        # a window of four times that keeps what is out of step below a quarter.
-        late = min(_LATE_FACTOR * self._sampler.lag_seconds, LONGEST_SECONDS)
-        length = max(self._window, self._cost / self._max_core_share, late)
-        began = self._edge.at_ns
+        """Until the window is to be closed; reads power on the way where power is what is read."""
+        first_run = False
         while not self._stop.is_set():
             idle = not self.ledger.began.is_set()
-            left = (self._idle_seconds if idle else length) - self._since(began)
-            if left <= 0:
+            seconds = self._policy.wait_seconds(self._open_window(idle=idle, first_run=first_run))
+            if seconds <= 0:
                 return
-            step = min(left, self._step())
-            if idle:
-                if self._clock.wait(self.ledger.began, step) and self._since(began) > LEAST_SECONDS:
-                    return
-            else:
-                self._clock.wait(self._stop, step)
-            if self._sampler.sampled:
-                self._sampler.read()
+            woken = self._clock.wait(self.ledger.began if idle else self._stop, seconds)
+            first_run = idle and woken
+            if not first_run:
+                self.sample()
 
-    def _step(self) -> float:
-        """Seconds to the next reading of power; a dear one is read less often."""
+    def _open_window(self, *, idle: bool, first_run: bool) -> OpenWindow:
+        sampler = self._sampler
+        return OpenWindow(
+            self._since(self._boundary.at_ns),
+            idle,
+            first_run,
+            self._cost,
+            sampler.cost,
+            sampler.interval_seconds if sampler.sampled else None,
+            sampler.lag_seconds,
+        )
+
+    def sample(self) -> None:
+        """Read the source inside a window, where power is what is read."""
         if not self._sampler.sampled:
-            return LONGEST_SECONDS
+            return
+        self._sampler.read()
         wanted = self._sampler.interval_seconds
-        affordable = self._sampler.cost / self._max_core_share
+        affordable = self._policy.sample_seconds(self._sampler.cost, wanted)
         if affordable > 2 * wanted and not self._slowed:
             self._slowed = True
             log.warning("energy_source_dear", extra={"seconds": affordable, "wanted": wanted})
-        return max(wanted, affordable)
 
     def _since(self, at_ns: int) -> float:
         return (self._clock.monotonic_ns() - at_ns) / 1e9
@@ -194,22 +192,23 @@ class Meter:
         """Close the window that is open and settle those whose runs have all ended."""
         began = time.thread_time()
         self._sampler.read()
-        if self._sampler.blind and not last and self._since(self._edge.at_ns) < self._patience:
+        open_seconds = self._since(self._boundary.at_ns)
+        if self._sampler.blind and not last and self._policy.waits_for_source(open_seconds):
             # The window goes on: a counter has the whole stretch when it can be read again.
-            self._clock.wait(self._stop, min(self._window, _LOOK_SECONDS))
+            self._clock.wait(self._stop, min(self._policy.window_seconds, _LOOK_SECONDS))
             return
         self.ledger.began.clear()
-        before, self._edge = self._edge, self._now()
-        self._pending.append(self._closed(before, self._edge))
+        before, self._boundary = self._boundary, self._now()
+        self._pending.append(self._closed(before, self._boundary))
         while self._pending and (last or not self._waits(self._pending[0])):
             self._settle(self._pending.popleft())
         if self.ledger.oldest_open_ns() is not None:
             self.ledger.began.set()
         self._cost += _COST_WEIGHT * (time.thread_time() - began - self._cost)
 
-    def _now(self) -> Edge:
+    def _now(self) -> WindowBoundary:
         host = self._host.read()
-        return Edge(
+        return WindowBoundary(
             self._clock.monotonic_ns(),
             self._clock.wall_ns(),
             host.busy_seconds,
@@ -218,7 +217,7 @@ class Meter:
             self.counts(),
         )
 
-    def _closed(self, before: Edge, now: Edge) -> Closed:
+    def _closed(self, before: WindowBoundary, now: WindowBoundary) -> ClosedWindow:
         energy = self._sampler.take(now.at_ns)
         self.totals.stray(energy.stray)
         seconds = (now.at_ns - before.at_ns) / 1e9
@@ -227,7 +226,7 @@ class Meter:
             idle = self._baseline.observe(energy.joules, seconds)
             if not self._baseline.sure:
                 quality = max(quality, Quality.DEGRADED, key=WORST_LAST.index)
-        return Closed(
+        return ClosedWindow(
             before.at_ns,
             now.at_ns,
             before.wall_ns,
@@ -240,16 +239,16 @@ class Meter:
             difference(now.counts, before.counts),
         )
 
-    def _waits(self, closed: Closed) -> bool:
+    def _waits(self, closed: ClosedWindow) -> bool:
         """True while a run that began in the window may still say what it used."""
         oldest = self.ledger.oldest_open_ns()
         if oldest is None or oldest >= closed.end_ns:
             return False
-        return self._since(closed.end_ns) < SLACK_SECONDS
+        return self._policy.waits_for_runs(self._since(closed.end_ns))
 
-    def _settle(self, closed: Closed) -> None:
-        row = settle(closed, self.ledger, self.labels)
-        self._rate.learn(closed, self.labels)
+    def _settle(self, closed: ClosedWindow) -> None:
+        row = settle(closed, self.ledger, self.facts)
+        self._estimator.learn(closed, self.facts)
         self.totals.add(row)
         self.journal.add(row)
         self.on_row(row)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from setsuden.energy.metering.ledger import MeteredRun
-from setsuden.energy.metering.settle import Closed, Labels
+from setsuden.energy.metering.settle import ClosedWindow, MeterFacts
 from setsuden.schemas.base import trusted
 from setsuden.schemas.energy import EnergyReading, Method, Quality
 
@@ -13,25 +13,25 @@ LEAST_FACTOR = 1.5
 """Of a provisional value: load may have changed since (a judgement)."""
 
 
-class Rate:
+class ProvisionalEstimator:
     """Joules of one CPU-second and of one open second, as the newest window had them."""
 
-    def __init__(self, dynamic: float | None, idle_watts: float, labels: Labels) -> None:
-        self._labels = labels
+    def __init__(self, dynamic: float | None, idle_watts: float, facts: MeterFacts) -> None:
+        self._facts = facts
         self._dynamic = dynamic
         """Above idle, per CPU-second; None while unknown."""
-        self._idle = idle_watts * labels.reserved_share
-        self._factor = max(LEAST_FACTOR, labels.factor)
+        self._idle = idle_watts * facts.reserved_share
+        self._factor = max(LEAST_FACTOR, facts.factor)
 
-    def learn(self, closed: Closed, labels: Labels) -> None:
+    def learn(self, closed: ClosedWindow, facts: MeterFacts) -> None:
         """Take over what a settled window says."""
         if closed.joules is None or closed.idle_watts is None:
             return
-        self._idle = closed.idle_watts * labels.reserved_share
+        self._idle = closed.idle_watts * facts.reserved_share
         if closed.busy_seconds >= LEAST_BUSY_SECONDS:
             dynamic = (closed.joules - closed.idle_joules) / closed.busy_seconds
             self._dynamic = dynamic
-            self._factor = max(LEAST_FACTOR, labels.factors(closed, Method.EXCLUSIVE)[0])
+            self._factor = max(LEAST_FACTOR, facts.factors(closed, Method.EXCLUSIVE)[0])
 
     def reading(self, run: MeteredRun, items: int) -> EnergyReading:
         """Of one of ``items`` equal parts of an ended run."""
@@ -51,8 +51,8 @@ class Rate:
             dynamic_joules=dynamic,
             idle_joules=idle,
             cpu_seconds=cpu,
-            source=self._labels.source,
-            boundary=self._labels.boundary,
+            source=self._facts.source,
+            boundary=self._facts.boundary,
             method=method,
             quality=Quality.PROVISIONAL,
         )

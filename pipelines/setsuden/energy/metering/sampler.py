@@ -18,7 +18,7 @@ class Energy(NamedTuple):
     """Of all primary domains, since the last window was taken."""
 
     joules: float | None
-    """None when one of them is unknown, or when there is none."""
+    """None when one of them is unknown, or when there are no primary domains."""
     quality: Quality
     stray: float = 0.0
     """Joules that were read and belong to no window: others of the same window were unknown."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from setsuden.energy.attribution.attribute import (
     Attribution,
+    Attributor,
     HostWindow,
     ProcessUse,
     RunUse,
@@ -29,7 +30,7 @@ from setsuden.schemas.energy import (
 from setsuden.schemas.windows import Counts, WindowRow, WorkRow
 
 
-class Closed(NamedTuple):
+class ClosedWindow(NamedTuple):
     """What was seen of one window, before its runs are known."""
 
     start_ns: int
@@ -57,7 +58,7 @@ class Closed(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class MeterFacts:
     """What is the same for all windows of one meter."""
 
     meter: str
@@ -72,8 +73,10 @@ class Labels:
     """Bend of the machine's dynamic power, where it is calibrated."""
     amortised: WorkKey | None = None
     """Set for a process whose whole CPU time is one work, by messages: a broker."""
+    attribute: Attributor = attribute
+    """How its windows are split; `setsuden energy verify` also tries wrong ways."""
 
-    def factors(self, closed: Closed, method: Method) -> tuple[float, float]:
+    def factors(self, closed: ClosedWindow, method: Method) -> tuple[float, float]:
         """95 % factors of a run's dynamic and idle joules in this window."""
         idle = closed.idle_joules
         dynamic = (closed.joules or 0.0) - idle
@@ -83,7 +86,7 @@ class Labels:
         )
 
 
-def settle(closed: Closed, ledger: RunLedger, labels: Labels) -> WindowRow:
+def settle(closed: ClosedWindow, ledger: RunLedger, facts: MeterFacts) -> WindowRow:
     """Give the window's joules to the runs that lie in it; those it ends are settled."""
     pieces = ledger.closed_in(closed.start_ns, closed.end_ns)
     for late in ledger.late_in(closed.end_ns):
@@ -94,24 +97,24 @@ def settle(closed: Closed, ledger: RunLedger, labels: Labels) -> WindowRow:
         closed.joules,
         closed.idle_watts or 0.0,
         closed.busy_seconds,
-        labels.exponent,
+        facts.exponent,
     )
-    process = ProcessUse(closed.process_seconds, labels.reserved_share)
-    found = attribute(host, process, uses)
+    process = ProcessUse(closed.process_seconds, facts.reserved_share)
+    found = facts.attribute(host, process, uses)
     if found is None:
         for run, _ in pieces:
             run.unknown = True
     else:
-        _give([run for run, _ in pieces], found, closed, labels)
-    settled_by = partial(_reading, labels, closed.quality)
+        _give([run for run, _ in pieces], found, closed, facts)
+    settled_by = partial(_reading, facts, closed.quality)
     for run in ledger.forget_before(closed.end_ns):
         run.settled_by = settled_by
     idle = open_seconds(uses) if found is None else found.idle_seconds
     work = _work(pieces, uses, idle)
-    if labels.amortised is not None:
-        work = [_amortised(labels.amortised, closed)]
-        found = attribute(host, process, [RunUse(closed.process_seconds, 0.0, 0.0)])
-    return _row(closed, labels, found, work)
+    if facts.amortised is not None:
+        work = [_amortised(facts.amortised, closed)]
+        found = facts.attribute(host, process, [RunUse(closed.process_seconds, 0.0, 0.0)])
+    return _row(closed, facts, found, work)
 
 
 def _use(run: MeteredRun, share: float, start_ns: int, end_ns: int) -> RunUse:
@@ -123,8 +126,10 @@ def _use(run: MeteredRun, share: float, start_ns: int, end_ns: int) -> RunUse:
     return RunUse(run.cpu_seconds * share, opened, (min(run.end_ns, end_ns) - start_ns) / 1e9)
 
 
-def _give(runs: Sequence[MeteredRun], found: Attribution, closed: Closed, labels: Labels) -> None:
-    factors = {method: labels.factors(closed, method) for method in {run.method for run in runs}}
+def _give(
+    runs: Sequence[MeteredRun], found: Attribution, closed: ClosedWindow, facts: MeterFacts
+) -> None:
+    factors = {method: facts.factors(closed, method) for method in {run.method for run in runs}}
     quality = closed.quality
     for run, (dynamic, idle) in zip(runs, found.shares, strict=True):
         by_dynamic, by_idle = factors[run.method]
@@ -140,7 +145,7 @@ def _worse(known: Quality | None, new: Quality) -> Quality:
     return new if known is None else max(known, new, key=WORST_LAST.index)
 
 
-def _reading(labels: Labels, quality: Quality, run: MeteredRun, items: int) -> EnergyReading:
+def _reading(facts: MeterFacts, quality: Quality, run: MeteredRun, items: int) -> EnergyReading:
     """Of one of ``items`` equal parts of the run."""
     items = max(items, 1)
     method = Method.BATCH_WEIGHTED if items > 1 else run.method
@@ -155,8 +160,8 @@ def _reading(labels: Labels, quality: Quality, run: MeteredRun, items: int) -> E
         dynamic_joules=run.dynamic / items,
         idle_joules=run.idle / items,
         cpu_seconds=cpu,
-        source=labels.source,
-        boundary=labels.boundary,
+        source=facts.source,
+        boundary=facts.boundary,
         method=method,
         quality=Quality.DEGRADED if run.late else run.quality,
     )
@@ -189,18 +194,18 @@ def _work_row(key: WorkKey, method: Method, sums: Sequence[float]) -> WorkRow:
     )
 
 
-def _amortised(key: WorkKey, closed: Closed) -> WorkRow:
+def _amortised(key: WorkKey, closed: ClosedWindow) -> WorkRow:
     """The whole process, spread over its messages: power does not follow their rate."""
     messages = float(closed.counts.messages)
     return _work_row(key, Method.AMORTISED, (messages, messages, closed.process_seconds, 0.0))
 
 
 def _row(
-    closed: Closed, labels: Labels, found: Attribution | None, work: Sequence[WorkRow]
+    closed: ClosedWindow, facts: MeterFacts, found: Attribution | None, work: Sequence[WorkRow]
 ) -> WindowRow:
     parts = found.buckets if found is not None else None
     return WindowRow(
-        meter=labels.meter,
+        meter=facts.meter,
         start_ns=closed.wall_ns,
         seconds=closed.seconds,
         joules=closed.joules,

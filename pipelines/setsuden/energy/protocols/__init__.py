@@ -1,1 +1,1 @@
-"""How sources outside the kernel's files are spoken to: HTTP, MQTT, UNIX sockets, PMU events."""
+"""How sources outside the kernel's files are spoken to: HTTP and MQTT."""

@@ -1,7 +1,7 @@
 """Sources that answer slowly or in their own time: a thread waits for them, the meter never does.
 
 ``read()`` gives the newest value with the moment it was measured at. So two readings in a row can
-be the same one, and a value that has stopped coming is told as a problem, not repeated for ever.
+be the same one, and a value that has stopped coming is a problem, not repeated for ever.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from setsuden.energy.domain import Domain, Reading
-from setsuden.energy.roots import Clock
+from setsuden.energy.host.system import Clock
 
 STALE_INTERVALS = 3.0
 """A value older than so many intervals says nothing about now."""
@@ -42,7 +42,7 @@ class Newest:
     def __init__(self) -> None:
         self.value: Value | None = None
         self.problem = ""
-        self.told = threading.Event()
+        self.arrived = threading.Event()
         """Set at the first value or problem."""
 
     def put(self, value: Value) -> None:
@@ -50,12 +50,12 @@ class Newest:
         before = self.value
         at_ns = value.at_ns if before is None else max(value.at_ns, before.at_ns)
         self.value, self.problem = Value(at_ns, value.value), ""
-        self.told.set()
+        self.arrived.set()
 
     def fail(self, problem: str) -> None:
-        """There is none, and why."""
+        """There is no value, and why."""
         self.problem = problem
-        self.told.set()
+        self.arrived.set()
 
 
 Work = Callable[[Newest, threading.Event], None]
@@ -93,7 +93,7 @@ class Background:
         """The newest value; only the first call may wait, ``FIRST_SECONDS`` at most."""
         if not self._asked:
             self._asked = True
-            self._newest.told.wait(FIRST_SECONDS)
+            self._newest.arrived.wait(FIRST_SECONDS)
         return [judged(self._domain, self._newest, self._clock.monotonic_ns())]
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from setsuden.energy.sensors.factors import Kin
+from setsuden.energy.sensors.factors import ErrorClass
 from setsuden.process.config import Document, load_toml, validate
 from setsuden.schemas.base import Model, ShortText, Token
 from setsuden.schemas.energy import Boundary
@@ -107,7 +107,7 @@ class Board(Model):
     hw_type: str = "enclosure"
     kind: Literal["average_power", "instant_power"] = "instant_power"
     """What its power is; a counter needs no telling."""
-    factor: Annotated[float, Field(ge=1)] | Annotated[Kin, Loose]
+    factor: Annotated[float, Field(ge=1)] | Annotated[ErrorClass, Loose]
     """95 % factor, or the name of one that is shared."""
     folder: str = Field(pattern="^[^/]")
     """Glob of the folders that hold its files, relative to ``/``."""
@@ -122,7 +122,7 @@ class Board(Model):
     label: FileName | None = None
     """File with the channel's name."""
     skip: tuple[str, ...] = Field(default=(), strict=False)
-    """Names of channels that are none; ``*`` stands for any text."""
+    """Glob patterns of channel names to ignore."""
     within: tuple[Annotated[tuple[str, str], Loose], ...] = Field(default=(), strict=False)
     """Pairs of names, inner and outer: the outer figure already holds the inner one. What ``*``
     stands for is the same in both."""
@@ -144,7 +144,7 @@ class Board(Model):
     signed: bool = False
     """True where drivers disagree about the sign."""
     invalid: tuple[int, ...] = Field(default=(), strict=False)
-    """Numbers in its files that mean that there is none."""
+    """Numbers in its files that mean that there is no value."""
     tell: tuple[FileName, ...] = Field(default=(), strict=False)
     """Files that a person should see: a wrong shunt resistor scales everything."""
     seconds: float | None = Field(default=None, ge=0.05, le=60)
@@ -192,6 +192,6 @@ def _with_names(document: Document, message: str) -> str:
     for index, row in enumerate(rows if isinstance(rows, list) else ()):
         name = row.get("name") if isinstance(row, dict) else None
         if isinstance(name, str):
-            told = f"board.{index} ({name})".replace("\\", r"\\")
-            message = re.sub(rf"\bboard\.{index}\b", told, message)
+            named = f"board.{index} ({name})".replace("\\", r"\\")
+            message = re.sub(rf"\bboard\.{index}\b", named, message)
     return message

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from setsuden.energy.domain import Candidate, Detection
+from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
 from setsuden.energy.sensors import perf, plug, pmic, rapl, redfish, relay
-from setsuden.energy.sensors.find import probe_boards
+from setsuden.energy.sensors.board_probe import probe_boards
 from setsuden.energy.sensors.model import probe_calibrated, probe_declared, probe_table
 from setsuden.schemas.errors import ConfigError
 
@@ -28,7 +28,7 @@ class _Rows(NamedTuple):
     worth: str
 
 
-Probe = Callable[[EnergyOptions, Doors], Candidate]
+Probe = Callable[[EnergyOptions, Host], Candidate]
 PROBES: tuple[Probe | _Rows, ...] = (
     plug.probe,
     _Rows("board"),
@@ -47,24 +47,24 @@ PROBES: tuple[Probe | _Rows, ...] = (
 """In the order of worth: the closer to the wall and the more direct, the better."""
 
 
-def detect(options: EnergyOptions, doors: Doors, extra: Sequence[Candidate] = ()) -> Detection:
+def detect(options: EnergyOptions, host: Host, extra: Sequence[Candidate] = ()) -> Detection:
     """What there is, best first, after ``extra``; ``energy.sensor`` chooses, else the first.
 
     Raises ConfigError when the configuration names a source that is not to be had here, and for a
     row of ``energy.boards`` that is wrong.
     """
-    candidates = (*extra, *_probed(options, doors), NONE)
+    candidates = (*extra, *_probed(options, host), NONE)
     _distinct(candidates)
     return Detection(_chosen(options.sensor, candidates), candidates)
 
 
-def _probed(options: EnergyOptions, doors: Doors) -> Iterator[Candidate]:
-    rows = probe_boards(options, doors)
+def _probed(options: EnergyOptions, host: Host) -> Iterator[Candidate]:
+    rows = probe_boards(options, host)
     for probe in PROBES:
         if isinstance(probe, _Rows):
             yield from (candidate for worth, candidate in rows if worth == probe.worth)
         else:
-            yield probe(options, doors)
+            yield probe(options, host)
 
 
 def _distinct(candidates: Sequence[Candidate]) -> None:

@@ -11,13 +11,13 @@ from typing import NamedTuple
 
 
 class Factor(NamedTuple):
-    """One factor and what it stands on."""
+    """One factor and its evidence."""
 
     value: float
     citation: str
 
 
-class Kin(StrEnum):
+class ErrorClass(StrEnum):
     """Kinds of source that share a factor."""
 
     METER = "meter"
@@ -31,20 +31,24 @@ class Kin(StrEnum):
 
 
 FACTORS = {
-    Kin.METER: Factor(1.05, "judgement, for a meter outside the machine that declares nothing"),
-    Kin.RAIL: Factor(
+    ErrorClass.METER: Factor(
+        1.05, "judgement, for a meter outside the machine that declares nothing"
+    ),
+    ErrorClass.RAIL: Factor(
         1.1, "judgement: 1 % shunt, 1 % chip, and regulators between the rail and its load"
     ),
-    Kin.HOST: Factor(1.1, "judgement, where firmware states no credible powerN_accuracy"),
-    Kin.PACKAGE: Factor(
+    ErrorClass.HOST: Factor(1.1, "judgement, where firmware states no credible powerN_accuracy"),
+    ErrorClass.PACKAGE: Factor(
         1.1,
         "judgement, as energy of the package alone: a wall plug saw 1.6 to 3.4 times as much "
         "(CodeCarbon's Threadripper log, 20 points)",
     ),
-    Kin.SOCKET: Factor(1.1, "judgement, as RAPL: firmware adds up its regulators"),
-    Kin.COUNTER: Factor(1.1, "judgement, for a counter in the device itself"),
-    Kin.FIRMWARE: Factor(1.2, "judgement: SCMI leaves what and how it averages to the platform"),
-    Kin.BATTERY: Factor(1.2, "judgement: a fuel gauge follows its load by seconds"),
+    ErrorClass.SOCKET: Factor(1.1, "judgement, as RAPL: firmware adds up its regulators"),
+    ErrorClass.COUNTER: Factor(1.1, "judgement, for a counter in the device itself"),
+    ErrorClass.FIRMWARE: Factor(
+        1.2, "judgement: SCMI leaves what and how it averages to the platform"
+    ),
+    ErrorClass.BATTERY: Factor(1.2, "judgement: a fuel gauge follows its load by seconds"),
 }
 SURE_PERCENT = 100.0
 _ERROR_BELOW = 50.0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from math import isfinite, prod
 
 from setsuden.energy.domain import Domain, Kind, Reading
-from setsuden.energy.roots import Clock, Doors, Handle, SysRoot
+from setsuden.energy.host.system import Clock, Handle, Host, SysRoot
 
 NOISE_WATTS = 0.5
 """A rail that is off reads a little below 0 (an idle Jetson one -0.39 W); so much is called 0."""
@@ -44,7 +44,7 @@ class FileChannel:
     signed: bool = False
     """True where the sign says nothing."""
     invalid: tuple[int, ...] = ()
-    """Raw numbers that mean that there is none."""
+    """Raw numbers that mean that there is no value."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -67,15 +67,15 @@ class FileChannel:
 class FileSensor:
     """Channels with their files open."""
 
-    def __init__(self, channels: Sequence[FileChannel], doors: Doors) -> None:
+    def __init__(self, channels: Sequence[FileChannel], host: Host) -> None:
         """Opens every file; raises OSError, and then none stays open."""
         self.domains = tuple(channel.domain for channel in channels)
-        self._clock: Clock = doors.clock
+        self._clock: Clock = host.clock
         self._handles: list[Handle] = []
         self._channels: list[_OpenChannel] = []
         try:
             for channel in channels:
-                self._channels.append(_OpenChannel(channel, self._opened(channel, doors.root)))
+                self._channels.append(_OpenChannel(channel, self._opened(channel, host.root)))
         except OSError:
             self.close()
             raise
@@ -163,3 +163,19 @@ def number_in(file: str, text: str, invalid: Sequence[int] = ()) -> float:
 def why(error: OSError) -> str:
     """An OSError in words."""
     return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
+
+
+def permission_remedy(pattern: str, *, perf: bool = False) -> str:
+    """Ways to let this process read files of ``pattern``, from ``/``, the best first.
+
+    Never ``chmod a+r``: energy counters tell secrets of other processes on a shared machine
+    (PLATYPUS, CVE-2020-8694), which is why Linux 5.10 closed them.
+    """
+    rule = f"`z /{pattern} 0440 root power` in /etc/tmpfiles.d/power.conf"
+    ways = [
+        f"let a group read it by a udev or systemd-tmpfiles rule, e.g. {rule}, and join the group",
+        "or run `setsuden energy watch --serve SOCKET` as root and set energy.relay to its socket",
+    ]
+    if perf:
+        ways.append("or grant CAP_PERFMON and let perf read it (energy.sensor = 'perf')")
+    return "; ".join(ways)

@@ -17,13 +17,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from setsuden.energy.calibration import calibrate
-from setsuden.energy.calibration.calibrate import Curve
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading, Sensor
-from setsuden.energy.metering.hostcpu import HostCpuReader, cores
+from setsuden.energy.host.cpu import HostCpuReader, cores, threads_per_core
+from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
-from setsuden.energy.sensors.table import GUEST_FACTOR, match, threads_per_core
+from setsuden.energy.power_curve import Curve, stored_calibration
+from setsuden.energy.sensors.table import GUEST_FACTOR, match
 from setsuden.schemas.energy import Boundary, Source
 
 IDLE_OF_BUSY = 0.3
@@ -37,10 +36,10 @@ _NO_STAT = "/proc/stat cannot be read, and the model needs busy CPU time"
 class ModelSensor:
     """Joules since it was opened; no reading but the CPU's own busy time."""
 
-    def __init__(self, domain: Domain, curve: Curve, cpus: int, doors: Doors) -> None:
+    def __init__(self, domain: Domain, curve: Curve, cpus: int, host: Host) -> None:
         self.domains: tuple[Domain, ...] = (domain,)
-        self._curve, self._cpus, self._clock = curve, cpus, doors.clock
-        self._host: HostCpuReader | None = HostCpuReader(doors.root)
+        self._curve, self._cpus, self._clock = curve, cpus, host.clock
+        self._host: HostCpuReader | None = HostCpuReader(host.root)
         self._joules = 0.0
         self._last: tuple[int, float] | None = None
         """Time and busy seconds of the newest reading that succeeded: a failed one leaves a longer
@@ -78,9 +77,9 @@ class ModelSensor:
             self._host = None
 
 
-def probe_calibrated(options: EnergyOptions, doors: Doors) -> Candidate:
+def probe_calibrated(options: EnergyOptions, host: Host) -> Candidate:
     """The curve of this very machine, in the file of ``setsuden energy calibrate``."""
-    found = calibrate.find(options, doors)
+    found = stored_calibration(options, host)
     read = found.calibration
     if read is None:
         return Candidate("calibrated", available=False, reason=found.reason, remedy=found.remedy)
@@ -92,10 +91,10 @@ def probe_calibrated(options: EnergyOptions, doors: Doors) -> Candidate:
         f"a curve through idle, half and full load ({found.reason})",
         f"{found.reason} ({read.meter_source}, {read.boundary}); load: {read.load}",
     )
-    return _candidate(named, read.curve, doors)
+    return _candidate(named, read.curve, host)
 
 
-def probe_declared(options: EnergyOptions, doors: Doors) -> Candidate:
+def probe_declared(options: EnergyOptions, host: Host) -> Candidate:
     """Watts of a core as the configuration declares them."""
     full, idle = options.watts_per_core, options.idle_watts_per_core
     if full is None:
@@ -106,24 +105,24 @@ def probe_declared(options: EnergyOptions, doors: Doors) -> Candidate:
         reason = f"energy.idle_watts_per_core {idle:g} is not below energy.watts_per_core {full:g}"
         remedy = "set energy.idle_watts_per_core to the power of a core that does nothing"
         return Candidate("declared", available=False, reason=reason, remedy=remedy)
-    told = "energy.idle_watts_per_core"
+    idle_origin = "energy.idle_watts_per_core"
     if idle is None:
-        idle, told = IDLE_OF_BUSY * full, f"{IDLE_OF_BUSY:g} of it idle"
+        idle, idle_origin = IDLE_OF_BUSY * full, f"{IDLE_OF_BUSY:g} of it idle"
     named = _Named(
         "declared",
         Source.DECLARED,
         Boundary.WALL_AC,
         options.factor,
-        f"{full:g} W for each of {cores(doors.root)} CPUs when busy, {idle:g} W when idle",
-        f"energy.watts_per_core, {told}",
+        f"{full:g} W for each of {cores(host.root)} CPUs when busy, {idle:g} W when idle",
+        f"energy.watts_per_core, {idle_origin}",
     )
-    return _candidate(named, _straight(idle, full, cores(doors.root)), doors)
+    return _candidate(named, _straight(idle, full, cores(host.root)), host)
 
 
-def probe_table(options: EnergyOptions, doors: Doors) -> Candidate:  # noqa: ARG001  # every probe's signature
+def probe_table(options: EnergyOptions, host: Host) -> Candidate:  # noqa: ARG001  # every probe's signature
     """Published wall power per core of this product, else of its like."""
-    found = match(doors.root)
-    cpus, threads = cores(doors.root), threads_per_core(doors.root)
+    found = match(host.root)
+    cpus, threads = cores(host.root), threads_per_core(host.root)
     row, count = found.row, cpus / threads
     counted = f"{cpus} CPUs as {count:g} cores" if threads > 1 else f"{cpus} CPUs, each as a core,"
     named = _Named(
@@ -135,7 +134,7 @@ def probe_table(options: EnergyOptions, doors: Doors) -> Candidate:  # noqa: ARG
         f"{found.why}{_TWICE if found.factor == GUEST_FACTOR and threads == 1 else ''}",
         found.origin,
     )
-    return _candidate(named, _straight(row.idle_watts_per_core, row.watts_per_core, count), doors)
+    return _candidate(named, _straight(row.idle_watts_per_core, row.watts_per_core, count), host)
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,8 +153,8 @@ def _straight(idle: float, full: float, count: float) -> Curve:
     return Curve(((0.0, idle * count), (1.0, full * count)))
 
 
-def _candidate(named: _Named, curve: Curve, doors: Doors) -> Candidate:
-    if not (doors.root.text_or_none("proc/stat") or "").startswith("cpu "):
+def _candidate(named: _Named, curve: Curve, host: Host) -> Candidate:
+    if not (host.root.text_or_none("proc/stat") or "").startswith("cpu "):
         remedy = "mount -t proc proc /proc"
         return Candidate(named.name, available=False, reason=_NO_STAT, remedy=remedy)
     domain = Domain(
@@ -168,7 +167,7 @@ def _candidate(named: _Named, curve: Curve, doors: Doors) -> Candidate:
         factor=named.factor,
         max_watts=curve.watts(1.0),
     )
-    opening: Callable[[], Sensor] = partial(ModelSensor, domain, curve, cores(doors.root), doors)
+    opening: Callable[[], Sensor] = partial(ModelSensor, domain, curve, cores(host.root), host)
     return Candidate(
         name=named.name,
         available=True,

@@ -14,12 +14,19 @@ from math import fsum
 from typing import NamedTuple
 
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.protocols.pmu import Event, Pmu
-from setsuden.energy.roots import Doors, SysRoot
-from setsuden.energy.sensors import pmus
-from setsuden.energy.sensors.factors import FACTORS, Kin
-from setsuden.energy.sensors.pmus import CORE_PMUS, CoreEvent, CorePmu, Spread
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass
+from setsuden.energy.sensors.pmu import (
+    CORE_FACTOR,
+    CORE_PMUS,
+    RAPL_ORIGIN,
+    CoreEvent,
+    CorePmu,
+    Event,
+    Pmu,
+    Spread,
+)
 from setsuden.schemas.energy import Boundary, Source
 
 NAME = "perf"
@@ -51,33 +58,33 @@ class Counter(NamedTuple):
     cpus: tuple[int, ...]
 
 
-def probe(options: EnergyOptions, doors: Doors, pmu: Pmu | None = None) -> Candidate:
+def probe(options: EnergyOptions, host: Host, pmu: Pmu | None = None) -> Candidate:
     """RAPL events, else those of a known core PMU; each is opened once to see whether it may."""
     del options
     pmu = pmu or Pmu()
     primary: tuple[str, ...] = _PRIMARY_EVENTS
-    counters, origin = power_counters(doors.root), pmus.RAPL_ORIGIN
+    counters, origin = power_counters(host.root), RAPL_ORIGIN
     if not counters:
-        core = core_pmu(doors.root)
+        core = core_pmu(host.root)
         if core is None:
             return _absent()
         if not core.known:
             return _unknown(core)
-        counters, origin = core_counters(doors.root, core), core.origin
+        counters, origin = core_counters(host.root, core), core.origin
         primary = core.primary
     if not counters:
         return _refused("its files in /sys could not be understood", "")
-    return _tried(counters, primary, origin, doors, pmu)
+    return _tried(counters, primary, origin, host, pmu)
 
 
 def _tried(
-    counters: Sequence[Counter], primary: Iterable[str], origin: str, doors: Doors, pmu: Pmu
+    counters: Sequence[Counter], primary: Iterable[str], origin: str, host: Host, pmu: Pmu
 ) -> Candidate:
     try:
-        with closing(PerfSensor(counters, doors, pmu)) as sensor:
-            still = _is_guest(doors.root) and _stands_still(sensor)
+        with closing(PerfSensor(counters, host, pmu)) as sensor:
+            still = _is_guest(host.root) and _stands_still(sensor)
     except OSError as error:
-        return _refused(why(error, doors.root), remedy(error))
+        return _refused(why(error, host.root), remedy(error))
     if still:
         return _refused(
             "its counters stand still: the hypervisor shows the events and counts nothing",
@@ -91,7 +98,7 @@ def _tried(
         reason=f"counts {', '.join(domain.name for domain in domains)}",
         domains=domains,
         primary=chosen or (domains[0].id,),
-        open=lambda: PerfSensor(counters, doors, pmu),
+        open=lambda: PerfSensor(counters, host, pmu),
         origin=origin,
     )
 
@@ -182,7 +189,7 @@ def _hex(value: str) -> int:
 
 
 def power_counters(root: SysRoot) -> tuple[Counter, ...]:
-    """One counter for each RAPL event and package; empty where there are none."""
+    """One counter for each RAPL event and package; empty without any."""
     kind = _number(root, f"{_POWER}/type")
     cpus = cpu_list(root.text_or_none(f"{_POWER}/cpumask") or "")
     if kind is None or not cpus:
@@ -207,7 +214,7 @@ def _rapl_domain(name: str, cpu: int, first: int, found: Container[str]) -> Doma
         kind=Kind.COUNTER,
         source=Source.MEASURED,
         boundary=boundary,
-        factor=FACTORS[Kin.PACKAGE].value,
+        factor=FACTORS[ErrorClass.PACKAGE].value,
         parent=parent and _rapl_id(parent, first if parent == "energy-psys" else cpu),
         interval_seconds=1.0,
     )
@@ -227,7 +234,7 @@ def event_config(described: str | None) -> int | None:
 
 
 def joules_per_count(root: SysRoot, name: str) -> float | None:
-    """The event's scale, when its unit is joules and its code is told."""
+    """The event's scale, when its unit is joules and its code is known."""
     if event_config(root.text_or_none(f"{_POWER}/events/{name}")) is None:
         return None
     if root.text_or_none(f"{_POWER}/events/{name}.unit") != "Joules":
@@ -295,7 +302,7 @@ def _core_counter(event: CoreEvent, kind: int, cpus: tuple[int, ...]) -> Counter
         kind=Kind.COUNTER,
         source=Source.MEASURED,
         boundary=Boundary.CPU_PACKAGE,
-        factor=pmus.CORE_FACTOR,
+        factor=CORE_FACTOR,
         interval_seconds=1.0,
     )
     return Counter(domain, kind, event.code, event.joules_per_count or 0.0, cpus)
@@ -307,10 +314,10 @@ def _core_counter(event: CoreEvent, kind: int, cpus: tuple[int, ...]) -> Counter
 class PerfSensor:
     """Open counters; they begin at 0 when opened and never wrap."""
 
-    def __init__(self, counters: Sequence[Counter], doors: Doors, pmu: Pmu) -> None:
+    def __init__(self, counters: Sequence[Counter], host: Host, pmu: Pmu) -> None:
         """Raises OSError when one of them cannot be opened; then none stays open."""
         self.domains = tuple(counter.domain for counter in counters)
-        self._counters, self._clock = counters, doors.clock
+        self._counters, self._clock = counters, host.clock
         with ExitStack() as undo:
             self._events: list[list[Event]] = []
             for counter in counters:

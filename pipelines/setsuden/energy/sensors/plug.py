@@ -1,4 +1,4 @@
-"""A meter outside the machine, which the person told us of: a smart plug, a PDU, a USB meter."""
+"""A configured meter outside the machine: a smart plug, a PDU, a USB meter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.host.system import Clock, Host
 from setsuden.energy.options import EnergyOptions, PlugOptions
 from setsuden.energy.protocols.background import (
     Ask,
@@ -18,7 +19,6 @@ from setsuden.energy.protocols.background import (
     timed,
 )
 from setsuden.energy.protocols.numbers import number_in
-from setsuden.energy.roots import Clock, Doors
 from setsuden.schemas.energy import Boundary, Source
 
 NAME = "plug"
@@ -28,10 +28,10 @@ RETRY_SECONDS = 5.0
 """Between two tries to reach a broker."""
 
 
-def probe(options: EnergyOptions, doors: Doors) -> Candidate:
+def probe(options: EnergyOptions, host: Host) -> Candidate:
     """The meter of ``[energy.plug]``; not asked here, but a file is looked at and a topic parsed.
 
-    Nobody answers within the time that a search may take, so a meter that is told of counts as
+    Nobody answers within the time that a search may take, so a meter that is configured counts as
     there; whether it answers is seen when it is read.
     """
     plug = options.plug
@@ -43,7 +43,7 @@ def probe(options: EnergyOptions, doors: Doors) -> Candidate:
             remedy="a plug that tells its watts: set energy.plug.kind, url and field",
         )
     try:
-        work = _work(plug, doors)
+        work = _work(plug, host)
     except (OSError, ValueError) as error:
         return Candidate(
             NAME, available=False, reason=f"{plug.kind}: {error}", remedy=_remedy(plug)
@@ -55,7 +55,7 @@ def probe(options: EnergyOptions, doors: Doors) -> Candidate:
         reason=f"{_place(plug)}, {plug.quantity} every {plug.seconds:g} s",
         domains=(domain,),
         primary=(domain.id,),
-        open=lambda: Background(domain, work, doors.clock),
+        open=lambda: Background(domain, work, host.clock),
         origin=f"accuracy as declared: factor {plug.factor:g}",
     )
 
@@ -90,16 +90,16 @@ def _place(plug: PlugOptions) -> str:
     return f"{parts.scheme}://{parts.hostname}{port}{parts.path}"
 
 
-def _work(plug: PlugOptions, doors: Doors) -> Work:
+def _work(plug: PlugOptions, host: Host) -> Work:
     """How it is listened to; raises OSError and ValueError, in words."""
     scale = JOULES.get(plug.quantity, 1.0)
     if plug.kind == "mqtt":
-        return _listening(plug, scale, doors.clock)
+        return _listening(plug, scale, host.clock)
     if plug.kind == "http":
-        return polling(timed(_get(plug, scale), doors.clock), doors.clock, plug.seconds)
-    ask = _file(plug, scale, doors)
+        return polling(timed(_get(plug, scale), host.clock), host.clock, plug.seconds)
+    ask = _file(plug, scale, host)
     ask()
-    return polling(ask, doors.clock, plug.seconds)
+    return polling(ask, host.clock, plug.seconds)
 
 
 def _get(plug: PlugOptions, scale: float) -> Callable[[], float]:
@@ -111,15 +111,15 @@ def _get(plug: PlugOptions, scale: float) -> Callable[[], float]:
     return get
 
 
-def _file(plug: PlugOptions, scale: float, doors: Doors) -> Ask:
+def _file(plug: PlugOptions, scale: float, host: Host) -> Ask:
     """The file's time is the number's time: a file whose writer died measures nothing."""
     name = plug.path or ""
 
     def ask() -> Value:
-        written_ns = (doors.root.path / name).stat().st_mtime_ns
-        number = number_in(doors.root.text(name), plug.field) * scale
-        age_ns = max(0, doors.clock.wall_ns() - written_ns)
-        return Value(doors.clock.monotonic_ns() - age_ns, number)
+        written_ns = (host.root.path / name).stat().st_mtime_ns
+        number = number_in(host.root.text(name), plug.field) * scale
+        age_ns = max(0, host.clock.wall_ns() - written_ns)
+        return Value(host.clock.monotonic_ns() - age_ns, number)
 
     return ask
 

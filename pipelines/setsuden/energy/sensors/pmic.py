@@ -7,8 +7,8 @@ from math import fsum
 from typing import NamedTuple
 
 from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
 from setsuden.schemas.energy import Boundary, Source
 
 NAME = "pi5_pmic"
@@ -44,15 +44,15 @@ BOARDS = (
 )
 
 
-def probe(options: EnergyOptions, doors: Doors) -> Candidate:
+def probe(options: EnergyOptions, host: Host) -> Candidate:
     """Rails, and on a Pi 5 the board's input; runs the command once."""
     del options
-    model = (doors.root.text_or_none("proc/device-tree/model") or "").strip("\0 \n")
+    model = (host.root.text_or_none("proc/device-tree/model") or "").strip("\0 \n")
     board = next((row for row in BOARDS if f"{model} ".startswith(row.model)), None)
     if board is None:
         return _absent(model)
     try:
-        names = frozenset(rails(doors.runner.run(COMMAND, TIMEOUT_SECONDS)))
+        names = frozenset(rails(host.runner.run(COMMAND, TIMEOUT_SECONDS)))
     except (OSError, ValueError) as error:
         return Candidate(
             NAME,
@@ -67,7 +67,7 @@ def probe(options: EnergyOptions, doors: Doors) -> Candidate:
         reason=f"{model}: {len(names)} rails",
         domains=domains,
         primary=(domains[0].id,),
-        open=lambda: Pmic(domains, names, doors),
+        open=lambda: Pmic(domains, names, host),
         origin=_origin(board),
     )
 
@@ -143,14 +143,14 @@ def rails(printed: str) -> dict[str, float]:
 class Pmic:
     """The rails, read at most once a second whoever asks."""
 
-    def __init__(self, domains: tuple[Domain, ...], names: frozenset[str], doors: Doors) -> None:
+    def __init__(self, domains: tuple[Domain, ...], names: frozenset[str], host: Host) -> None:
         self.domains = domains
-        self._names, self._doors = names, doors
+        self._names, self._host = names, host
         self._last: list[Reading] = []
 
     def read(self) -> list[Reading]:
         """Watts now, or those of less than a second ago with their own time."""
-        now_ns = self._doors.clock.monotonic_ns()
+        now_ns = self._host.clock.monotonic_ns()
         if not self._last or now_ns - self._last[0].at_ns >= LEAST_SECONDS * 1e9:
             self._last = self._fresh(now_ns)
         return list(self._last)
@@ -163,12 +163,12 @@ class Pmic:
             watts = self._watts()
         except (OSError, ValueError) as error:
             return [Reading(domain.id, began_ns, None, str(error)) for domain in self.domains]
-        at_ns = (began_ns + self._doors.clock.monotonic_ns()) // 2
+        at_ns = (began_ns + self._host.clock.monotonic_ns()) // 2
         return [Reading(domain.id, at_ns, _of(domain, watts)) for domain in self.domains]
 
     def _watts(self) -> float:
         """The rails' sum; raises OSError and ValueError, also when one of them is missing."""
-        found = rails(self._doors.runner.run(COMMAND, TIMEOUT_SECONDS))
+        found = rails(self._host.runner.run(COMMAND, TIMEOUT_SECONDS))
         if missing := self._names - found.keys():  # a smaller sum would look like an idle chip
             raise ValueError(f"no value for {', '.join(sorted(missing))}")
         return fsum(found[name] for name in self._names)

@@ -12,11 +12,17 @@ from functools import partial
 from typing import NamedTuple
 
 from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors, SysRoot
-from setsuden.energy.sensors import access
-from setsuden.energy.sensors.factors import FACTORS, Kin
-from setsuden.energy.sensors.files import FileChannel, FileSensor, Number, number_in, why
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass
+from setsuden.energy.sensors.files import (
+    FileChannel,
+    FileSensor,
+    Number,
+    number_in,
+    permission_remedy,
+    why,
+)
 from setsuden.schemas.energy import Boundary, Source
 
 NAME = "rapl"
@@ -59,46 +65,46 @@ class Zone(NamedTuple):
         return self.zone.rpartition(":")[0] if self.zone.count(":") > 1 else ""
 
 
-def probe(options: EnergyOptions, doors: Doors) -> Candidate:
+def probe(options: EnergyOptions, host: Host) -> Candidate:
     """Every readable zone; packages and DRAM are summed."""
     del options
-    zones = unduplicated(_zones(doors.root))
+    zones = unduplicated(_zones(host.root))
     if not zones:
         return _refused("no intel-rapl zone in /sys/class/powercap", _ABSENT)
     summed = [zone for zone in zones if zone.package or zone.name == "dram"]
     if any(zone.denied for zone in summed):
         files = f"{POWERCAP}/intel-rapl*/energy_uj"
-        return _refused(f"may not read /{files}", access.remedy(files, perf=True))
-    return _summed(zones, doors)
+        return _refused(f"may not read /{files}", permission_remedy(files, perf=True))
+    return _summed(zones, host)
 
 
 def _refused(reason: str, remedy: str) -> Candidate:
     return Candidate(NAME, False, reason, remedy, origin=_ORIGIN)
 
 
-def _summed(zones: Sequence[Zone], doors: Doors) -> Candidate:
+def _summed(zones: Sequence[Zone], host: Host) -> Candidate:
     packages = [zone for zone in zones if zone.package]
     broken = [zone for zone in packages if zone.microjoules is None]
     if broken or not packages:
-        told = "; ".join(f"{zone.name}: {zone.problem}" for zone in broken) or "no package zone"
-        return _refused(told, "a kernel that knows this CPU is needed; see dmesg for rapl")
-    twins = mirrored(packages, _zones(doors.root))
+        problems = "; ".join(f"{zone.name}: {zone.problem}" for zone in broken) or "no package zone"
+        return _refused(problems, "a kernel that knows this CPU is needed; see dmesg for rapl")
+    twins = mirrored(packages, _zones(host.root))
     # DRAM, where the package has none, and others of the kind stand at 0 for ever.
     live = [zone for zone in zones if zone.package or zone.microjoules]
     kept = [zone for zone in live if zone.zone not in twins and zone.above not in twins]
-    return _available(kept, twins, doors)
+    return _available(kept, twins, host)
 
 
-def _available(zones: Sequence[Zone], twins: dict[str, str], doors: Doors) -> Candidate:
-    channels = tuple(_channel(zone, zones, doors.root) for zone in zones)
+def _available(zones: Sequence[Zone], twins: dict[str, str], host: Host) -> Candidate:
+    channels = tuple(_channel(zone, zones, host.root) for zone in zones)
     primary = [zone for zone in zones if zone.package or zone.name == "dram"]
     return Candidate(
         NAME,
         available=True,
-        reason="; ".join(_reasons(primary, twins, doors.root)),
+        reason="; ".join(_reasons(primary, twins, host.root)),
         domains=tuple(channel.domain for channel in channels),
         primary=tuple(zone.zone for zone in primary),
-        open=partial(FileSensor, channels, doors),
+        open=partial(FileSensor, channels, host),
         origin=_ORIGIN,
     )
 
@@ -107,7 +113,7 @@ def _available(zones: Sequence[Zone], twins: dict[str, str], doors: Doors) -> Ca
 
 
 def unduplicated(zones: Sequence[Zone]) -> list[Zone]:
-    """Without zones of ``intel-rapl-mmio`` that ``intel-rapl`` has too: one counter, two doors."""
+    """Without zones of ``intel-rapl-mmio`` that ``intel-rapl`` has too: one counter."""
     names = {_full_name(zone, zones) for zone in zones if not zone.mmio}
     return [zone for zone in zones if not (zone.mmio and _full_name(zone, zones) in names)]
 
@@ -172,7 +178,7 @@ def _channel(zone: Zone, zones: Sequence[Zone], root: SysRoot) -> FileChannel:
         kind=Kind.COUNTER,
         source=Source.MEASURED,
         boundary=_boundary(zone.name),
-        factor=FACTORS[Kin.PACKAGE].value,
+        factor=FACTORS[ErrorClass.PACKAGE].value,
         parent=parent(zone, zones),
         max_joules=most * MICROJOULE if most else None,
         max_watts=rated * MICROJOULE if rated else PACKAGE_WATTS,

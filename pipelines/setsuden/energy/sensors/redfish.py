@@ -11,10 +11,10 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions, RedfishOptions
 from setsuden.energy.protocols.background import Background, polling, timed
 from setsuden.energy.protocols.numbers import number_of, object_in
-from setsuden.energy.roots import Doors
 from setsuden.schemas.energy import Boundary, Source
 
 NAME = "redfish"
@@ -33,7 +33,7 @@ class Power(NamedTuple):
     """Over which the controller forms its means; None when it does not say."""
 
 
-def probe(options: EnergyOptions, doors: Doors) -> Candidate:
+def probe(options: EnergyOptions, host: Host) -> Candidate:
     """The controller of ``[energy.redfish]``; asked here only when it is chosen by name."""
     redfish = options.redfish
     if redfish is None:
@@ -44,7 +44,7 @@ def probe(options: EnergyOptions, doors: Doors) -> Candidate:
             remedy="set energy.redfish.url to the chassis' Power resource of the controller",
         )
     try:
-        ask = asking(redfish, doors)
+        ask = asking(redfish, host)
     except OSError as error:
         return Candidate(
             NAME,
@@ -53,19 +53,19 @@ def probe(options: EnergyOptions, doors: Doors) -> Candidate:
             remedy="correct energy.redfish.password_file, or let this user read it",
         )
     domain = _domain(redfish)
-    watts = timed(lambda: ask().watts, doors.clock)
+    watts = timed(lambda: ask().watts, host.clock)
     return Candidate(
         NAME,
         available=True,
         reason=_reason(redfish, ask if options.sensor == NAME else None),
         domains=(domain,),
         primary=(domain.id,),
-        open=lambda: Background(domain, polling(watts, doors.clock, redfish.seconds), doors.clock),
+        open=lambda: Background(domain, polling(watts, host.clock, redfish.seconds), host.clock),
         origin=f"accuracy as declared: factor {redfish.factor:g}",
     )
 
 
-def asking(redfish: RedfishOptions, doors: Doors) -> Callable[[], Power]:
+def asking(redfish: RedfishOptions, host: Host) -> Callable[[], Power]:
     """Something that asks the controller once.
 
     Raises OSError when the password file cannot be read; what it gives raises OSError and
@@ -73,7 +73,7 @@ def asking(redfish: RedfishOptions, doors: Doors) -> Callable[[], Power]:
     """
     password = None
     if redfish.password_file is not None:
-        password = doors.root.text(redfish.password_file)
+        password = host.root.text(redfish.password_file)
 
     def ask() -> Power:
         from setsuden.energy.protocols.web import Endpoint  # noqa: PLC0415  # 60 ms that a search need not pay

@@ -8,12 +8,11 @@ profiles); 1.6 for a row of the very machine and 3 for a guest whose host is unk
 from __future__ import annotations
 
 import platform
-import re
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from setsuden.energy.metering.hostcpu import cores
-from setsuden.energy.roots import SysRoot
+from setsuden.energy.host.cpu import cores
+from setsuden.energy.host.system import SysRoot
 
 GUEST_FACTOR = 3.0
 HOST_FACTOR = 2.0
@@ -104,26 +103,3 @@ def _is(sku: Sku, root: SysRoot) -> bool:
         and cores(root) == sku.cores
         and sku.megahertz in {None, int(clock) // 1000 if clock.isdigit() else 0}
     )
-
-
-def threads_per_core(root: SysRoot) -> float:
-    """Logical CPUs of one core, as x86 tells them in ``/proc/cpuinfo``; 1 where nothing is told."""
-    cpuinfo = root.text_or_none("proc/cpuinfo") or ""
-    siblings, own = (
-        re.search(rf"^{name}\s*:\s*(\d+)$", cpuinfo, re.MULTILINE)
-        for name in ("siblings", "cpu cores")
-    )
-    if siblings is None or own is None or int(own[1]) == 0:
-        return 1.0
-    return max(1.0, int(siblings[1]) / int(own[1]))
-
-
-def cpu_name(root: SysRoot) -> str:
-    """The CPU as ``/proc/cpuinfo`` names it: a model, else Arm's implementer and part."""
-    found: dict[str, str] = {}
-    for line in (root.text_or_none("proc/cpuinfo") or "").splitlines():
-        key, _, value = line.partition(":")
-        found.setdefault(key.strip(), value.strip())
-    name = found.get("model name") or found.get("Model")
-    arm = f"{found.get('CPU implementer', '')} {found.get('CPU part', '')}".strip()
-    return (name or arm or f"unknown {platform.machine()}")[:128]

@@ -1,8 +1,15 @@
 """A simulated machine whose true joules per request are known."""
 
 from setsuden.energy.simulator.machine import Machine, Neighbours, Pattern, Requests
-from setsuden.energy.simulator.plant import COUNTER, POWER, Plant, PlantClock, PlantProcess, Scene
 from setsuden.energy.simulator.schedule import Request
+from setsuden.energy.simulator.simulation import (
+    COUNTER,
+    POWER,
+    Scene,
+    SimulatedClock,
+    SimulatedMachine,
+    SimulatedProcess,
+)
 from setsuden.energy.simulator.tree import CounterFile, PowerFile
 
 __all__ = [
@@ -12,11 +19,11 @@ __all__ = [
     "Machine",
     "Neighbours",
     "Pattern",
-    "Plant",
-    "PlantClock",
-    "PlantProcess",
     "PowerFile",
     "Request",
     "Requests",
     "Scene",
+    "SimulatedClock",
+    "SimulatedMachine",
+    "SimulatedProcess",
 ]

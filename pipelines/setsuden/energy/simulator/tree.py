@@ -13,7 +13,7 @@ _SYSTEM_PART = 0.15
 
 @dataclass(frozen=True, slots=True)
 class CounterFile:
-    """A RAPL-like energy counter: 32 bits of a unit, told in whole microjoules."""
+    """A RAPL-like energy counter: 32 bits of a unit, shown in whole microjoules."""
 
     unit_uj: float = 61.03515625
     """2^-14 J as on Intel; 15.2587890625 (2^-16 J) on AMD."""

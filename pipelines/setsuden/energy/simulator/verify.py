@@ -15,36 +15,25 @@ from random import Random
 from statistics import median
 from typing import NamedTuple
 
-from setsuden.energy.attribution.attribute import (
-    UNCALIBRATED_EXPONENT,
-    HostWindow,
-    ProcessUse,
-    RunUse,
-    attribute,
-)
+from setsuden.energy.attribution.attribute import UNCALIBRATED_EXPONENT, Attributor, attribute
 from setsuden.energy.attribution.intervals import Spread
+from setsuden.energy.metering.baseline import CALIBRATED_FACTOR
+from setsuden.energy.metering.ledger import RunLedger, WorkKey
+from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass
 from setsuden.energy.simulator import CounterFile, Machine, Neighbours, Pattern, Requests, Scene
-from setsuden.energy.simulator.rig import (
-    Attributor,
-    Calibration,
-    CounterReader,
-    Observation,
-    PowerReader,
-    Span,
-    calibrate,
-    factors,
-    observe,
-)
+from setsuden.energy.simulator.observe import Observation, SensorName, Span, calibrate, observe
+from setsuden.schemas.energy import Boundary, Method, Quality, Source
+from setsuden.schemas.windows import Counts
 
 WINDOW_SECONDS = 0.25
+_KEY = WorkKey("simulated", "simulated/model", "")
 MACHINES = 20
 """Of each pattern, for the errors."""
 COVERAGE_MACHINES = 200
 """One machine's sensor and baseline err the same way in all its spans: machines count here."""
-SENSOR_FACTOR = 1.1
-"""RAPL or a rail sensor, as energy of its own boundary."""
-IDLE_FACTOR = 1.05
-"""A calibrated baseline: how far idle power moves between calibration and work."""
+SENSOR_FACTOR = FACTORS[ErrorClass.PACKAGE].value
+"""What the meter states of the counter it reads here."""
 _UNITS_UJ = (15.2587890625, 61.03515625)
 _NEAR_WRAP_JOULES = 50.0
 
@@ -56,7 +45,7 @@ class Figure(NamedTuple):
     value: float | None
     """None where nothing was measured."""
     target: float | None
-    """None for a figure that is only told."""
+    """None for a figure that is only reported."""
     of: str
     """What it is a figure of."""
     at_least: bool = False
@@ -79,7 +68,7 @@ class Verification:
     figures: tuple[Figure, ...]
     seed: int
     seconds: float
-    """Plant time for each machine."""
+    """Simulated time for each machine."""
     machines: int
     spans: int
     windows: int
@@ -96,7 +85,7 @@ class Job(NamedTuple):
     group: str
     scene: Scene
     window_seconds: float = WINDOW_SECONDS
-    reader: type[CounterReader | PowerReader] = CounterReader
+    sensor: SensorName = "rapl"
     exponent: float | None = None
     """Taken in place of the calibrated one; 1 shares by CPU-seconds alone."""
     calibrated_on: Scene | None = None
@@ -110,18 +99,19 @@ def verify(
     machines: int = MACHINES,
     coverage_machines: int = COVERAGE_MACHINES,
     method: Attributor = attribute,
-    told: Callable[[int, int], None] = lambda _done, _all: None,
+    progress: Callable[[int, int], None] = lambda _done, _all: None,
 ) -> Verification:
     """Simulate, measure, attribute and compare; the same for the same seed but for its timings.
 
-    ``told`` hears how many machines of how many are done. ``method`` is what is verified.
+    ``progress`` is called with how many machines of how many are done; ``method`` is what is
+    verified.
     """
     jobs = list(_jobs(seed, seconds, machines, coverage_machines))
     seen: dict[str, list[Observation]] = {}
     for done, job in enumerate(jobs):
-        told(done, len(jobs))
+        progress(done, len(jobs))
         seen.setdefault(job.group, []).append(_measured(job, method))
-    told(len(jobs), len(jobs))
+    progress(len(jobs), len(jobs))
     everything = [observation for group in seen.values() for observation in group]
     return Verification(
         tuple(_figures(seen, method)),
@@ -142,7 +132,7 @@ def _jobs(seed: int, seconds: float, machines: int, coverage_machines: int) -> I
             yield Job(f"{pattern}_by_cpu", scene, exponent=1.0)
             yield Job(f"{pattern}_uncalibrated", scene, exponent=UNCALIBRATED_EXPONENT)
             if pattern is Pattern.BURSTY:
-                yield Job("power_file", scene, reader=PowerReader)
+                yield Job("power_file", scene, sensor="ina226")
     for place in range(coverage_machines):
         pattern = tuple(Pattern)[place % 2]
         scene = draw(random, pattern, seconds / 4)
@@ -177,19 +167,16 @@ def _counter(unit_uj: float, scale: float = 1.0) -> CounterFile:
 def _erring(random: Random, scene: Scene) -> Job:
     """The same scene with a sensor and a baseline as wrong as their factors say."""
     scale = exp(random.gauss(0.0, Spread.of(SENSOR_FACTOR).sigma))
-    moved = exp(random.gauss(0.0, Spread.of(IDLE_FACTOR).sigma))
-    told = replace(scene, counter=_counter(scene.counter.unit_uj, scale))
+    moved = exp(random.gauss(0.0, Spread.of(CALIBRATED_FACTOR).sigma))
+    erring = replace(scene, counter=_counter(scene.counter.unit_uj, scale))
     machine = replace(scene.machine, idle_watts=scene.machine.idle_watts * moved)
-    return Job("coverage", replace(told, machine=machine), calibrated_on=told)
+    return Job("coverage", replace(erring, machine=machine), calibrated_on=erring)
 
 
 def _measured(job: Job, method: Attributor) -> Observation:
     then = job.calibrated_on or job.scene
-    calibration = calibrate(then.machine, then.counter)
-    calibration = calibration._replace(sensor_factor=SENSOR_FACTOR, idle_factor=IDLE_FACTOR)
-    if job.exponent is not None:
-        calibration = calibration._replace(exponent=job.exponent)
-    return observe(job.scene, calibration, job.window_seconds, method, job.reader)
+    stored = calibrate(then.machine, then.counter)
+    return observe(job.scene, stored, job.window_seconds, method, job.sensor, exponent=job.exponent)
 
 
 def _figures(seen: dict[str, list[Observation]], method: Attributor) -> Iterator[Figure]:
@@ -204,10 +191,10 @@ def _figures(seen: dict[str, list[Observation]], method: Attributor) -> Iterator
     yield Figure("conservation_error", conservation_error(seen), 1e-9, _CONSERVATION)
     yield Figure("meter_core_share", core_share(both), 0.002, _CORE)
     yield Figure("us_per_span", microseconds_per_span(method), 10.0, _MICROSECONDS)
-    yield from _told(seen)
+    yield from _without_target(seen)
 
 
-def _told(seen: dict[str, list[Observation]]) -> Iterator[Figure]:
+def _without_target(seen: dict[str, list[Observation]]) -> Iterator[Figure]:
     """Figures without a target."""
     width = interval_factor(_spans(seen.get("coverage", [])))
     yield Figure("interval_factor", width, None, _WIDTH)
@@ -249,8 +236,8 @@ def span_error(spans: Sequence[Span], *, dynamic: bool = False) -> float | None:
     errors = []
     for span in spans:
         true = span.request.dynamic + (0.0 if dynamic else span.request.idle)
-        found = span.dynamic + (0.0 if dynamic else span.idle)
-        errors.append(abs(found - true) / true)
+        measured = span.run.dynamic + (0.0 if dynamic else span.run.idle)
+        errors.append(abs(measured - true) / true)
     return fsum(errors) / len(errors) if errors else None
 
 
@@ -258,18 +245,23 @@ def window_error(observations: Iterable[Observation]) -> float | None:
     """Joules of requests that each window has too many or too few, as a part of the true ones."""
     windows = [window for observation in observations for window in observation.windows]
     true = fsum(window.true for window in windows)
-    return fsum(abs(window.found - window.true) for window in windows) / true if true > 0 else None
+    return (
+        fsum(abs(window.measured - window.true) for window in windows) / true if true > 0 else None
+    )
 
 
 def coverage(spans: Sequence[Span]) -> float | None:
     """Part of the requests whose interval holds their true joules."""
-    held = [span.low <= span.request.dynamic + span.request.idle <= span.high for span in spans]
+    held = [
+        span.run.low <= span.request.dynamic + span.request.idle <= span.run.high for span in spans
+    ]
     return sum(held) / len(held) if held else None
 
 
 def interval_factor(spans: Sequence[Span]) -> float | None:
     """Median 95 % factor of the requests' joules."""
-    wide = [(span.dynamic + span.idle) / span.low for span in spans if span.low > 0]
+    runs = [span.run for span in spans if span.run.low > 0]
+    wide = [(run.dynamic + run.idle) / run.low for run in runs]
     return median(wide) if wide else None
 
 
@@ -280,20 +272,26 @@ def conservation_error(seen: dict[str, list[Observation]]) -> float | None:
 
 
 def core_share(observations: Sequence[Observation]) -> float | None:
-    """Real CPU-seconds for each second of plant time."""
+    """Real CPU-seconds for each second of simulated time."""
     seconds = fsum(observation.seconds for observation in observations)
     return fsum(seen.cpu_seconds for seen in observations) / seconds if seconds > 0 else None
 
 
 def microseconds_per_span(method: Attributor = attribute, runs: int = 100) -> float:
-    """CPU time of attributing one of ``runs`` runs in a window; the median of 50 windows."""
-    uses = [RunUse(0.004, 0.009 * place, 0.009 * place + 0.02) for place in range(runs)]
-    window = HostWindow(1.0, 5.0, 2.7, 1.2, 0.55)
-    calibration = Calibration(2.7, 0.55, SENSOR_FACTOR, IDLE_FACTOR)
+    """CPU time of settling one of ``runs`` runs in a window; the median of 50 windows."""
+    facts = MeterFacts(
+        "meter", Source.MEASURED, Boundary.CPU_PACKAGE, 1.1, 1.05, 1.0, 0.55, attribute=method
+    )
     taken = []
     for _ in range(50):
+        moments = iter(
+            moment for place in range(runs) for moment in (9_000_000 * place, 9_000_000 * place + 4)
+        )
+        ledger = RunLedger(moments.__next__)
+        for _ in range(runs):
+            ledger.finish(ledger.begin(_KEY), 1, 0.004, Method.EXCLUSIVE)
+        closed = ClosedWindow(0, 10**9, 0, 5.0, 2.7, Quality.OK, 1.2, 0.0, 0.5, Counts())
         began = time.thread_time_ns()
-        method(window, ProcessUse(0.5, 1.0), uses)
-        factors(window, calibration)
+        settle(closed, ledger, facts)
         taken.append((time.thread_time_ns() - began) / 1e3 / runs)
     return median(taken)

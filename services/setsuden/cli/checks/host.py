@@ -8,7 +8,7 @@ from errno import EACCES
 from pathlib import Path
 
 from setsuden.energy import EnergyOptions
-from setsuden.energy.roots import Doors, Handle, SysRoot
+from setsuden.energy.host.system import Handle, Host, SysRoot
 from setsuden.energy.sensors.detect import detect
 from setsuden.schemas.energy import Source
 
@@ -138,7 +138,7 @@ class _Readable(SysRoot):
 
 def power(machine: Machine, options: EnergyOptions) -> Finding:
     """Where joules come from, and what stands in the way of better ones."""
-    found = detect(options, Doors(root=_Readable(machine)))
+    found = detect(options, Host(root=_Readable(machine)))
     chosen = found.chosen
     primary = [domain for domain in chosen.domains if domain.id in chosen.primary]
     if not primary:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
@@ -18,10 +17,11 @@ from setsuden.cli.energy.options import energy_config_option, energy_of
 from setsuden.cli.lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.energy.calibration.calibrate import Calibration, Meter, Point
+    from setsuden.energy.calibration.calibrate import Meter
     from setsuden.energy.calibration.measure import Mean, Running, Watts
+    from setsuden.energy.host.system import Host
     from setsuden.energy.options import EnergyOptions
-    from setsuden.energy.roots import Doors
+    from setsuden.energy.power_curve import Calibration, Point
 
 AUTO, HUMAN = "auto", "human"
 PLUG_FACTOR = 1.05
@@ -79,20 +79,20 @@ def calibrate(  # noqa: PLR0917  # click hands over each option
     writes nothing. Run it again after changes of hardware, cooling or power limits.
     """
     from setsuden.energy.calibration import load  # noqa: PLC0415  # pydantic and more
-    from setsuden.energy.roots import Doors  # noqa: PLC0415
+    from setsuden.energy.host.system import Host  # noqa: PLC0415
 
     quiet_logs()
     answers = _answers(watts, meter)
-    options, doors = energy_of(path), Doors()
+    options, host = energy_of(path), Host()
     ask = _asked if answers is None else answers.__getitem__
     target = out or Path(options.calibration)
     check_writable(target)
-    with chosen(meter, boundary, options, doors, ask) as found:
-        made = measure(found, load.running, doors, seconds, _tell)
+    with chosen(meter, boundary, options, host, ask) as found:
+        made = measure(found, load.running, host, seconds, _tell)
     write(made, target)
     if as_json:
-        told = {"file": str(target), "bend": made.bend, **made.model_dump(mode="json")}
-        click.echo(json.dumps(told, indent=2))
+        document = {"file": str(target), "bend": made.exponent, **made.model_dump(mode="json")}
+        click.echo(json.dumps(document, indent=2))
     else:
         click.echo(table(made))
     click.echo(f"written to {target}{_hint(path, out)}", err=True)
@@ -106,7 +106,7 @@ def _hint(path: Path | None, out: Path | None) -> str:
 
 @contextmanager
 def chosen(
-    meter: str, boundary: str, options: EnergyOptions, doors: Doors, ask: Ask
+    meter: str, boundary: str, options: EnergyOptions, host: Host, ask: Ask
 ) -> Iterator[Watts]:
     """The meter, open; raises CalibrationError for one that is none."""
     from setsuden.energy.calibration.calibrate import Meter  # noqa: PLC0415
@@ -115,28 +115,28 @@ def chosen(
 
     if meter == HUMAN:
         label = Meter(HUMAN, Source.MEASURED, Boundary(boundary), PLUG_FACTOR)
-        yield HumanWatts(label, ask, doors)
+        yield HumanWatts(label, ask, host)
         return
     from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
 
     if meter != AUTO:
         options = options.model_copy(update={"sensor": meter})
-    with opened(detect(options, doors).chosen, doors) as found:
+    with opened(detect(options, host).chosen, host) as found:
         yield found
 
 
 class HumanWatts:
     """Watts that a person reads from a plug."""
 
-    def __init__(self, meter: Meter, ask: Ask, doors: Doors) -> None:
+    def __init__(self, meter: Meter, ask: Ask, host: Host) -> None:
         self.meter = meter
-        self._ask, self._clock = ask, doors.clock
+        self._ask, self._clock = ask, host.clock
 
     def mean(self, step: str, seconds: float) -> Mean:
         """What the person says at the end; the load goes on until then."""
         from setsuden.energy.calibration.measure import Mean  # noqa: PLC0415
 
-        self._clock.wait(threading.Event(), seconds)
+        self._clock.sleep(seconds)
         watts, rounding = watts_read(self._ask(step))
         return Mean(watts, rounding / watts)
 
@@ -180,14 +180,14 @@ def _answers(watts: str | None, meter: str) -> dict[str, str] | None:
 
 
 def measure(
-    watts: Watts, running: Running, doors: Doors, seconds: float, tell: Callable[[str], None]
+    watts: Watts, running: Running, host: Host, seconds: float, tell: Callable[[str], None]
 ) -> Calibration:
     """The three steps and their fit; raises CalibrationError."""
     from setsuden.energy.calibration import load  # noqa: PLC0415
     from setsuden.energy.calibration.calibrate import calibration, check_idle  # noqa: PLC0415
     from setsuden.energy.calibration.measure import points, settle_seconds  # noqa: PLC0415
 
-    steps = load.steps(load.allowed(), doors.root)
+    steps = load.steps(load.allowed(), host.root)
     label = watts.meter
     tell(
         f"{label.name} ({label.source}, {label.boundary}); {len(steps)} steps of "
@@ -200,12 +200,12 @@ def measure(
         part = f", {work.duty:.0%} of the time" if work.duty < 1 else ""
         tell(f"{step}: {len(work.cpus)} of {len(steps['full'].cpus)} CPUs kept busy{part}")
 
-    for step, point in points(watts, steps, running, doors, seconds=seconds, begun=begun):
+    for step, point in points(watts, steps, running, host, seconds=seconds, begun=begun):
         tell(f"{step}: {point.watts:.2f} W ±{point.cv:.1%} at {point.utilisation:.1%} busy")
         if not found:
             check_idle(point)
         found.append(point)
-    return calibration(found, label, load.kind(), doors)
+    return calibration(found, label, load.kind(), host)
 
 
 def _tell(words: str) -> None:
@@ -220,7 +220,7 @@ def table(made: Calibration) -> str:
         lines.append(f"{name:<6}{point.utilisation:>8.1%}{point.watts:>10.2f} W{scatter:>10}")
     lines.append(
         f"\nno load {made.idle_watts:.2f} W, all {made.cores} CPUs {made.curve.watts(1.0):.2f} W, "
-        f"bend {made.bend:.2f}"
+        f"bend {made.exponent:.2f}"
     )
     lines.append(
         f"{made.boundary}, within a factor of {made.factor:.2f} in 95 % of cases; "

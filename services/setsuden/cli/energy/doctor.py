@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import textwrap
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from statistics import median
@@ -19,8 +18,8 @@ from setsuden.cli.lazy import quiet_logs
 
 if TYPE_CHECKING:
     from setsuden.energy.domain import Candidate, Detection, Domain, Reading, Sensor
+    from setsuden.energy.host.system import Clock, Host
     from setsuden.energy.options import EnergyOptions
-    from setsuden.energy.roots import Clock, Doors
 
 _READS = 5
 _BUDGET_NS = 1_000_000_000
@@ -54,21 +53,21 @@ def doctor(path: Path | None, as_json: bool) -> None:
 
     Exit code 1 when the chosen source cannot be read now.
     """
-    from setsuden.energy.roots import Doors  # noqa: PLC0415
+    from setsuden.energy.host.system import Host  # noqa: PLC0415
 
     quiet_logs()
-    found = examine(energy_of(path), Doors())
+    found = examine(energy_of(path), Host())
     click.echo(json.dumps(document(found), indent=2) if as_json else text(found))
     if found.trial.problems:
         sys.exit(FAILED)
 
 
-def examine(options: EnergyOptions, doors: Doors) -> Diagnosis:
+def examine(options: EnergyOptions, host: Host) -> Diagnosis:
     """The choice, every candidate, and what a reading costs; raises ConfigError."""
     from setsuden.energy.sensors.detect import detect  # noqa: PLC0415  # pydantic and more
 
-    detection = detect(options, doors)
-    return Diagnosis(detection, try_out(detection.chosen, doors.clock), options.window_seconds)
+    detection = detect(options, host)
+    return Diagnosis(detection, try_out(detection.chosen, host.clock), options.window_seconds)
 
 
 def try_out(candidate: Candidate, clock: Clock) -> Trial:
@@ -103,7 +102,7 @@ def _first(sensor: Sensor, clock: Clock) -> list[Reading]:
         readings = sensor.read()
         if clock.monotonic_ns() >= end or not any(reading.problem for reading in readings):
             return readings
-        clock.wait(threading.Event(), _PAUSE_SECONDS)
+        clock.sleep(_PAUSE_SECONDS)
 
 
 def better(detection: Detection) -> Candidate | None:

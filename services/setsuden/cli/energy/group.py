@@ -10,7 +10,6 @@ COMMANDS = {
     "doctor": Place("setsuden.cli.energy.doctor:doctor", "Show every energy source, and why."),
     "calibrate": Place("setsuden.cli.energy.calibrate:calibrate", "Fit this machine's power."),
     "watch": Place("setsuden.cli.energy.watch:watch", "Show or serve windows as they close."),
-    "models": Place("setsuden.cli.energy.models:models", "Measure a bundle's models here."),
     "intensity": Place("setsuden.cli.energy.intensity:intensity", "Show a grid's grams per kWh."),
     "verify": Place("setsuden.cli.energy.verify:verify", "Measure the method's own errors."),
     "report": Place("setsuden.cli.run_report:report", "The same as `setsuden report`."),

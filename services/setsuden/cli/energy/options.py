@@ -30,7 +30,7 @@ def energy_config_option(function: Callable[..., None]) -> Callable[..., None]:
 def energy_of(path: Path | None) -> EnergyOptions:
     """The table of this file with paths resolved, else the defaults; raises ConfigError."""
     from setsuden.energy import EnergyOptions  # noqa: PLC0415
-    from setsuden.energy.metering.assembly import resolved  # noqa: PLC0415
+    from setsuden.energy.open import resolved  # noqa: PLC0415
     from setsuden.process.config import read_text  # noqa: PLC0415  # pydantic and more
 
     if path is None:

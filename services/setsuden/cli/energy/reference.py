@@ -10,7 +10,7 @@ from typing import Any
 from setsuden.cli.reference import filled, rows
 from setsuden.energy import EnergyOptions
 from setsuden.energy.attribution.intervals import METHODS, WINDOW_FACTOR
-from setsuden.energy.roots import Doors, SysRoot
+from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.sensors.boards import boards
 from setsuden.energy.sensors.detect import detect
 from setsuden.energy.sensors.factors import FACTORS
@@ -21,7 +21,8 @@ _VERIFIED = Path(__file__).with_name("verified.json")
 """What ``setsuden energy verify --seed 0 --json`` printed; a test runs it again."""
 _NOWHERE = Path("/nonexistent")
 PROTOCOLS = {
-    "plug": "a meter at the wall or the supply rail: HTTP, MQTT or a file (`[energy.plug]`)",
+    "plug": "a meter at the wall or the supply rail (`[energy.plug]`): HTTP, a file, or MQTT "
+    "(`pip install 'setsuden[mqtt]'`)",
     "redfish": "the server's management controller (`[energy.redfish]`); only when it is named",
     "pi5_pmic": "Raspberry Pi 5: the PMIC's rails through `vcgencmd`, corrected to input power",
     "rapl": "Intel and AMD CPU packages and DRAM through powercap; psys is told, not summed",
@@ -56,7 +57,7 @@ def page() -> str:
 def _sources() -> Iterator[tuple[str, ...]]:
     """In the order of the search, which a machine without anything shows whole."""
     found = {board.name: f"{board.boundary}: {board.citation}" for board in boards()}
-    searched = detect(EnergyOptions(), Doors(root=SysRoot(_NOWHERE))).candidates
+    searched = detect(EnergyOptions(), Host(root=SysRoot(_NOWHERE))).candidates
     return ((f"`{one.name}`", PROTOCOLS.get(one.name) or found[one.name]) for one in searched)
 
 

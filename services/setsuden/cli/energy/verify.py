@@ -38,7 +38,7 @@ def verify(as_json: bool, seed: int, seconds: float) -> None:
     from setsuden.energy.simulator.verify import verify as measure  # noqa: PLC0415
 
     quiet_logs()
-    found = measure(seed, seconds, told=_progress)
+    found = measure(seed, seconds, progress=_progress)
     if as_json:
         click.echo(json.dumps(document(found), indent=2))
     else:

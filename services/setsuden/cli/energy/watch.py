@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from setsuden.energy import EnergyOptions, Meter
-    from setsuden.energy.protocols.relay import Server
+    from setsuden.energy.sensors.relay import Server
     from setsuden.schemas.windows import WindowRow
 
 _HEAD = f"{'time':<10}{'power':>10}{'idle':>10}{'energy':>11}{'busy':>9}{'process':>10}  quality"
@@ -136,8 +136,8 @@ def _line(row: WindowRow) -> str:
 
 
 def _meter(options: EnergyOptions, wish: Wish) -> Meter:
-    from setsuden.energy.metering.assembly import Identity, fingerprint  # noqa: PLC0415
-    from setsuden.energy.metering.broker import BrokerCounts, broker_meter  # noqa: PLC0415
+    from setsuden.energy.broker import BrokerCounts, broker_meter  # noqa: PLC0415
+    from setsuden.energy.open import Identity, fingerprint  # noqa: PLC0415
     from setsuden.schemas.windows import Component, Counts  # noqa: PLC0415
     from setsuden.telemetry.recorder import TraceOptions, host_id  # noqa: PLC0415
 
@@ -156,16 +156,16 @@ def _followed(wish: Wish) -> Callable[[], list[int]] | None:
 
 def _serving(options: EnergyOptions, path: Path) -> Server:
     """A relay of the best source that this process may read; raises ConfigError without one."""
-    from setsuden.energy.protocols.relay import Server  # noqa: PLC0415
-    from setsuden.energy.roots import Doors  # noqa: PLC0415
+    from setsuden.energy.host.system import Host  # noqa: PLC0415
     from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
+    from setsuden.energy.sensors.relay import Server  # noqa: PLC0415
     from setsuden.schemas.errors import ConfigError  # noqa: PLC0415
 
-    doors = Doors()
-    chosen = detect(options.model_copy(update={"relay": None}), doors).chosen
+    host = Host()
+    chosen = detect(options.model_copy(update={"relay": None}), host).chosen
     if chosen.open is None:
         raise ConfigError("there is no source to serve", remedy="setsuden energy doctor")
-    server = Server(chosen.open(), chosen.domains, chosen.primary, path, doors.clock)
+    server = Server(chosen.open(), chosen.domains, chosen.primary, path, host.clock)
     server.start()
     click.echo(f"serving {chosen.name} on {path}", err=True)
     return server

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from setsuden.energy import Meter
-from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
+from setsuden.energy.open import Identity, fingerprint, open_meter, resolved
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines import bundle

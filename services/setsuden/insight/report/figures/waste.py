@@ -274,9 +274,9 @@ def _overhead_advice(
         return "most of it is Ray itself: `setsuden worker run` serves a teacher without it"
     if items <= 0 or outside * 1000 / items >= BUSY_WAIT_MS:
         return (
-            "it looks like threads that spin or poll: `setsuden energy models BUNDLE` measures "
-            "what spinning costs here; other libraries in the process have pools of their own "
-            "(OMP_WAIT_POLICY=PASSIVE)"
+            "it looks like threads that spin or poll: `python benchmarks/models.py BUNDLE` "
+            "measures what spinning costs here; other libraries in the process have pools of their "
+            "own (OMP_WAIT_POLICY=PASSIVE)"
         )
     if part is Part.EDGE:
         return "a smaller traces.easy_share, log_level = 'warning', or a lower gate threshold"

@@ -1,14 +1,16 @@
-"""CPU time of the machine and of one process, in seconds since some moment."""
+"""CPUs of the machine, and CPU time of it and of one process, in seconds since some moment."""
 
 from __future__ import annotations
 
 import os
+import platform
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
-from setsuden.energy.roots import Doors, SysRoot
+from setsuden.energy.host.system import Host, SysRoot
 
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK") if hasattr(os, "sysconf") else 100
 _BUSY = (0, 1, 2, 5, 6)
@@ -42,7 +44,7 @@ class HostCpuReader:
 
 
 def host_cpu(stat: str) -> HostCpu:
-    """The sums in the first line of ``/proc/stat``; raises OSError for what is none."""
+    """The sums in the first line of ``/proc/stat``; raises OSError for anything else."""
     if not stat.startswith("cpu "):
         raise OSError("/proc/stat does not begin with its sums")
     fields = [int(field) for field in stat.split("\n", 1)[0].split()[1:]]
@@ -132,12 +134,12 @@ def named(root: SysRoot, name: str) -> list[int]:
     return [int(path.split("/")[1]) for path in found if root.text_or_none(path) == name[:15]]
 
 
-def reserved_share(doors: Doors) -> tuple[float, str]:
+def reserved_share(host: Host) -> tuple[float, str]:
     """The machine's part that this process may use, and why: affinity and ``cpu.max``."""
-    total = cores(doors.root)
+    total = cores(host.root)
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else total
     share, why = min(1.0, allowed / total), f"affinity {allowed} of {total} cores"
-    quota = _quota(doors.root)
+    quota = _quota(host.root)
     if quota is not None and quota / total < share:
         share, why = quota / total, f"cgroup cpu.max allows {quota:g} of {total} cores"
     return share, why
@@ -152,3 +154,26 @@ def _quota(root: SysRoot) -> float | None:
             amount, _, period = limit.partition(" ")
             return int(amount) / int(period) if amount.isdigit() and period.isdigit() else None
     return None
+
+
+def threads_per_core(root: SysRoot) -> float:
+    """Logical CPUs of one core, as x86 lists them in ``/proc/cpuinfo``; 1 where nothing does."""
+    cpuinfo = root.text_or_none("proc/cpuinfo") or ""
+    siblings, own = (
+        re.search(rf"^{name}\s*:\s*(\d+)$", cpuinfo, re.MULTILINE)
+        for name in ("siblings", "cpu cores")
+    )
+    if siblings is None or own is None or int(own[1]) == 0:
+        return 1.0
+    return max(1.0, int(siblings[1]) / int(own[1]))
+
+
+def cpu_name(root: SysRoot) -> str:
+    """The CPU as ``/proc/cpuinfo`` names it: a model, else Arm's implementer and part."""
+    found: dict[str, str] = {}
+    for line in (root.text_or_none("proc/cpuinfo") or "").splitlines():
+        key, _, value = line.partition(":")
+        found.setdefault(key.strip(), value.strip())
+    name = found.get("model name") or found.get("Model")
+    arm = f"{found.get('CPU implementer', '')} {found.get('CPU part', '')}".strip()
+    return (name or arm or f"unknown {platform.machine()}")[:128]

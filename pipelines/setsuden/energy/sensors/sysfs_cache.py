@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from setsuden.energy.roots import SysRoot
+from setsuden.energy.host.system import SysRoot
 
 
-class Glance:
+class SysfsCache:
     """Texts and names, kept."""
 
     def __init__(self, root: SysRoot) -> None:

@@ -13,20 +13,20 @@ from typing import NamedTuple
 from pydantic import BaseModel
 
 from setsuden.energy.attribution.attribute import UNCALIBRATED_EXPONENT
-from setsuden.energy.calibration.calibrate import find
 from setsuden.energy.domain import Candidate, Domain
+from setsuden.energy.host.cpu import ProcessCpu, cores, reserved_share, threads_per_core
+from setsuden.energy.host.system import Host
 from setsuden.energy.metering.baseline import CALIBRATED_FACTOR, Baseline, observed
-from setsuden.energy.metering.hostcpu import ProcessCpu, cores, reserved_share
 from setsuden.energy.metering.journal import Journal
 from setsuden.energy.metering.ledger import WorkKey
 from setsuden.energy.metering.meter import Meter
-from setsuden.energy.metering.provisional import Rate
+from setsuden.energy.metering.provisional import ProvisionalEstimator
 from setsuden.energy.metering.sampler import Sampler
-from setsuden.energy.metering.settle import Labels
+from setsuden.energy.metering.settle import MeterFacts
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
+from setsuden.energy.power_curve import stored_calibration
 from setsuden.energy.sensors.detect import detect
-from setsuden.energy.sensors.table import match, threads_per_core
+from setsuden.energy.sensors.table import match
 from setsuden.schemas.energy import Source
 from setsuden.schemas.windows import Component, Counts, DomainRow, MeterRow
 
@@ -51,8 +51,8 @@ class Idle(NamedTuple):
     """Bend of its dynamic power over utilisation."""
 
 
-class Found(NamedTuple):
-    """What the meter stands on."""
+class MeterSetup(NamedTuple):
+    """What a meter is opened with."""
 
     chosen: Candidate
     idle: Idle
@@ -102,7 +102,7 @@ def open_meter(
     options: EnergyOptions,
     identity: Identity,
     *,
-    doors: Doors | None = None,
+    host: Host | None = None,
     counts: Callable[[], Counts] = Counts,
     process: ProcessCpu | None = None,
     reserved: float | None = None,
@@ -112,13 +112,13 @@ def open_meter(
 
     ``reserved`` is the machine's part that somebody else reserved for this process.
     """
-    doors = doors or Doors()
-    chosen = detect(options, doors).chosen
+    host = host or Host()
+    chosen = detect(options, host).chosen
     log.info("energy_source", extra={"source": chosen.name, "detail": chosen.reason})
-    part = _reserved(options, reserved, doors)
-    idle = _idle(options, chosen, doors)
-    row = _meter_row(options, identity, Found(chosen, idle, part), doors)
-    labels = Labels(
+    part = _reserved(options, reserved, host)
+    idle = _idle(options, chosen, host)
+    row = _meter_row(options, identity, MeterSetup(chosen, idle, part), host)
+    facts = MeterFacts(
         row.meter,
         row.source,
         row.boundary,
@@ -129,12 +129,12 @@ def open_meter(
         amortised,
     )
     return Meter(
-        doors,
+        host,
         sampler=Sampler(chosen),
         baseline=idle.baseline,
-        labels=labels,
+        facts=facts,
         journal=Journal(Path(options.rows), row, options.rows_max_bytes),
-        rate=_first_rate(options, chosen, labels, doors),
+        estimator=_first_estimator(options, chosen, facts, host),
         window_seconds=options.window_seconds,
         max_core_share=options.max_core_share,
         idle_seconds=options.idle_window_seconds,
@@ -143,39 +143,43 @@ def open_meter(
     )
 
 
-def _reserved(options: EnergyOptions, reserved: float | None, doors: Doors) -> Reserved:
+def _reserved(options: EnergyOptions, reserved: float | None, host: Host) -> Reserved:
     if options.reserved_share is not None:
         return Reserved(options.reserved_share, "energy.reserved_share")
     if reserved is not None:
         return Reserved(min(1.0, reserved), "by whoever schedules it")
-    return Reserved(*reserved_share(doors))
+    return Reserved(*reserved_share(host))
 
 
-def _idle(options: EnergyOptions, chosen: Candidate, doors: Doors) -> Idle:
+def _idle(options: EnergyOptions, chosen: Candidate, host: Host) -> Idle:
     """From a calibration by this very source, else what the source knows, else the least seen."""
-    found = find(options, doors)
-    read = found.calibration
+    lookup = stored_calibration(options, host)
+    read = lookup.calibration
     if read is not None and chosen.name in {read.meter, "calibrated"}:
-        base = Baseline(read.idle_watts, found.reason, CALIBRATED_FACTOR)
-        return Idle(base, read.bend)
+        base = Baseline(read.idle_watts, lookup.reason, CALIBRATED_FACTOR)
+        return Idle(base, read.exponent)
     if chosen.idle_watts is not None:
         # Such a model is a straight line, and its baseline is off by the model's own factor.
         return Idle(Baseline(chosen.idle_watts, chosen.origin, 1.0), 1.0)
     return Idle(observed(), UNCALIBRATED_EXPONENT)
 
 
-def _first_rate(options: EnergyOptions, chosen: Candidate, labels: Labels, doors: Doors) -> Rate:
+def _first_estimator(
+    options: EnergyOptions, chosen: Candidate, facts: MeterFacts, host: Host
+) -> ProvisionalEstimator:
     """For answers before the first window has closed: the table's watts of a core above idle."""
     if not chosen.domains:
-        return Rate(None, 0.0, labels)
-    known = match(doors.root).row.watts_per_core / threads_per_core(doors.root)
+        return ProvisionalEstimator(None, 0.0, facts)
+    known = match(host.root).row.watts_per_core / threads_per_core(host.root)
     watts, idle = options.watts_per_core or known, chosen.idle_watts or 0.0
-    above = watts - idle / cores(doors.root)
-    return Rate(max(above, _LEAST_ABOVE_IDLE * watts), idle, labels)
+    above = watts - idle / cores(host.root)
+    return ProvisionalEstimator(max(above, _LEAST_ABOVE_IDLE * watts), idle, facts)
 
 
-def _meter_row(options: EnergyOptions, identity: Identity, found: Found, doors: Doors) -> MeterRow:
-    chosen, base = found.chosen, found.idle.baseline
+def _meter_row(
+    options: EnergyOptions, identity: Identity, setup: MeterSetup, host: Host
+) -> MeterRow:
+    chosen, base = setup.chosen, setup.idle.baseline
     primary = [domain for domain in chosen.domains if domain.id in chosen.primary]
     boundaries = {domain.boundary for domain in primary}
     return MeterRow(
@@ -185,9 +189,9 @@ def _meter_row(options: EnergyOptions, identity: Identity, found: Found, doors: 
         host_id=identity.host_id,
         site=options.site,
         access=options.access,
-        cores=cores(doors.root),
-        reserved_share=found.reserved.share,
-        reserved_why=found.reserved.why,
+        cores=cores(host.root),
+        reserved_share=setup.reserved.share,
+        reserved_why=setup.reserved.why,
         sensor=chosen.name,
         origin=chosen.origin or chosen.reason,
         domains=tuple(_domain_row(domain, chosen) for domain in chosen.domains),
@@ -196,11 +200,11 @@ def _meter_row(options: EnergyOptions, identity: Identity, found: Found, doors: 
         factor=max((domain.factor for domain in primary), default=None),
         idle_factor=base.factor if primary else None,
         idle_origin=base.origin,
-        exponent=found.idle.exponent,
+        exponent=setup.idle.exponent,
         window_seconds=options.window_seconds,
         software=f"setsuden {version('setsuden')}",
         config_sha256=identity.config_sha256,
-        started_ns=doors.clock.wall_ns(),
+        started_ns=host.clock.wall_ns(),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 
 from setsuden.energy.attribution.attribute import Buckets
-from setsuden.energy.roots import Clock, Doors, SysRoot
+from setsuden.energy.host.system import Clock, Host, SysRoot
 from setsuden.energy.simulator.machine import Machine, Neighbours, Requests
 from setsuden.energy.simulator.schedule import Request, changes, requests
 from setsuden.energy.simulator.tree import CounterFile, PowerFile, Tree
@@ -18,18 +18,18 @@ from setsuden.energy.simulator.tree import CounterFile, PowerFile, Tree
 COUNTER = "sys/class/powercap/intel-rapl:0"
 POWER = "sys/class/hwmon/hwmon0"
 EPOCH_NS = 1_700_000_000 * 10**9
-"""The plant's midnight, so that its wall clock is the same in every run."""
+"""The machine's midnight, so that its wall clock is the same in every run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """Everything that a plant is."""
+    """Everything that a simulation is."""
 
     machine: Machine = Machine()
     neighbours: Neighbours = Neighbours()
     load: Requests = Requests()
     seconds: float = 20.0
-    """How long requests and neighbours come; the plant runs on without them."""
+    """How long requests and neighbours come; the machine runs on without them."""
     seed: int = 0
     reserved_share: float = 1.0
     """The part of the idle power for which the metered process answers."""
@@ -39,7 +39,7 @@ class Scene:
     power: PowerFile = PowerFile()
 
 
-class Plant:
+class SimulatedMachine:
     """A machine whose true joules per request are known.
 
     Truth, at every moment: the idle watts go by reserved share, to the open runs equally, or to
@@ -47,9 +47,9 @@ class Plant:
     one of ``n`` busy cores busy gets ``1/n`` of them. So on a concave curve a core is dear while
     few are busy and cheap while many are, for whoever uses it; nobody is charged a marginal watt.
 
-    Plant time moves only in :meth:`advance` and in ``clock.wait``; no real time passes. The files
-    are as the kernel's would be at that moment. ``on_open`` and ``on_close`` are called at the
-    moment a run opens and closes, ``clock`` saying that moment; the files then may be older.
+    Simulated time moves only in :meth:`advance` and in ``clock.wait``; no real time passes. The
+    files are as the kernel's would be at that moment. ``on_open`` and ``on_close`` are called at
+    the moment a run opens and closes, ``clock`` saying that moment; the files may then be older.
     Deterministic: the same scene gives the same files and the same truth.
     """
 
@@ -77,8 +77,8 @@ class Plant:
         self._counter, self._power = scene.counter, scene.power
         self._published_ns, self._published_joules, self._mean = 0, 0.0, 0.0
         self._tree = Tree(path, scene.machine.cores)
-        self.clock = PlantClock(self)
-        self.doors = Doors(root=SysRoot(path), clock=self.clock)
+        self.clock = SimulatedClock(self)
+        self.host = Host(root=SysRoot(path), clock=self.clock)
         self._prepare()
         self._turn()
         self._write()
@@ -99,7 +99,7 @@ class Plant:
         return self._process
 
     def advance(self, seconds: float) -> None:
-        """Let so much plant time pass, then write the files."""
+        """Let so much simulated time pass, then write the files."""
         self._advance_to(self.now_ns + round(seconds * 1e9), None)
 
     def close(self) -> None:
@@ -184,32 +184,32 @@ class Plant:
         self._tree.stat(self._busy, self.now_ns / 1e9)
 
 
-class PlantClock(Clock):
-    """The plant's time; waiting lets it pass."""
+class SimulatedClock(Clock):
+    """The machine's time; waiting lets it pass."""
 
-    def __init__(self, plant: Plant) -> None:
-        self._plant = plant
+    def __init__(self, machine: SimulatedMachine) -> None:
+        self._machine = machine
 
     def monotonic_ns(self) -> int:
-        """Since the plant's beginning."""
-        return self._plant.now_ns
+        """Since the machine's beginning."""
+        return self._machine.now_ns
 
     def wall_ns(self) -> int:
         """UTC, in the year 2023."""
-        return EPOCH_NS + self._plant.now_ns
+        return EPOCH_NS + self._machine.now_ns
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Plant time passes until the event is set or the time is over."""
-        self._plant._advance_to(self._plant.now_ns + round(seconds * 1e9), event)
+        """Simulated time passes until the event is set or the time is over."""
+        self._machine._advance_to(self._machine.now_ns + round(seconds * 1e9), event)
         return event.is_set()
 
 
-class PlantProcess:
+class SimulatedProcess:
     """CPU time of the metered process, as ``time.process_time_ns`` would tell it."""
 
-    def __init__(self, plant: Plant) -> None:
-        self._plant = plant
+    def __init__(self, machine: SimulatedMachine) -> None:
+        self._machine = machine
 
     def seconds(self) -> float:
-        """Since the plant's beginning."""
-        return self._plant.process_seconds
+        """Since the machine's beginning."""
+        return self._machine.process_seconds

@@ -1,4 +1,4 @@
-"""The only doors from the energy code to the operating system; tests put their own behind them."""
+"""All access to the operating system: files, clock and programs; tests bring their own."""
 
 from __future__ import annotations
 
@@ -78,6 +78,10 @@ class Clock:
         """Wait for the event or the time; True when the event is set."""
         return event.wait(seconds)
 
+    def sleep(self, seconds: float) -> None:
+        """Wait for the time alone."""
+        self.wait(threading.Event(), seconds)
+
 
 class Runner:
     """Runs a program and takes what it prints."""
@@ -97,14 +101,14 @@ class Runner:
         except subprocess.TimeoutExpired as error:
             raise TimeoutError(f"{command[0]} took over {timeout_seconds:g} s") from error
         if ended.returncode:
-            words = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
-            raise OSError(f"{command[0]}: {words[0][:200]}")
+            last = ended.stderr.strip().splitlines()[-1:] or [f"exit code {ended.returncode}"]
+            raise OSError(f"{command[0]}: {last[0][:200]}")
         return ended.stdout[:MAX_BYTES]
 
 
 @dataclass(frozen=True, slots=True)
-class Doors:
-    """All three together."""
+class Host:
+    """A machine: its files, its clock, its programs."""
 
     root: SysRoot = field(default_factory=SysRoot)
     clock: Clock = field(default_factory=Clock)

@@ -3,20 +3,96 @@
 from __future__ import annotations
 
 import errno
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.roots import Doors
-from setsuden.energy.sensors import access
 from setsuden.energy.sensors.boards import Board, Channel, Condition, Figure, boards
-from setsuden.energy.sensors.factors import FACTORS, Kin, accuracy_factor
-from setsuden.energy.sensors.files import FileChannel, FileSensor, Gate, Number, number_in, why
-from setsuden.energy.sensors.glance import Glance
-from setsuden.energy.sensors.sums import Named, match, parents, sums
+from setsuden.energy.sensors.factors import FACTORS, ErrorClass, accuracy_factor
+from setsuden.energy.sensors.files import (
+    FileChannel,
+    FileSensor,
+    Gate,
+    Number,
+    number_in,
+    permission_remedy,
+    why,
+)
+from setsuden.energy.sensors.sysfs_cache import SysfsCache
 from setsuden.schemas.energy import Source
+
+
+class Named(NamedTuple):
+    """A channel as far as its place among others matters."""
+
+    id: str
+    name: str
+    folder: str
+
+
+def match(pattern: str, name: str) -> str | None:
+    """What the first ``*`` stands for in ``name``; None where the pattern is not its."""
+    shape = re.escape(pattern).replace(r"\*", "(.*)", 1).replace(r"\*", ".*")
+    found = re.fullmatch(shape, name)
+    if found is None:
+        return None
+    return found[1] if found.re.groups else ""
+
+
+def sums(board: Board, found: Sequence[Named]) -> list[list[str]]:
+    """Ids of channels that can be summed, the best sum first."""
+    everything = [one.id for one in found]
+    if board.primary == "single":
+        return [everything] if len(found) == 1 else []
+    if board.primary == "all":
+        return [everything]
+    if board.primary == "outermost":
+        inner = parents(board, found)
+        return [[one for one in everything if one not in inner]]
+    return [ids for names in board.primary if (ids := _of_names(names, found))]
+
+
+def _of_names(patterns: Sequence[str], found: Sequence[Named]) -> list[str]:
+    """The channels of these names; none where one name has no channel."""
+    groups = [
+        [one.id for one in found if match(pattern, one.name) is not None] for pattern in patterns
+    ]
+    return [one for group in groups for one in group] if all(groups) else []
+
+
+def parents(board: Board, found: Sequence[Named]) -> dict[str, str]:
+    """The channel that holds each inner one, by id."""
+    if board.primary == "outermost":
+        return _by_folder(found)
+    names = {one.name: one.id for one in found}
+    outers = ((one.id, _outer(board, one.name, names)) for one in found)
+    return {inner: outer for inner, outer in outers if outer not in {None, inner} and outer}
+
+
+def _outer(board: Board, name: str, names: dict[str, str]) -> str | None:
+    matched = ((match(inner, name), outer) for inner, outer in board.within)
+    wanted = (outer.replace("*", star) for star, outer in matched if star is not None)
+    return next((names[outer] for outer in wanted if outer in names), None)
+
+
+def _by_folder(found: Sequence[Named]) -> dict[str, str]:
+    """A zone ``x:0:1`` lies within ``x:0``, as powercap names them."""
+    ids = {one.folder: one.id for one in found}
+    return {one.id: outer for one in found if (outer := _zone_above(one.folder, ids))}
+
+
+def _zone_above(folder: str, ids: dict[str, str]) -> str | None:
+    while ":" in folder:
+        folder = folder.rpartition(":")[0]
+        if folder in ids:
+            return ids[folder]
+    return None
+
 
 SECONDS = {Kind.COUNTER: 1.0, Kind.AVERAGE_POWER: 0.2, Kind.INSTANT_POWER: 0.1}
 """How often each kind is worth reading."""
@@ -28,11 +104,11 @@ _DENIED = frozenset({errno.EACCES, errno.EPERM})
 _OFF = frozenset({errno.ENODATA, errno.ENODEV})
 
 
-def probe_boards(options: EnergyOptions, doors: Doors) -> list[tuple[str, Candidate]]:
+def probe_boards(options: EnergyOptions, host: Host) -> list[tuple[str, Candidate]]:
     """The worth and candidate of each row, in the rows' order; raises ConfigError for a bad row."""
-    glance = Glance(doors.root)
+    files = SysfsCache(host.root)
     return [
-        (board.worth, Search(board, glance, doors).candidate()) for board in boards(options.boards)
+        (board.worth, Search(board, files, host).candidate()) for board in boards(options.boards)
     ]
 
 
@@ -63,10 +139,10 @@ class Failure:
 class Search:
     """One row, on one machine."""
 
-    def __init__(self, board: Board, glance: Glance, doors: Doors) -> None:
+    def __init__(self, board: Board, files: SysfsCache, host: Host) -> None:
         self._board = board
-        self._glance = glance
-        self._doors = doors
+        self._files = files
+        self._host = host
 
     def candidate(self) -> Candidate:
         """What the row finds. Each channel is read once, to know that it can be."""
@@ -76,7 +152,7 @@ class Search:
         failures = self._failures(found)
         denied = next((failure.denied for failure in failures.values() if failure.denied), "")
         if denied:
-            return self._refused(f"may not read /{denied}", access.remedy(denied))
+            return self._refused(f"may not read /{denied}", permission_remedy(denied))
         readable = [one for one in found if one.named.id not in failures]
         for ids in sums(self._board, [one.named for one in self._countable(found, failures)]):
             # A part that cannot be read is no reason to sum the others: half a machine would
@@ -101,8 +177,8 @@ class Search:
 
     def _no_sum(self, found: Sequence[Found], failures: dict[str, Failure]) -> Candidate:
         if failures:
-            told = sorted({failure.reason for failure in failures.values()})
-            return self._refused("; ".join(told), self._board.remedy)
+            reasons = sorted({failure.reason for failure in failures.values()})
+            return self._refused("; ".join(reasons), self._board.remedy)
         names = ", ".join(sorted(f"{one.named.name} ({one.named.id})" for one in found))
         return self._refused(
             f"which of these figures add up is not known: {names}",
@@ -121,7 +197,7 @@ class Search:
             reason="; ".join(self._reasons(readable, ids, failures)),
             domains=tuple(channel.domain for channel in channels),
             primary=tuple(ids),
-            open=partial(FileSensor, channels, self._doors),
+            open=partial(FileSensor, channels, self._host),
             origin=self._origin,
         )
 
@@ -131,7 +207,7 @@ class Search:
         """Every channel that meets the row's conditions, whether or not it can be read."""
         folders = (
             folder
-            for folder in self._glance.glob(self._board.folder)
+            for folder in self._files.glob(self._board.folder)
             if all(self._says(condition, folder) for condition in self._board.only_if)
         )
         return [one for folder in folders for one in self._in(folder) if not self._excluded(one)]
@@ -153,17 +229,17 @@ class Search:
         pattern = channel.figures[0].file
         if "*" not in pattern:
             return [None]
-        numbers = {int(name[1]) for name in self._glance.matching(folder, pattern)}
+        numbers = {int(name[1]) for name in self._files.matching(folder, pattern)}
         return sorted(numbers & set(channel.numbers) if channel.numbers else numbers)
 
     def _named(self, folder: str, number: int | None, channel: Channel) -> Named:
-        place = self._glance.device(folder)
+        place = self._files.device(folder)
         identity = f"{self._board.name}:{place}"
         name, file = folder.rsplit("/", 1)[1], self._board.label
         if number is not None:
             identity = f"{identity}:{number}"
             name = channel.figures[0].file.replace("*", str(number)).rpartition("_")[0]
-        label = file and self._glance.says(folder, file.replace("*", str(number)))
+        label = file and self._files.says(folder, file.replace("*", str(number)))
         return Named(identity, label or name, folder)
 
     def _excluded(self, one: Found) -> bool:
@@ -173,7 +249,7 @@ class Search:
 
     def _says(self, condition: Condition, folder: str, one: Found | None = None) -> bool:
         file = condition.file if one is None else one.file(condition.file)
-        return self._glance.says(folder, file) in condition.says
+        return self._files.says(folder, file) in condition.says
 
     # -- what is read -------------------------------------------------------------------------
 
@@ -196,7 +272,7 @@ class Search:
         return tuple(Gate(file, says) for file, says in placed if file is not None)
 
     def _place(self, one: Found, name: str) -> str | None:
-        return self._glance.place(one.named.folder, one.file(name))
+        return self._files.place(one.named.folder, one.file(name))
 
     def _domain(self, one: Found, parent: str | None) -> Domain:
         board = self._board
@@ -233,23 +309,23 @@ class Search:
         return min(max(seconds, averaged), max(seconds, _LONGEST_SECONDS))
 
     def _averaged(self, one: Found) -> float | None:
-        """Seconds over which its power is averaged; None when not told."""
+        """Seconds over which its power is averaged; None when no file says so."""
         figure = self._board.averaging
         return None if figure is None else self._figure(one, figure)
 
     def _figure(self, one: Found, figure: Figure) -> float | None:
-        text = self._glance.says(one.named.folder, one.file(figure.file))
+        text = self._files.says(one.named.folder, one.file(figure.file))
         try:
             return number_in(figure.file, text or "") * figure.scale
         except ValueError:
             return None
 
     def _factor(self, one: Found) -> float:
-        told = self._board.factor
-        default = FACTORS[told].value if isinstance(told, Kin) else told
+        factor = self._board.factor
+        default = FACTORS[factor].value if isinstance(factor, ErrorClass) else factor
         if self._board.accuracy is None:
             return default
-        text = self._glance.says(one.named.folder, one.file(self._board.accuracy)) or ""
+        text = self._files.says(one.named.folder, one.file(self._board.accuracy)) or ""
         try:
             return accuracy_factor(float(text.rstrip("% "))) or default
         except ValueError:
@@ -263,7 +339,7 @@ class Search:
         """Why the channel cannot be read now; None when it can, or when it is only busy."""
         for file in channel.files:
             try:
-                text = self._doors.root.text(file)
+                text = self._host.root.text(file)
             except OSError as error:
                 if error.errno in _PASSING:
                     continue
@@ -281,11 +357,11 @@ class Search:
     ) -> list[str]:
         summed = [one for one in readable if one.named.id in ids]
         names = " + ".join(one.named.name for one in summed)
-        devices = ", ".join(dict.fromkeys(self._glance.device(one.named.folder) for one in summed))
+        devices = ", ".join(dict.fromkeys(self._files.device(one.named.folder) for one in summed))
         return [
             f"reads {names} of {devices}",
             *self._told(summed),
-            *dict.fromkeys(told for one in summed if (told := self._averages(one))),
+            *dict.fromkeys(text for one in summed if (text := self._averages(one))),
             *(f"not read: {failure.reason}" for failure in failures.values()),
         ]
 
@@ -293,7 +369,7 @@ class Search:
         """What a person should check, because nobody else can."""
         folders = dict.fromkeys(one.named.folder for one in summed)
         asked = (
-            (file, self._glance.says(folder, file))
+            (file, self._files.says(folder, file))
             for folder in folders
             for file in self._board.tell
         )

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Callable, Iterable
 
 from setsuden.energy import EnergyOptions, Meter, WorkKey
-from setsuden.energy.metering.assembly import Identity, open_meter
-from setsuden.energy.metering.hostcpu import FollowedCpu, named
+from setsuden.energy.host.cpu import FollowedCpu, named
+from setsuden.energy.host.system import Host
+from setsuden.energy.open import Identity, open_meter
 from setsuden.energy.protocols.web import Endpoint
-from setsuden.energy.roots import Doors
 from setsuden.link.untrusted import json_object
 from setsuden.schemas.windows import Counts
 
@@ -56,16 +56,16 @@ def broker_meter(
     counts: Callable[[], Counts],
     *,
     find: Callable[[], Iterable[int]] | None = None,
-    doors: Doors | None = None,
+    host: Host | None = None,
 ) -> Meter:
     """A meter of the processes that ``find`` lists, else of every nats-server of this machine."""
-    doors = doors or Doors()
-    root = doors.root
+    host = host or Host()
+    root = host.root
     seconds = {"idle_window_seconds": options.window_seconds}  # no run of a model begins here
     return open_meter(
         options.model_copy(update=seconds),
         identity,
-        doors=doors,
+        host=host,
         counts=counts,
         process=FollowedCpu(root, find or (lambda: named(root, SERVER))),
         amortised=WorkKey("*", SERVER, ""),

@@ -1,0 +1,1 @@
+"""The machine as the operating system shows it: files, clock, programs, CPU time."""
