@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import secrets
@@ -17,7 +16,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
-
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines.models.run_record import RunRecord
@@ -26,6 +24,7 @@ from setsuden.process import logs
 from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
 from setsuden.schemas import spans, subjects
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
@@ -50,7 +49,7 @@ from .outbox import Outbox, OutboxTroubleError, prepare_folder
 from .status import AgentStatus
 from .uplink import Uplink
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 Made = TypeVar("Made")
 LANE_SECONDS = 2.0
 """How long a stopping agent waits for students that take their time."""
@@ -89,7 +88,7 @@ def run_agent(
     ``load`` reads the configuration again at SIGHUP.
     Raises SetsudenError for what makes a start impossible: configuration, bundle, locked outbox.
     """
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, device=config.device)
     _bury_the_last_lifes_children()
     return asyncio.run(_main(config, base, load))
 
@@ -125,7 +124,7 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
         ]
         agent.link.start()
         await server.listening.wait()
-        log.info("agent_ready", extra={"device": config.device, "http_port": server.port})
+        log.info("agent_ready", device=config.device, http_port=server.port)
         manager.ready()
         ended: list[asyncio.Future[Any]] = [*tasks, agent.engine.broken, stop]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
@@ -151,7 +150,7 @@ def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
     if engine.broken.done():
         failures.append(engine.broken.result())
     for failure in failures:
-        log.error("agent_failed", extra={"detail": repr(failure)}, exc_info=failure)
+        log.error("agent_failed", detail=repr(failure), exc_info=failure)
     if not failures:
         log.info("agent_stopped")
     return 1 if failures else 0
@@ -242,7 +241,7 @@ async def _when_writable(make: Callable[[], Made]) -> Made:
                 raise
             if str(error) != said:
                 said = str(error)
-                log.error("outbox_waits_for_disk", extra={"detail": said})  # noqa: TRY400  # the message is sufficient
+                log.error("outbox_waits_for_disk", detail=said)  # noqa: TRY400  # the message is sufficient
         await asyncio.sleep(DISK_PAUSE_SECONDS)
 
 
@@ -278,7 +277,7 @@ def _start_again(environment: dict[str, str], pipeline: str) -> None:
 
     What is accepted is on the disk. Not an exit: an agent that a person started has no supervisor.
     """
-    log.critical("agent_starts_again", extra={"because_of": pipeline})
+    log.critical("agent_starts_again", because_of=pipeline)
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606  # our own command line
 
 

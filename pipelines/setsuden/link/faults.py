@@ -6,7 +6,9 @@ import logging
 import time
 from traceback import extract_tb
 
-log = logging.getLogger(__name__)
+from setsuden.schemas.log import get_logger
+
+log = get_logger(__name__)
 LINES, SECONDS = 10, 10.0
 """Lines of one kind in so many seconds; the next one says how many were left out."""
 
@@ -64,4 +66,4 @@ class Faults:
         """A line, unless there were many of its level lately."""
         suppressed = self._lines[level].due()
         if suppressed is not None:
-            log.log(level, event, extra=details | {"suppressed": suppressed})
+            log.log(level, event, **details, suppressed=suppressed)

@@ -18,6 +18,7 @@ from setsuden.schemas.errors import (
     NotDurableError,
     UnavailableError,
 )
+from setsuden.schemas.log import get_logger
 
 from .connection import Connection
 from .durability import Proof, check_strict, told_by_stream_service
@@ -28,7 +29,7 @@ from .tasks import Backoff, end, jittered
 from .window import Window, parse_ack
 from .wire import Wire
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _FIRST_PAUSE_SECONDS = 0.05
 _REFUSED_PAUSE_SECONDS = 5.0
 _STABLE_SECONDS = 5.0
@@ -257,7 +258,8 @@ class Link:
         if not changed:
             return
         level = logging.INFO if state is LinkState.UP else logging.WARNING
-        log.log(level, "link_%s", state.value, extra={"detail": str(problem or "")})
+        event = f"link_{state.value}"
+        log.log(level, event, detail=str(problem or ""))
         for callback in self._listeners:
             try:
                 callback(state)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import platform
 import re
 import threading
@@ -18,13 +17,14 @@ from uuid import NAMESPACE_DNS, uuid5
 from pydantic import Field
 
 from setsuden.schemas.base import Model
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.streams import SPANS_MAX_MESSAGE_BYTES
 
 from .offset import Offset
 from .span import Span, Value
 from .spool import CLOCK_DONE, Spool
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SEGMENT_SPANS = 512
 """Sealed at once when so many wait; 20 to 100 kB."""
 SEGMENT_BYTES = 768 << 10
@@ -262,7 +262,7 @@ class Recorder:
             raw = protobuf.encode(self.resource, spans, offset)
             data = protobuf.compress(raw)
         except Exception as error:  # one bad span must not end tracing
-            log.exception("spans_not_encoded", extra={"detail": type(error).__name__})
+            log.exception("spans_not_encoded", detail=type(error).__name__)
             self.spool.count("unencoded", len(spans))
             return
         if len(spans) > 1 and (len(raw) > SEGMENT_BYTES or len(data) > SEGMENT_PACKED_BYTES):

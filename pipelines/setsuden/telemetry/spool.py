@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import re
 import threading
 import time
@@ -17,7 +16,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-log = logging.getLogger(__name__)
+from setsuden.schemas.log import get_logger
+
+log = get_logger(__name__)
 CLOCK_DONE = "done"
 COUNTERS_FILE = "counters.json"
 SUFFIX = ".pb.gz"
@@ -50,7 +51,7 @@ class Spool:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:  # each segment says so again and is counted
-            log.warning("spool_unusable", extra={"detail": str(error)})
+            log.warning("spool_unusable", detail=str(error))
         self.folder = folder
         self._max_bytes, self._max_age = max_bytes, max_age_seconds
         self._lock = threading.Lock()
@@ -131,7 +132,7 @@ class Spool:
             fresh.write_bytes(data)
             fresh.replace(self.folder / segment.name)
         except OSError as error:  # a full disk must not end tracing for good
-            log.warning("spans_not_written", extra={"detail": str(error), "count": segment.spans})
+            log.warning("spans_not_written", detail=str(error), count=segment.spans)
             _unlink(fresh)
             return False
         return True
@@ -173,7 +174,7 @@ class Spool:
             fresh.write_text(text, encoding="utf-8")
             fresh.replace(self.folder / COUNTERS_FILE)
         except OSError as error:
-            log.warning("spool_counters_unwritten", extra={"detail": str(error)})
+            log.warning("spool_counters_unwritten", detail=str(error))
 
 
 def _unlink(path: Path) -> None:

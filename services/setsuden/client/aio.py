@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from setsuden.link.tasks import end
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import LinkError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result, Status
 
 from . import questions, updates
@@ -24,7 +24,7 @@ from .inquiry import Inquiry
 from .observation import OCTETS, Data, body_of
 from .options import MAX_OPEN_HANDLES, SUBMIT_TIMEOUT_SECONDS, link_options
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 FIRST_RETRY_SECONDS = 0.05
 LONGEST_RETRY_SECONDS = 1.0
 
@@ -223,7 +223,7 @@ class AsyncClient:
         try:
             await self._send(inquiry, inquiry.copies)
         except LinkError as error:  # asked once more at its next check
-            log.debug("question_not_sent", extra={"detail": str(error)})
+            log.debug("question_not_sent", detail=str(error))
 
     def _on_link(self, state: LinkState) -> None:
         self._link_changed.set()
@@ -237,7 +237,7 @@ class AsyncClient:
         if inquiry is None or update is None or isinstance(update, UnavailableError):
             return  # an agent that is stopping reads the event again in its next life
         if isinstance(update, Result) and not inquiry.concerns(update):
-            log.warning("update_not_believed", extra={"event_id": update.event_id})
+            log.warning("update_not_believed", event_id=update.event_id)
             return
         self._follower.heard(inquiry, copy)
         if isinstance(update, Result):

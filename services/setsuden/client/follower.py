@@ -10,7 +10,6 @@ all others, so the answer to it tells that whoever still has none has lost it.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -21,13 +20,14 @@ from typing import TypeVar
 
 from setsuden.link import Incoming, JetStream
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import RESULTS
 
 from . import updates
 from .inquiry import Inquiry
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 FIRST_CHECK_SECONDS = 1.0
 LONGEST_CHECK_SECONDS = 30.0
 """Pauses between two checks of one event double from the first to the longest."""
@@ -99,7 +99,7 @@ class Follower:
                 await self._look_up([inquiry for inquiry in due if inquiry.place is not None])
                 await self._ask_again([inquiry for inquiry in due if inquiry.place is None])
             except LinkError as error:
-                log.debug("check_failed", extra={"detail": str(error)})
+                log.debug("check_failed", detail=str(error))
             for inquiry in due:
                 if inquiry.outcome is None:
                     self.follow(inquiry)

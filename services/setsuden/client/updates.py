@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
-
 from pydantic import ValidationError
 
 from setsuden.link.faults import Throttle
 from setsuden.schemas.errors import SetsudenError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Energy, Result, Status, Tier
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _LINES = Throttle()
 """Whoever may publish an update may publish many that nobody can read."""
 MAX_UPDATE_BYTES = 1 << 20
@@ -39,7 +38,7 @@ def _refusal(data: bytes) -> SetsudenError | None:
 def _complain(event: str, size: int) -> None:
     suppressed = _LINES.due()
     if suppressed is not None:
-        log.warning(event, extra={"bytes": size, "suppressed": suppressed})
+        log.warning(event, bytes=size, suppressed=suppressed)
 
 
 def completed(record: Result, provisional: Result | None) -> Result:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from setsuden.link import Incoming, Link, LinkState
 from setsuden.link.untrusted import number
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 HEARTBEAT_SECONDS = 2.0
 """The broker speaks at least this often while a request of ours is open."""
 SILENT_BEATS = 2.5
@@ -81,7 +81,7 @@ class Puller:
                 await self._turn()
                 pause = _REPAIR_PAUSE_SECONDS
             except LinkError as error:
-                log.warning("pull_failed", extra={"detail": str(error)})
+                log.warning("pull_failed", detail=str(error))
                 self._broken = True
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, _LONGEST_REPAIR_PAUSE_SECONDS)

@@ -10,7 +10,6 @@ It also watches: streams that fill, and pipelines that no worker serves.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -28,6 +27,7 @@ from setsuden.process.reload import Reloader
 from setsuden.process.signals import stop_signal
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.stream_service import (
     INFO,
     LAG,
@@ -49,7 +49,7 @@ from .config import CloudConfig
 from .lag import read_lag
 from .topology import apply_all, up_or_refused
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 QUEUE = "stream-service"
 MAX_WAITING = 4096
 """Requests waiting to be answered; past it they are dropped and counted, and asked again."""
@@ -136,7 +136,7 @@ class StreamService:
                 await self._answer(request)
             except LinkError as error:  # the asker hears nothing and asks again
                 self.counts["failed"] += 1
-                log.debug("request_failed", extra={"detail": str(error)})
+                log.debug("request_failed", detail=str(error))
             except Exception:
                 self.counts["failed"] += 1
                 log.exception("request_failed")
@@ -149,8 +149,12 @@ class StreamService:
             suppressed = self._refusals.due()
             if suppressed is not None:
                 subject = subjects.service(request.name, request.request)
-                extra = {"subject": subject, "suppressed": suppressed}
-                log.warning("request_refused", extra=extra | {"detail": type(error).__name__})
+                log.warning(
+                    "request_refused",
+                    subject=subject,
+                    suppressed=suppressed,
+                    detail=type(error).__name__,
+                )
             return
         self.counts["answered"] += 1
 
@@ -206,12 +210,13 @@ class StreamService:
                 try:
                     await self._look()
                 except LinkError as error:
-                    log.debug("streams_unseen", extra={"detail": str(error)})
+                    log.debug("streams_unseen", detail=str(error))
                 except Exception as error:  # whatever the broker says, devices are served
                     suppressed = self._refusals.due()
                     if suppressed is not None:
-                        extra = {"detail": type(error).__name__, "suppressed": suppressed}
-                        log.exception("streams_unreadable", extra=extra)
+                        log.exception(
+                            "streams_unreadable", detail=type(error).__name__, suppressed=suppressed
+                        )
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _look(self) -> None:
@@ -291,7 +296,7 @@ class Watch:
     def _say(self, key: str, now: float, event: str, **facts: object) -> None:
         if now - self._said.get(key, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
             self._said[key] = now
-            log.warning(event, extra=facts)
+            log.warning(event, **facts)
 
 
 def serve_streams(config: CloudConfig, load: Callable[[], CloudConfig] | None = None) -> int:
@@ -363,7 +368,7 @@ async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | No
     finally:
         await end(serving)
         await link.close()
-        log.info("stream_service_stopped", extra=dict(service.counts))
+        log.info("stream_service_stopped", **service.counts)
 
 
 async def _apply_and_run(

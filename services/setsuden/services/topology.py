@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
 from setsuden.link import JetStream, Link, LinkState
 from setsuden.schemas import streams
 from setsuden.schemas.errors import UnavailableError
+from setsuden.schemas.log import get_logger
 
 from .config import CloudConfig
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 Applied = dict[str, bool]
@@ -56,7 +56,7 @@ async def apply_all(jetstream: JetStream, config: CloudConfig) -> Applied:
         applied |= await apply_consumer(jetstream, config, spec.name)
     for name, changed in applied.items():
         if changed:
-            log.info("topology_applied", extra={"name_applied": name})
+            log.info("topology_applied", name_applied=name)
     return applied
 
 

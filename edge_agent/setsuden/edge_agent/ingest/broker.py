@@ -11,7 +11,6 @@ was lost or restored it has the same id, and the results stream is asked before 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
@@ -32,6 +31,7 @@ from setsuden.schemas.errors import (
     SetsudenError,
 )
 from setsuden.schemas.event import Event
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Problem, Result
 from setsuden.schemas.stream_service import OVERSIZED_HEADER
 from setsuden.schemas.streams import EVENTS, RESULTS
@@ -40,7 +40,7 @@ from setsuden.schemas.subjects import Place
 from . import door
 from .source import EventSource
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SAFETY_POLL_SECONDS = 30.0
 """A notification can be lost with the link; the cursor cannot."""
 RETRY_SECONDS = 1.0
@@ -134,7 +134,7 @@ class BrokerDoor:
         except LinkError as error:
             self._caught_up = False
             if self.problem != str(error):  # said once, not at each try
-                log.warning("events_not_read", extra={"detail": str(error)})
+                log.warning("events_not_read", detail=str(error))
             self.problem = str(error)
             if self._link.state is LinkState.UP:
                 asyncio.get_running_loop().call_later(self._retry, self._something.set)
@@ -207,7 +207,7 @@ class BrokerDoor:
             if self._created:
                 log.warning(
                     "events_stream_is_new",
-                    extra={"detail": "events that nobody had read from the one before are lost"},
+                    detail="events that nobody had read from the one before are lost",
                 )
                 self._engine.metrics.streams_replaced += 1
             # What it stored before it was met has been accepted, and is not accepted again.

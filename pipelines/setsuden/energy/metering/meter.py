@@ -7,7 +7,6 @@ carries a provisional value, from the rate of the newest settled window.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -24,9 +23,10 @@ from setsuden.energy.metering.settle import Closed, Labels, settle
 from setsuden.energy.metering.totals import Totals
 from setsuden.energy.roots import Doors
 from setsuden.schemas.energy import WORST_LAST, EnergyReading, Method, Quality
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.windows import Counts, WindowRow
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 PATIENCE_SECONDS = 10.0
 """How long a window waits for a source that cannot be read just now."""
 LEAST_SECONDS = 0.1
@@ -150,7 +150,7 @@ class Meter:
             try:
                 self.turn()
             except Exception as error:  # a sensor may fail in any way; the work must go on
-                log.exception("energy_window_failed", extra={"detail": type(error).__name__})
+                log.exception("energy_window_failed", detail=type(error).__name__)
                 self._clock.wait(self._stop, self._window)  # its window is still open: no spinning
 
     def _wait(self) -> None:
@@ -182,7 +182,7 @@ class Meter:
         affordable = self._sampler.cost / self._max_core_share
         if affordable > 2 * wanted and not self._slowed:
             self._slowed = True
-            log.warning("energy_source_dear", extra={"seconds": affordable, "wanted": wanted})
+            log.warning("energy_source_dear", seconds=affordable, wanted=wanted)
         return max(wanted, affordable)
 
     def _since(self, at_ns: int) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -13,13 +12,14 @@ from typing import NamedTuple
 from setsuden.link import Delivery, Incoming, Link
 from setsuden.schemas import streams
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 from setsuden.services.config import BridgeOptions
 from setsuden.services.pull import Puller
 
 from .rules import Reason
 from .sinks import Outcome, Sink
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 ACK, TERM = b"+ACK", b"+TERM"
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
@@ -100,7 +100,7 @@ class Warnings:
         if len(self._told) >= _WARNINGS_KEPT:
             self._told.clear()
         self._told[key] = now
-        log.warning(event, extra={"detail": detail, "from": subject})
+        log.warning(event, detail=detail, **{"from": subject})
 
 
 PULL_SECONDS = 30.0
@@ -185,7 +185,7 @@ class Lane(ABC):
         try:
             await self._link.send(message.reply, word)
         except LinkError as error:  # it comes again, and is the same bytes
-            log.debug("acknowledgement_lost", extra={"detail": str(error)})
+            log.debug("acknowledgement_lost", detail=str(error))
 
     async def _pass(self) -> None:
         pause = _FIRST_PAUSE_SECONDS
@@ -242,7 +242,7 @@ class Lane(ABC):
         if sink.problem != self._problem:
             self._problem = sink.problem
             detail = {"outcome": outcome.value, "detail": sink.problem}
-            log.warning("sink_did_not_take", extra=detail)
+            log.warning("sink_did_not_take", **detail)
 
     async def _settle(self, load: Load, outcome: Outcome) -> None:
         if outcome is Outcome.LATER:

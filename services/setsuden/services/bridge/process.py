@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
 from setsuden.process.signals import stop_signal
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.log import get_logger
 from setsuden.services.config import CloudConfig
 from setsuden.services.platform_meter import side_meter
 from setsuden.telemetry import metrics_protobuf
@@ -21,7 +21,7 @@ from setsuden.telemetry import metrics_protobuf
 from .bridge import Bridge
 from .sinks import METRICS_PATH, Endpoint, LinesFile, Sink, read_headers
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 NAME = "bridge"
 
 
@@ -88,7 +88,7 @@ async def _run(
     running = asyncio.create_task(bridge.run(), name="bridge")
     link.start()
     told = {"sinks": _kinds(sinks), "metrics_sinks": _kinds(metrics_sinks)}
-    log.info("bridge_started", extra=told)
+    log.info("bridge_started", **told)
     try:
         async with notifying(lambda: f"link {link.state.value}", link) as manager:
             Reloader(config, load, link, manager).install()
@@ -100,7 +100,7 @@ async def _run(
         await end(running)
         await link.close()
         await asyncio.to_thread(meter.close)
-        log.info("bridge_stopped", extra=bridge.counters.as_dict())
+        log.info("bridge_stopped", **bridge.counters.as_dict())
     return 0
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import http.client
-import logging
 import os
 import re
 import urllib.error
@@ -20,10 +19,11 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from setsuden.link import web
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.log import get_logger
 from setsuden.telemetry import otlp, protobuf
 from setsuden.telemetry.ship import CONTENT_ENCODING, CONTENT_TYPE
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _MAX_ANSWER_BYTES = 1 << 16
 _REFUSED = frozenset({400, 413, 415, 422})
 """What says something about these spans; any other status is about the endpoint, and may pass."""
@@ -110,8 +110,9 @@ class Endpoint:
             return
         if partial.rejected_spans:
             self.rejected += partial.rejected_spans
-            extra = {"count": partial.rejected_spans, "detail": partial.error_message}
-            log.warning("endpoint_rejected", extra=extra)
+            log.warning(
+                "endpoint_rejected", count=partial.rejected_spans, detail=partial.error_message
+            )
 
 
 def span_lines(data: bytes) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from typing import Any
@@ -11,10 +10,11 @@ from typing import Any
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.link.credentials import principal
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.stream_service import Lag, LagRequest
 from setsuden.services.lag import ask_lag, read_lag
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _CONNECT_SECONDS = 5.0
 
 
@@ -72,7 +72,7 @@ class LagPolicy:
             self._lag = await lag_of(self._options, self._request)
         except LinkError as error:
             self._lag = None  # scale on nothing rather than on what is no longer true
-            log.warning("lag_unknown", extra={"detail": str(error)})
+            log.warning("lag_unknown", detail=str(error))
 
 
 async def lag_of(options: LinkOptions, request: LagRequest) -> Lag:

@@ -21,11 +21,12 @@ import ray
 from ray import serve
 
 from setsuden.process import logs
+from setsuden.schemas.log import get_logger
 from setsuden.services.config import CloudConfig
 
 from . import app
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 FAILED_EXIT = 3
 _MAX_DETAIL = 500
 
@@ -98,7 +99,7 @@ class Driver:
             now = time.monotonic()
             unhealthy_since = (unhealthy_since or now) if lost else None
             if unhealthy_since and now - unhealthy_since > self._config.serve.ready_seconds:
-                log.error("applications_lost", extra={"names": lost})
+                log.error("applications_lost", names=lost)
                 return FAILED_EXIT
 
     def _lost(self) -> list[str]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import secrets
 import sys
@@ -22,6 +21,7 @@ from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
 from setsuden.process.signals import stop_signal
 from setsuden.schemas.errors import MissingExtraError
+from setsuden.schemas.log import get_logger
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.guard import Guard
@@ -33,7 +33,7 @@ from . import local
 from .package import pack
 from .processes import MARK, kill_marked, marked
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
 _DELETE_SECONDS = 20.0
@@ -91,7 +91,7 @@ async def _supervise(
         applying.cancel()
         return 0
     for name in await applying:
-        log.info("topology_applied", extra={"name_applied": name})
+        log.info("topology_applied", name_applied=name)
     async with serving_alone(config):  # it outlives Ray, and devices need it all the time
         await _keep_up(config, base, address, stop)
     log.info("cloud_stopped")
@@ -138,7 +138,7 @@ class Session:
             await self._stop(driver)
             watching.cancel()
         elif not stop.done():
-            log.warning("cloud_lost", extra={"reason": watching.result()})
+            log.warning("cloud_lost", reason=watching.result())
         await asyncio.to_thread(meter.close)  # before its processes are gone
         await self._clear(driver)
         return self._ready
@@ -167,7 +167,7 @@ class Session:
         assert driver.stdin is not None  # noqa: S101  # opened as a pipe above
         driver.stdin.write(json.dumps(order).encode() + b"\n")
         await driver.stdin.drain()
-        log.info("cloud_starting", extra={"address": self._address or "local"})
+        log.info("cloud_starting", address=self._address or "local")
         return driver
 
     def _environment(self) -> dict[str, str]:
@@ -206,7 +206,7 @@ class Session:
     def _take(self, proof: dict[str, Any]) -> None:
         if proof["proof"] == "ready":
             self._ready = True
-            log.info("cloud_ready", extra={"replicas": proof["replicas"]})
+            log.info("cloud_ready", replicas=proof["replicas"])
         elif proof["proof"] == "failed":
             self._failure = proof["detail"]
 
@@ -218,10 +218,10 @@ class Session:
             async with asyncio.timeout(self._config.worker.drain_seconds + _DELETE_SECONDS):
                 await driver.wait()
         except TimeoutError:
-            log.warning("driver_killed", extra={"reason": "it did not stop in time"})
+            log.warning("driver_killed", reason="it did not stop in time")
 
     async def _clear(self, driver: asyncio.subprocess.Process) -> None:
         killed = await asyncio.to_thread(kill_marked, self._mark, driver.pid)
         await driver.wait()
         await asyncio.to_thread(self._guard.close)  # it removes the folder
-        log.debug("session_cleared", extra={"killed": killed})
+        log.debug("session_cleared", killed=killed)

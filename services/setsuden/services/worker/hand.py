@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 
 from setsuden.link import Incoming, Link
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 
 from .clock import Clock
 from .counters import Counters
 from .work import Work, received
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 ACK, IN_PROGRESS = b"+ACK", b"+WPI"
 
 
@@ -62,7 +62,7 @@ class Hand:
         try:
             work = received(message)
         except ValueError:
-            log.warning("delivery_unreadable", extra={"reply": message.reply[:200]})
+            log.warning("delivery_unreadable", reply=message.reply[:200])
             return False
         self._counters.taken += 1
         work.arrived_ns = self._clock.now_ns()
@@ -138,7 +138,7 @@ class Hand:
             try:
                 await self._link.send(reply, word)
             except LinkError as error:
-                log.debug("acknowledgement_lost", extra={"detail": str(error)})
+                log.debug("acknowledgement_lost", detail=str(error))
 
     async def run_heartbeats(self, period_seconds: float) -> None:
         """Tell the broker that what is in hand is being worked on, until cancelled."""
