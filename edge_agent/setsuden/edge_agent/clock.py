@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from setsuden.link import Link, LinkState
+from setsuden.link.tasks import wait
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.stream_service import StreamInfo
@@ -70,9 +71,5 @@ class CloudClock:
         self._estimator.add(asked, cloud, answered)
 
     async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self._period if self._link.state is LinkState.UP else None):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        self._changed.clear()
+        if await wait(self._changed, self._period if self._link.state is LinkState.UP else None):
+            self._changed.clear()

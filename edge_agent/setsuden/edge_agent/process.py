@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import secrets
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -23,6 +22,7 @@ from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.process import logs
 from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
+from setsuden.process.signals import stop_signal
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Tier
@@ -101,7 +101,7 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
         build(config, base, watchdog) as agent,
         notifying(agent.status.line, agent.link) as manager,
     ):
-        stop = _stop_signal()
+        stop = stop_signal()
         refused = agent.engine.metrics.http_refused
         Reloader(config, load, agent.link, manager).install()
         server = HttpServer(agent.http, config.http, base / config.state, refused)
@@ -286,20 +286,3 @@ def _bury_the_last_lifes_children() -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
-
-
-def _stop_signal() -> asyncio.Future[int]:
-    """Done at the first SIGTERM or SIGINT; the second ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[int] = loop.create_future()
-
-    def told(number: int) -> None:
-        if stop.done():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        else:
-            stop.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told, number)
-    return stop

@@ -25,7 +25,7 @@ from .durability import Proof, check_strict, told_by_stream_service
 from .faults import Faults
 from .messages import Done, Handler, Incoming, Outcome, Stored
 from .options import LinkOptions
-from .tasks import Backoff, end, jittered
+from .tasks import Backoff, end, jittered, wait
 from .window import Window, parse_ack
 from .wire import Wire
 
@@ -98,7 +98,7 @@ class Link:
         if self._connection is not None:
             self._connection.lost.set()
 
-    async def wait_up(self, timeout_seconds: float, *, refused_ends: bool = False) -> None:
+    async def wait_up(self, timeout_seconds: float | None, *, refused_ends: bool = False) -> None:
         """Return once the link is up; raises the reason why not in time.
 
         ``refused_ends``: raise at once what a broker refuses (credentials, certificates,
@@ -233,10 +233,7 @@ class Link:
         next_ping = loop.time() + self.options.ping_interval_seconds
         while not connection.lost.is_set():
             pause = _SWEEP_SECONDS if len(self._window) else next_ping - loop.time()
-            try:
-                async with asyncio.timeout(max(pause, 0.0)):
-                    await connection.lost.wait()
-            except TimeoutError:
+            if not await wait(connection.lost, max(pause, 0.0)):
                 self._window.expire(loop.time())
             if loop.time() >= next_ping:
                 if not await connection.flush(self.options.ping_timeout_seconds):

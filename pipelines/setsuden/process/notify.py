@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 
 from setsuden.link import Link
-from setsuden.link.tasks import end
+from setsuden.link.tasks import end, wait
 
 _STATUS_SECONDS = 60.0
 """How often the status line is renewed where no watchdog asks for more."""
@@ -55,9 +55,7 @@ class ServiceManager:
         """Tell until cancelled that the event loop turns; a loop that hangs tells nothing."""
         while True:
             self._tell("WATCHDOG=1", f"STATUS={status()}")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.pause_seconds):
-                    await self.changed.wait()
+            await wait(self.changed, self.pause_seconds)
             self.changed.clear()
 
     def _tell(self, *lines: str) -> None:

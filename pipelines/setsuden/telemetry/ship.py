@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 
 from setsuden.link import Link, LinkState
+from setsuden.link.tasks import Backoff, wait
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, TraceDataError
 from setsuden.schemas.log import get_logger
@@ -58,22 +59,15 @@ class Shipper:
 
     async def run(self) -> None:
         """Send whatever is sealed, until cancelled."""
-        pause = _FIRST_PAUSE_SECONDS
+        pauses = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             self._awake.clear()
             if await self._send_all():
-                pause = _FIRST_PAUSE_SECONDS
+                pauses.reset()
                 await self._awake.wait()
             else:
-                await self._pause(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    async def _pause(self, seconds: float) -> None:
-        """As long as this, but not a moment longer than until the link changes."""
-        self._link_changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._link_changed.wait()
+                self._link_changed.clear()
+                await wait(self._link_changed, pauses.next())
 
     async def finish(self, seconds: float) -> None:
         """Send what is left, within bounds; the next life sends the rest."""

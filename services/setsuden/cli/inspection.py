@@ -257,11 +257,10 @@ def _connect(report: Report, options: LinkOptions, name: str) -> None:
 
 async def _try_broker(options: LinkOptions, name: str) -> None:
     from setsuden.link import Link  # noqa: PLC0415  # nats
-    from setsuden.services.topology import up_or_refused  # noqa: PLC0415
 
     link = Link(options, name)
     link.start()
     try:
-        await up_or_refused(link, 2 * options.connect_timeout_seconds)
+        await link.wait_up(2 * options.connect_timeout_seconds, refused_ends=True)
     finally:
         await link.close()

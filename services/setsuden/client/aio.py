@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Self
 from weakref import WeakValueDictionary
 
 from setsuden.link import Incoming, JetStream, Link, LinkOptions, LinkState
-from setsuden.link.tasks import end
+from setsuden.link.tasks import Backoff, end, wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import LinkError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
@@ -172,15 +171,15 @@ class AsyncClient:
 
     async def _store(self, inquiry: Inquiry) -> None:
         """Hand the event to the broker until it is acknowledged: its message id is one only."""
-        pause = FIRST_RETRY_SECONDS
+        pauses = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         while True:
             try:
                 await self._send(inquiry, 0)
                 return
             except UnavailableError as error:
                 inquiry.problem = str(error)
-            await self._pause(pause)
-            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+            self._link_changed.clear()
+            await wait(self._link_changed, pauses.next())
 
     async def _send(self, inquiry: Inquiry, copy: int) -> None:
         event = inquiry.question
@@ -190,13 +189,6 @@ class AsyncClient:
         subject = subjects.event(event.pipeline, event.device)
         stored = await self._link.store(subject, event.data, headers)
         inquiry.sequences[copy] = stored.sequence
-
-    async def _pause(self, seconds: float) -> None:
-        """Until the link's state changes, at most so long."""
-        self._link_changed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._link_changed.wait()
 
     def _not_stored(self, inquiry: Inquiry) -> UnavailableError:
         if self._places.locked() and not inquiry.problem:

@@ -13,12 +13,12 @@ import asyncio
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
 from setsuden.link import Incoming, JetStream
+from setsuden.link.tasks import wait
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result
@@ -108,9 +108,7 @@ class Follower:
         pause = None
         if self._due:
             pause = max(self._due[0][0] - asyncio.get_running_loop().time(), TICK_SECONDS)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
+        await wait(self._woken, pause)
         self._woken.clear()
 
     def _take(self) -> list[Inquiry]:

@@ -47,7 +47,7 @@ from setsuden.schemas.stream_service import (
 
 from .config import CloudConfig
 from .lag import read_lag
-from .topology import apply_all, up_or_refused
+from .topology import apply_all
 
 log = get_logger(__name__)
 QUEUE = "stream-service"
@@ -374,7 +374,7 @@ async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | No
 async def _apply_and_run(
     service: StreamService, config: CloudConfig, link: Link, jetstream: JetStream
 ) -> None:
-    await up_or_refused(link, None)
+    await link.wait_up(None, refused_ends=True)
     await apply_all(jetstream, config)
     log.info("stream_service_ready")
     await service.run()

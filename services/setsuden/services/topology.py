@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from setsuden.link import JetStream, Link, LinkState
+from setsuden.link import JetStream, Link
 from setsuden.schemas import streams
-from setsuden.schemas.errors import UnavailableError
 from setsuden.schemas.log import get_logger
 
 from .config import CloudConfig
@@ -86,22 +85,7 @@ async def _apply(config: CloudConfig, timeout_seconds: float | None) -> Applied:
     await jetstream.start()
     link.start()
     try:
-        await up_or_refused(link, timeout_seconds)
+        await link.wait_up(timeout_seconds, refused_ends=True)
         return await apply_all(jetstream, config)
     finally:
         await link.close()
-
-
-async def up_or_refused(link: Link, timeout_seconds: float | None) -> None:
-    """Return once the link is up; raises at once what a retry would not mend."""
-    changed = asyncio.Event()
-    link.listen(lambda _: changed.set())
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            while link.state is not LinkState.UP:
-                if link.state is LinkState.REFUSED and link.problem is not None:
-                    raise link.problem
-                await changed.wait()
-                changed.clear()
-    except TimeoutError as error:
-        raise link.problem or UnavailableError("the link did not come up in time") from error

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from setsuden.link.tasks import Backoff
 from setsuden.process import logs
 from setsuden.process.notify import notifying
 from setsuden.process.signals import stop_signal
@@ -95,7 +96,10 @@ class Child:
 
     async def keep(self) -> None:
         """Start it again whenever it ends, until cancelled."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_SECONDS
+        loop, pauses = (
+            asyncio.get_running_loop(),
+            Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+        )
         while True:
             began = loop.time()
             try:
@@ -104,10 +108,12 @@ class Child:
                 code = None
                 log.error("worker_not_started", pipeline=self.name, detail=str(error))  # noqa: TRY400  # the message is sufficient
             if loop.time() - began > LONG_LIFE_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
-            log.error("worker_ended", pipeline=self.name, code=code, again_in_seconds=pause)
+                pauses.reset()
+            pause = pauses.next()
+            log.error(
+                "worker_ended", pipeline=self.name, code=code, again_in_seconds=round(pause, 1)
+            )
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _live(self) -> int:
         """One life; its exit code. Raises OSError when it cannot begin."""

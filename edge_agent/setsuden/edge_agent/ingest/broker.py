@@ -23,6 +23,7 @@ from setsuden.edge_agent.outbox import Known, StreamPlace
 from setsuden.edge_agent.record_checks import readable
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
+from setsuden.link.tasks import wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import (
     LinkError,
@@ -119,10 +120,7 @@ class BrokerDoor:
     async def run(self) -> None:
         """Take events until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(SAFETY_POLL_SECONDS):
-                    await self._something.wait()
-            except TimeoutError:
+            if not await wait(self._something, SAFETY_POLL_SECONDS):
                 self._caught_up = self._met = False
             self._something.clear()
             if self._link.state is LinkState.UP:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from setsuden.link import Delivery, Incoming, Link
+from setsuden.link.messages import ACK, TERM, nak
+from setsuden.link.tasks import Backoff
 from setsuden.schemas import streams
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.log import get_logger
@@ -20,7 +22,6 @@ from .rules import Reason
 from .sinks import Outcome, Sink
 
 log = get_logger(__name__)
-ACK, TERM = b"+ACK", b"+TERM"
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
 
@@ -188,13 +189,12 @@ class Lane(ABC):
             log.debug("acknowledgement_lost", detail=str(error))
 
     async def _pass(self) -> None:
-        pause = _FIRST_PAUSE_SECONDS
+        pauses = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             if await self._turn():
-                pause = _FIRST_PAUSE_SECONDS
+                pauses.reset()
             else:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(pauses.next())
 
     async def _turn(self) -> bool:
         """One batch; False when a sink could not take it now."""
@@ -246,7 +246,7 @@ class Lane(ABC):
 
     async def _settle(self, load: Load, outcome: Outcome) -> None:
         if outcome is Outcome.LATER:
-            word = b'-NAK {"delay": %d}' % (self.later() * 1_000_000_000)
+            word = nak(self.later())
         elif outcome is Outcome.TAKEN:
             self.taken(load)
             self.counters.refuse(load.refused)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import time
 
 from setsuden.link import Delivery, Incoming
+from setsuden.link.messages import ACK, TERM
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import RejectedError, TraceDataError
 from setsuden.telemetry import protobuf
 
 from . import hops, rules
-from .lane import ACK, TERM, Lane, Load
+from .lane import Lane, Load
 
 _SPANS_AGAIN_SECONDS = 1
 _METRICS_AGAIN_SECONDS = 15

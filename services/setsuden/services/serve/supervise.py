@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from setsuden.energy import Meter
+from setsuden.link.tasks import Backoff
 from setsuden.process import logs
 from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
@@ -101,14 +102,15 @@ async def _supervise(
 async def _keep_up(
     config: CloudConfig, base: Path, address: str | None, stop: asyncio.Future[None]
 ) -> None:
-    pause = _RETRY_SECONDS
+    pauses = Backoff(_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
     while not stop.done():
         session = Session(config, base, address)
         was_ready = await session.run(stop)
         if stop.done():
             break
-        pause = _RETRY_SECONDS if was_ready else min(2 * pause, _LONGEST_RETRY_SECONDS)
-        await asyncio.wait([stop], timeout=pause)
+        if was_ready:
+            pauses.reset()
+        await asyncio.wait([stop], timeout=pauses.next())
 
 
 class Session:

@@ -72,7 +72,7 @@ async def run(
 
 async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:
     """Wait for the broker without limit, refuse it at once when it is unfit, apply, start."""
-    await topology.up_or_refused(link, None)
+    await link.wait_up(None, refused_ends=True)
     await topology.apply_if_allowed(worker.jetstream, config)
     await worker.start()
 

@@ -11,7 +11,8 @@ from structlog.contextvars import bound_contextvars
 
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.faults import Throttle
-from setsuden.link.messages import Outcome
+from setsuden.link.messages import ACK, Outcome
+from setsuden.link.tasks import wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
 from setsuden.schemas.log import get_logger
@@ -22,7 +23,7 @@ from setsuden.telemetry import Recorder, Span
 from . import settle
 from .clock import Clock
 from .counters import Counters
-from .hand import ACK, Hand
+from .hand import Hand
 from .records import CAS, Writer, problem
 from .settle import Step
 from .teacher import Choice
@@ -131,10 +132,7 @@ class Settler:
             self._refused = reason
             log.error("result_not_stored", detail=reason)
         self._counters.refused += 1
-        try:
-            async with asyncio.timeout(settle.pause_seconds(work.tries)):
-                await self._stopping.wait()
-        except TimeoutError:
+        if not await wait(self._stopping, settle.pause_seconds(work.tries)):
             work.tries += 1
             return True
         self._hand.give_back(work)
