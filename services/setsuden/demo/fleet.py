@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from setsuden.energy.metering.assembly import Identity, fingerprint
 
 from setsuden.energy import EnergyOptions, Meter
+from setsuden.energy.metering.assembly import Identity, fingerprint
 from setsuden.energy.metering.broker import BrokerCounts, broker_meter
 from setsuden.link import web
 from setsuden.schemas.errors import SetsudenError, UnavailableError
@@ -70,7 +70,6 @@ idle_window_seconds = 1.0
 name = "{pipeline}"
 bundle = "{bundle}"
 """
-_OPENER = web.direct()
 SHARE = 0.3333
 """One machine plays device, broker and cloud: each answers for a third of its idle power."""
 
@@ -238,8 +237,7 @@ class Fleet:
 
     def _get(self, url: str) -> str | None:
         try:
-            with _OPENER.open(url, timeout=5) as answer:
-                return str(answer.read().decode())
+            return web.get(url, limit=1 << 24, timeout=5, direct=True).decode()
         except (OSError, ValueError):
             return None
 

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -29,16 +26,6 @@ _REFUSED = frozenset({400, 413, 415, 422})
 """What says something about these spans; any other status is about the endpoint, and may pass."""
 SPANS_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST becomes a GET, and a login page's 200 would count as taken."""
-
-    def redirect_request(self, *_: object, **__: object) -> None:
-        """None: the redirect is an error."""
-
-
-_OPENER = web.opener(_NoRedirects)
 
 
 class Outcome(Enum):
@@ -84,19 +71,20 @@ class Endpoint:
 
     def put(self, data: bytes) -> Outcome:
         """Post once."""
-        request = urllib.request.Request(  # noqa: S310  # http or https, the configuration checks
-            self._url, protobuf.compress(data), self._headers
-        )
         try:
-            with _OPENER.open(request, timeout=self._timeout) as answer:
-                self._count_rejected(answer.read(_MAX_ANSWER_BYTES))
-        except urllib.error.HTTPError as error:
-            error.close()
-            self.problem = f"status {error.code}"
-            return Outcome.REFUSED if error.code in _REFUSED else Outcome.LATER
-        except (OSError, http.client.HTTPException) as error:
-            self.problem = str(getattr(error, "reason", error))
-            return Outcome.LATER
+            answer = web.post(
+                self._url,
+                protobuf.compress(data),
+                limit=_MAX_ANSWER_BYTES,
+                timeout=self._timeout,
+                headers=self._headers,
+            )
+        except web.AnswerTooLongError:  # it took them, and says more than we care to read
+            return Outcome.TAKEN
+        except web.WebError as error:
+            self.problem = f"status {error.status}" if error.status else str(error)
+            return Outcome.REFUSED if error.status in _REFUSED else Outcome.LATER
+        self._count_rejected(answer)
         return Outcome.TAKEN
 
     def _count_rejected(self, body: bytes) -> None:
