@@ -16,11 +16,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from opentelemetry.proto.metrics.v1.metrics_pb2 import MetricsData
 from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
-from setsuden.energy.metering.instruments import Instrument, Point
 from tests.support import otlp_raw as raw
 from tests.support.cloud import eventually, until
 from tests.support.processes import Process
 
+from setsuden.energy.metering.instruments import Instrument, Point
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.schemas import metrics as names
@@ -643,9 +643,9 @@ async def test_what_no_consumer_delivered_is_answered_nowhere(
         await link.send(inbox, data, reply="victim")
     await link.store(subjects.spans(*DEVICE), good)
     await emptied(jetstream)
-    await until(lambda: bridge.counters.spans == 1)
+    await until(lambda: bridge.spans.forwarded == 1)
     assert answered == []
-    assert (bridge.counters.messages, bridge.counters.dropped) == (1, 0)
+    assert (bridge.spans.messages, bridge.spans.dropped) == (1, 0)
     assert not running.done()
     await end(running)
     await own.close()

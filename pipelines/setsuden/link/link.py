@@ -30,6 +30,8 @@ from .window import Window, parse_ack
 from .wire import Wire
 
 log = get_logger(__name__)
+MAX_PENDING_BYTES = 1 << 20
+"""Unsent bytes past which a publisher waits."""
 _FIRST_PAUSE_SECONDS = 0.05
 _REFUSED_PAUSE_SECONDS = 5.0
 _STABLE_SECONDS = 5.0
@@ -353,7 +355,7 @@ class Link:
         connection = self._connection
         if connection is None:
             raise _copy(self.problem or UnavailableError("the link to the broker is down"))
-        full = connection.pending_bytes > self.options.max_pending_bytes
+        full = connection.pending_bytes > MAX_PENDING_BYTES
         if full and not await connection.flush(self.options.publish_timeout_seconds):
             raise UnavailableError("the broker takes no more bytes now")
         await connection.publish(subject, data, reply=reply, headers=headers)

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from setsuden.schemas.base import Model
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.redact import masked
 
@@ -271,6 +272,10 @@ def _problem(
     key = ".".join(path)
     where, place = whereabouts(document, path)
     if kind == "extra_forbidden":
+        fixed = _retired(model, path)
+        if fixed is not None:
+            message, remedy = f"unknown key {key!r}: it is fixed at {fixed} now", "remove it"
+            return Problem(where, message, key, place, remedy=remedy)
         return Problem(where, f"unknown key {key!r}", key, place, _near(model, path))
     words = "is required" if kind == "missing" else message.removeprefix("Value error, ")
     return Problem(where, f"{key}: {words}" if key else words, key, place)
@@ -286,6 +291,14 @@ def whereabouts(document: Document, path: KeyPath) -> tuple[str, Place | None]:
         return next(below, str(document.path)), None
     place = place_of(document.text, path)
     return f"{document.path}:{place.line}", place
+
+
+def _retired(model: type[BaseModel], path: KeyPath) -> str | None:
+    """The value of what was an option before."""
+    table = model_in(annotation_of(model, path[:-1]) if path[:-1] else model)
+    if table is None or not issubclass(table, Model):
+        return None
+    return table.RETIRED.get(path[-1])
 
 
 def _near(model: type[BaseModel], path: KeyPath) -> str | None:

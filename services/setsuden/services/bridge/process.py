@@ -87,8 +87,7 @@ async def _run(
     bridge = Bridge(config, link, jetstream, sinks, metrics_sinks)
     running = asyncio.create_task(bridge.run(), name="bridge")
     link.start()
-    told = {"sinks": _kinds(sinks), "metrics_sinks": _kinds(metrics_sinks)}
-    log.info("bridge_started", **told)
+    log.info("bridge_started", sinks=_kinds(sinks), metrics_sinks=_kinds(metrics_sinks))
     try:
         async with notifying(lambda: f"link {link.state.value}", link) as manager:
             Reloader(config, load, link, manager).install()
@@ -100,7 +99,7 @@ async def _run(
         await end(running)
         await link.close()
         await asyncio.to_thread(meter.close)
-        log.info("bridge_stopped", **bridge.counters.as_dict())
+        log.info("bridge_stopped", **bridge.counts())
     return 0
 
 

@@ -27,6 +27,10 @@ from setsuden.services.config import CloudConfig
 from . import app
 
 log = get_logger(__name__)
+PROBE_SECONDS = 2.0
+"""How often the driver proves that Ray still answers."""
+_STORE_BYTES = 100_000_000
+"""Object store of the local Ray; nothing of ours goes through it."""
 FAILED_EXIT = 3
 _MAX_DETAIL = 500
 
@@ -71,8 +75,8 @@ class Driver:
         options = self._config.serve
         wanted = options.max_replicas * options.num_cpus * len(self._config.pipelines)
         return {
-            "num_cpus": options.local_cpus or max(1, round(wanted + 0.5)),
-            "object_store_memory": options.local_store_bytes,
+            "num_cpus": max(1, round(wanted + 0.5)),
+            "object_store_memory": _STORE_BYTES,
             "include_dashboard": False,
             "_temp_dir": self._temporary,
             "_node_ip_address": "127.0.0.1",
@@ -88,7 +92,7 @@ class Driver:
     def _prove(self) -> int:
         unhealthy_since: float | None = None
         while True:
-            time.sleep(self._config.serve.probe_seconds)
+            time.sleep(PROBE_SECONDS)
             alive = [node for node in _nodes() if node["Alive"]]
             if not alive:
                 log.error("nodes_lost")

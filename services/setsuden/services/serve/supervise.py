@@ -35,6 +35,8 @@ from .package import pack
 from .processes import MARK, kill_marked, marked
 
 log = get_logger(__name__)
+_SILENCE_SECONDS = 15.0
+"""A driver without a proof for this long is killed, and all it started."""
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
 _DELETE_SECONDS = 20.0
@@ -197,13 +199,13 @@ class Session:
                     line = await driver.stdout.readline()
             except TimeoutError:
                 if self._ready:
-                    return f"Ray did not answer for {options.silence_seconds:g} s"
+                    return f"Ray did not answer for {_SILENCE_SECONDS:g} s"
                 return f"nothing was deployed within {options.ready_seconds:g} s"
             if not line:
                 return self._failure or f"the driver ended with code {await driver.wait()}"
             self._take(json.loads(line))
             if self._ready:
-                deadline = loop.time() + options.silence_seconds
+                deadline = loop.time() + _SILENCE_SECONDS
 
     def _take(self, proof: dict[str, Any]) -> None:
         if proof["proof"] == "ready":

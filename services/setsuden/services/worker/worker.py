@@ -33,6 +33,10 @@ from .traces import SpanMaker, batch_trace_id
 from .work import Ran, Work, read
 
 log = get_logger(__name__)
+_PREFETCHED_BATCHES = 2
+"""Events asked for ahead, in batches."""
+_PULL_SECONDS = 30.0
+"""How long the broker keeps one pull request open."""
 _UNSETTLED_FACTOR = 8
 
 
@@ -91,8 +95,8 @@ class Worker:
             self._link,
             streams.ESCALATIONS,
             streams.consumer_name(self._config.region, self._pipeline.name),
-            prefetch=self._options.prefetch_factor * self._batch,
-            expires_seconds=self._options.pull_expires_seconds,
+            prefetch=_PREFETCHED_BATCHES * self._batch,
+            expires_seconds=_PULL_SECONDS,
             take=self._take,
             repair=self._repair,
         )
