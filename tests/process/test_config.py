@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from setsuden.cli.toml_text import toml, toml_key
+from setsuden.cli.output import toml, toml_key
 from setsuden.edge_agent.config import AgentConfig
 from setsuden.process.config import (
     Document,
