@@ -30,7 +30,7 @@ from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
 from setsuden.telemetry import Recorder, SpanClock
 from setsuden.telemetry.metrics_ship import MetricsShipper
-from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
 
 from . import student

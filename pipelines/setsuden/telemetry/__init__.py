@@ -14,7 +14,8 @@ from .identity import (
     traceparent,
 )
 from .offset import Offset, OffsetEstimator
-from .recorder import Recorder, Timeline, TraceOptions
+from .options import TraceOptions
+from .recorder import Recorder, Timeline
 from .span import Kind, Link, ResourceSpans, Span, SpanEvent
 
 __all__ = [

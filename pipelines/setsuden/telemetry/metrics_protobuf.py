@@ -8,8 +8,8 @@ from typing import Any
 from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric, MetricsData
-from setsuden.energy.metering.instruments import Instrument, Point
 
+from setsuden.energy.metering.instruments import Instrument, Point
 from setsuden.schemas.errors import TraceDataError
 
 from . import prescan

@@ -19,7 +19,8 @@ from setsuden.energy.metering.broker import BrokerCounts, broker_meter
 from setsuden.link import web
 from setsuden.schemas.errors import SetsudenError, UnavailableError
 from setsuden.schemas.windows import Access, Component
-from setsuden.telemetry.recorder import TraceOptions, host_id
+from setsuden.telemetry.options import TraceOptions
+from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.spool import COUNTERS_FILE
 from setsuden.testing.broker import LocalBroker
 

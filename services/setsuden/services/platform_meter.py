@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from setsuden.energy import Meter
 from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
 from setsuden.energy.metering.hostcpu import FollowedCpu, ProcessCpu
 from setsuden.energy.roots import Doors
-
-from setsuden.energy import Meter
 from setsuden.schemas.windows import Component
 from setsuden.services.config import CloudConfig
-from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.resource import host_id
 
 WINDOW_SECONDS = 5.0
 """Finding the processes reads all of ``/proc``: 2 ms."""

@@ -18,9 +18,8 @@ from setsuden.cli.energy.options import energy_config_option, energy_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from setsuden.energy.protocols.relay import Server
-
     from setsuden.energy import EnergyOptions, Meter
+    from setsuden.energy.protocols.relay import Server
     from setsuden.schemas.windows import WindowRow
 
 _HEAD = f"{'time':<10}{'power':>10}{'idle':>10}{'energy':>11}{'busy':>9}{'process':>10}  quality"
@@ -138,10 +137,10 @@ def _line(row: WindowRow) -> str:
 
 def _meter(options: EnergyOptions, wish: Wish) -> Meter:
     from setsuden.energy.metering.assembly import Identity, fingerprint  # noqa: PLC0415
-
     from setsuden.energy.metering.broker import BrokerCounts, broker_meter  # noqa: PLC0415
     from setsuden.schemas.windows import Component, Counts  # noqa: PLC0415
-    from setsuden.telemetry.recorder import TraceOptions, host_id  # noqa: PLC0415
+    from setsuden.telemetry.options import TraceOptions  # noqa: PLC0415
+    from setsuden.telemetry.resource import host_id  # noqa: PLC0415
 
     identity = Identity(Component.BROKER, wish.name, host_id(TraceOptions()), fingerprint(options))
     counts = Counts if wish.monitor_url is None else BrokerCounts(wish.monitor_url)
@@ -161,7 +160,6 @@ def _serving(options: EnergyOptions, path: Path) -> Server:
     from setsuden.energy.protocols.relay import Server  # noqa: PLC0415
     from setsuden.energy.roots import Doors  # noqa: PLC0415
     from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
-
     from setsuden.schemas.errors import ConfigError  # noqa: PLC0415
 
     doors = Doors()

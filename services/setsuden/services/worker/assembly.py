@@ -27,7 +27,7 @@ from setsuden.schemas.windows import Component, Counts
 from setsuden.services.config import CloudConfig
 from setsuden.telemetry import Recorder
 from setsuden.telemetry.metrics_ship import MetricsShipper
-from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
 
 from .teacher import Teacher
