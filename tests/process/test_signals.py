@@ -23,7 +23,7 @@ bundle = "bundle"
 """
 STOPS_FOR_EVER = """\
 import asyncio
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import stop_signal
 
 async def main():
     stop = stop_signal()

@@ -20,9 +20,8 @@ from setsuden.link.tasks import end
 from setsuden.pipelines.models.run_record import RunRecord
 from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Tier

@@ -10,7 +10,6 @@ from collections.abc import Awaitable
 from functools import partial
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
-from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
 from setsuden.schemas import escalation, subjects
@@ -21,7 +20,7 @@ from setsuden.schemas.errors import (
     StreamFullError,
     UnavailableError,
 )
-from setsuden.schemas.log import get_logger
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
 from setsuden.schemas.subjects import Place

@@ -3,35 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from traceback import extract_tb
 
-from setsuden.schemas.log import get_logger
+from setsuden.schemas.log import Throttle, get_logger
 
 log = get_logger(__name__)
-LINES, SECONDS = 10, 10.0
-"""Lines of one kind in so many seconds; the next one says how many were left out."""
-
-
-class Throttle:
-    """Lets a few lines through, so that a flood of causes is no flood of lines."""
-
-    def __init__(self) -> None:
-        self._until = 0.0
-        self._left = 0
-        self._suppressed = 0
-
-    def due(self) -> int | None:
-        """How many were suppressed since the last line, or None when this one is as well."""
-        now = time.monotonic()
-        if now >= self._until:
-            self._until, self._left = now + SECONDS, LINES
-        if self._left == 0:
-            self._suppressed += 1
-            return None
-        self._left -= 1
-        suppressed, self._suppressed = self._suppressed, 0
-        return suppressed
 
 
 class Faults:

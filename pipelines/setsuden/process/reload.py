@@ -18,7 +18,7 @@ from setsuden.link import Link, LinkOptions
 from setsuden.schemas.errors import ConfigError, SetsudenError
 from setsuden.schemas.log import get_logger
 
-from .notify import ServiceManager
+from .service import ServiceManager
 
 log = get_logger(__name__)
 

@@ -8,9 +8,12 @@ does, our key-values arrive as attributes of ordinary log records.
 from __future__ import annotations
 
 import logging
+import time
 
 import structlog
 
+_LINES, _SECONDS = 10, 10.0
+"""Lines of one kind in so many seconds; the next one says how many were left out."""
 _PROCESSORS = (
     structlog.stdlib.filter_by_level,
     structlog.contextvars.merge_contextvars,
@@ -30,3 +33,24 @@ def get_logger(name: str) -> structlog.stdlib.BoundLogger:
         cache_logger_on_first_use=True,
     )
     return logger
+
+
+class Throttle:
+    """Lets a few lines through, so that a flood of causes is no flood of lines."""
+
+    def __init__(self) -> None:
+        self._until = 0.0
+        self._left = 0
+        self._suppressed = 0
+
+    def due(self) -> int | None:
+        """How many were suppressed since the last line, or None when this one is as well."""
+        now = time.monotonic()
+        if now >= self._until:
+            self._until, self._left = now + _SECONDS, _LINES
+        if self._left == 0:
+            self._suppressed += 1
+            return None
+        self._left -= 1
+        suppressed, self._suppressed = self._suppressed, 0
+        return suppressed

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from pydantic import ValidationError
 
-from setsuden.link.faults import Throttle
 from setsuden.schemas.errors import SetsudenError
-from setsuden.schemas.log import get_logger
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Energy, Result, Status, Tier
 

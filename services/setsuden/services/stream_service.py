@@ -18,16 +18,14 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkState
-from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
 from setsuden.link.tasks import end
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
-from setsuden.schemas.log import get_logger
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.stream_service import (
     INFO,
     LAG,

@@ -16,8 +16,7 @@ from pathlib import Path
 
 from setsuden.link.tasks import Backoff
 from setsuden.process import logs
-from setsuden.process.notify import notifying
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.log import get_logger
 
 from .config import CloudConfig

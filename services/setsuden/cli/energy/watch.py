@@ -71,7 +71,7 @@ def watch(  # noqa: PLR0917  # click hands over each option
     as_json: bool,
 ) -> None:
     """Show windows as they close: power, where it is from, and who used the CPU."""
-    from setsuden.process.notify import ServiceManager  # noqa: PLC0415  # asyncio
+    from setsuden.process.service import ServiceManager  # noqa: PLC0415  # asyncio
 
     options = energy_of(path)
     if every is not None:

@@ -9,9 +9,8 @@ from pathlib import Path
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.log import get_logger
 from setsuden.services.config import CloudConfig

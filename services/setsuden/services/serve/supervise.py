@@ -18,9 +18,8 @@ from typing import Any
 from setsuden.energy import Meter
 from setsuden.link.tasks import Backoff
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.errors import MissingExtraError
 from setsuden.schemas.log import get_logger
 from setsuden.services import topology

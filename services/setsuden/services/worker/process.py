@@ -10,9 +10,8 @@ from typing import Any
 
 from setsuden.link import Link
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology

@@ -10,12 +10,11 @@ from pydantic import ValidationError
 from structlog.contextvars import bound_contextvars
 
 from setsuden.link import Incoming, JetStream, Link
-from setsuden.link.faults import Throttle
 from setsuden.link.messages import ACK, Outcome
 from setsuden.link.tasks import wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
-from setsuden.schemas.log import get_logger
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.result import Problem, Result, Status
 from setsuden.schemas.streams import RESULTS
 from setsuden.telemetry import Recorder, Span
