@@ -7,10 +7,9 @@ import shutil
 from errno import EACCES
 from pathlib import Path
 
+from setsuden.energy import EnergyOptions
 from setsuden.energy.roots import Doors, Handle, SysRoot
 from setsuden.energy.sensors.detect import detect
-
-from setsuden.energy import EnergyOptions
 from setsuden.schemas.energy import Source
 
 from .machine import Finding, Machine, Status
