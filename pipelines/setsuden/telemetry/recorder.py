@@ -175,15 +175,15 @@ class Recorder:
         if all(span.later is None for span in waiting.spans):
             return waiting.spans
         patience = time.monotonic() - waiting.since < self._options.settle_seconds
-        found = []
+        settled = []
         for span in waiting.spans:
             if span.later is not None:
                 more = span.later()
                 if more is None and patience and not last:
                     return None
                 span = span._replace(attributes={**span.attributes, **(more or {})})  # noqa: PLW2901  # the same span, settled
-            found.append(span)
-        return found
+            settled.append(span)
+        return settled
 
     def _seal(self, spans: list[Span], *, keep: bool) -> None:
         from . import protobuf  # noqa: PLC0415  # 40 ms that a process without spans need not pay

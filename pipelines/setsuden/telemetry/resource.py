@@ -33,7 +33,7 @@ _ARCHITECTURES = (
 def resource(service: str, options: TraceOptions) -> dict[str, Value]:
     """What Jaeger needs of every process; ``host.id`` keeps its clock adjuster honest."""
     host = platform.node()
-    found: dict[str, Value] = {
+    attributes: dict[str, Value] = {
         "service.name": service,
         "service.version": version("setsuden"),
         "service.instance.id": str(uuid5(NAMESPACE_DNS, f"{host}/{service}/{time.time_ns()}")),
@@ -42,8 +42,8 @@ def resource(service: str, options: TraceOptions) -> dict[str, Value]:
         "host.arch": architecture(platform.machine()),
     }
     if options.environment is not None:
-        found["deployment.environment.name"] = options.environment
-    return found
+        attributes["deployment.environment.name"] = options.environment
+    return attributes
 
 
 def architecture(machine: str) -> str:
@@ -68,7 +68,7 @@ def machine_id(path: Path) -> str | None:
     and so does every machine made of it.
     """
     try:
-        found = path.read_text(encoding="utf-8", errors="replace").strip()
+        text = path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return None
-    return found if re.fullmatch(r"[0-9a-f]{32}", found) else None
+    return text if re.fullmatch(r"[0-9a-f]{32}", text) else None

@@ -74,7 +74,7 @@ def energy_attributes(
     """
     if reading is None:
         return {"setsuden.energy.source": "none"}
-    found: dict[str, Value] = {
+    attributes: dict[str, Value] = {
         "setsuden.cpu.seconds": reading.cpu_seconds,
         "setsuden.energy.source": reading.source.value,
     }
@@ -89,7 +89,7 @@ def energy_attributes(
         "quality": reading.quality.value,
         "allocation": None if reading.joules is None else allocation or _allocation(reading),
     }
-    return found | {
+    return attributes | {
         f"setsuden.energy.{name}": value for name, value in optional.items() if value is not None
     }
 

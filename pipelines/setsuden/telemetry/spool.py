@@ -143,7 +143,7 @@ class Spool:
         if needed > self._max_bytes:
             return False
         while self._size + needed > self._max_bytes:
-            plain = [number for number, found in self._segments.items() if not found.keep]
+            plain = [number for number, segment in self._segments.items() if not segment.keep]
             if not plain and not keep:
                 return False
             self._drop(min(plain or self._segments), "bytes")
@@ -151,7 +151,7 @@ class Spool:
 
     def _expire(self) -> None:
         oldest = time.monotonic() - self._max_age
-        for number in [n for n, found in self._segments.items() if found.sealed_at < oldest]:
+        for number in [n for n, held in self._segments.items() if held.sealed_at < oldest]:
             self._drop(number, "age")
 
     def _drop(self, number: int, reason: str) -> None:
@@ -192,15 +192,15 @@ def _counters(folder: Path) -> dict[str, int]:
 
 def _found(folder: Path) -> dict[int, Segment]:
     """What an earlier life sealed; a replacement cut short leaves two: the settled one counts."""
-    found: dict[int, Segment] = {}
+    by_number: dict[int, Segment] = {}
     for path in folder.glob("*.new"):
         _unlink(path)
     segments = [segment for path in folder.glob("*" + SUFFIX) if (segment := _segment(path))]
-    for segment in sorted(segments, key=lambda found: (found.number, found.clock == CLOCK_DONE)):
-        if segment.number in found:
-            _unlink(folder / found[segment.number].name)
-        found[segment.number] = segment
-    return found
+    for segment in sorted(segments, key=lambda each: (each.number, each.clock == CLOCK_DONE)):
+        if segment.number in by_number:
+            _unlink(folder / by_number[segment.number].name)
+        by_number[segment.number] = segment
+    return by_number
 
 
 def _segment(path: Path) -> Segment | None:

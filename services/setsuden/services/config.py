@@ -1,4 +1,4 @@
-"""``cloud.toml``: what workers, the Serve application and their supervisor are told."""
+"""``cloud.toml``: the configuration of workers, the Serve application and its supervisor."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ class ServeOptions(Model):
 
 
 class CloudConfig(Model):
-    """Everything the cloud tier is told."""
+    """The configuration of the cloud tier."""
 
     region: Token = "local"  # a place, no secret
     """Which escalations are served: ``esc.<region>.…``."""

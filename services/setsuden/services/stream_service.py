@@ -57,7 +57,7 @@ SERVERS = 8
 """Requests being answered at once."""
 WATCH_SECONDS = 15.0
 FILLING = 0.8
-"""Share of a stream's bound from which on a person is told."""
+"""Share of a stream's bound from which on a warning is logged."""
 SAY_AGAIN_SECONDS = 3600.0
 
 
@@ -229,7 +229,7 @@ class Watch:
     def __init__(self, config: CloudConfig, jetstream: JetStream) -> None:
         self._config, self._jetstream = config, jetstream
         self._idle: Counter[str] = Counter()
-        self._said: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
         self._first: dict[str, tuple[float, int]] = {}
         self.unserved: set[str] = set()
         """Pipelines whose escalations nobody asks for, at two looks in a row."""
@@ -250,12 +250,12 @@ class Watch:
             self._first.pop(name, None)
             self._say(f"missing/{name}", now, "stream_missing", stream=name)
             return False
-        self._said.pop(f"missing/{name}", None)
+        self._warned_at.pop(f"missing/{name}", None)
         self._compare(name, wanted, info["config"], now)
         used, bound = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
         first = self._first.setdefault(name, (now, used))
         if bound <= 0 or used < FILLING * bound:
-            self._said.pop(f"filling/{name}", None)
+            self._warned_at.pop(f"filling/{name}", None)
             return True
         growth = (used - first[1]) / max(now - first[0], 1.0)
         hours = round((bound - used) / growth / 3600, 1) if growth > 0 else None
@@ -266,14 +266,14 @@ class Watch:
         return True
 
     def _compare(
-        self, name: str, wanted: dict[str, object], found: dict[str, object], now: float
+        self, name: str, wanted: dict[str, object], actual: dict[str, object], now: float
     ) -> None:
         """Changes of others stay until something is applied, but may undo what is promised."""
-        differs = sorted(key for key, value in wanted.items() if found.get(key) != value)
+        differs = sorted(key for key, value in wanted.items() if actual.get(key) != value)
         if differs:
             self._say(f"differs/{name}", now, "stream_differs", stream=name, options=differs)
         else:
-            self._said.pop(f"differs/{name}", None)
+            self._warned_at.pop(f"differs/{name}", None)
 
     async def _look_at_consumer(self, pipeline: str, now: float) -> bool:
         name = streams.consumer_name(self._config.region, pipeline)
@@ -282,7 +282,7 @@ class Watch:
         self._idle[pipeline] = 0 if busy else self._idle[pipeline] + 1
         if self._idle[pipeline] < 2:
             self.unserved.discard(pipeline)
-            self._said.pop(f"unserved/{pipeline}", None)
+            self._warned_at.pop(f"unserved/{pipeline}", None)
             return info is not None
         self.unserved.add(pipeline)
         pending = 0 if info is None else int(info["num_pending"])
@@ -292,8 +292,8 @@ class Watch:
         return info is not None
 
     def _say(self, key: str, now: float, event: str, **facts: object) -> None:
-        if now - self._said.get(key, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
-            self._said[key] = now
+        if now - self._warned_at.get(key, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
+            self._warned_at[key] = now
             log.warning(event, **facts)
 
 

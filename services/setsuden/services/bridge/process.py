@@ -39,31 +39,31 @@ def run_bridge(
 def sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     """Where ``[bridge]`` wants spans; raises ConfigError when nowhere."""
     options = config.bridge
-    found: list[Sink] = []
+    sinks: list[Sink] = []
     if options.endpoint is not None:
         headers = _headers(base, options.headers_file)
-        found.append(Endpoint(options.endpoint, headers, options.timeout_seconds))
+        sinks.append(Endpoint(options.endpoint, headers, options.timeout_seconds))
     if options.file is not None:
-        found.append(LinesFile(base / options.file))
-    if not found:
+        sinks.append(LinesFile(base / options.file))
+    if not sinks:
         raise ConfigError(
             "the span bridge has nowhere to put spans",
             remedy="set bridge.endpoint = 'http://127.0.0.1:4318', bridge.file, or both",
         )
-    return found
+    return sinks
 
 
 def metrics_sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     """Where ``[bridge]`` wants metrics; nowhere is an answer."""
     options = config.bridge
-    found: list[Sink] = []
+    sinks: list[Sink] = []
     if options.metrics_endpoint is not None:
         headers = _headers(base, options.metrics_headers_file)
         endpoint = options.metrics_endpoint
-        found.append(Endpoint(endpoint, headers, options.timeout_seconds, METRICS_PATH))
+        sinks.append(Endpoint(endpoint, headers, options.timeout_seconds, METRICS_PATH))
     if options.metrics_file is not None:
-        found.append(LinesFile(base / options.metrics_file, metrics_protobuf.line))
-    return found
+        sinks.append(LinesFile(base / options.metrics_file, metrics_protobuf.line))
+    return sinks
 
 
 def _headers(base: Path, file: str | None) -> dict[str, str]:

@@ -172,7 +172,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
     """``Name: value`` lines of a file, which may hold secrets; raises ConfigError."""
     if path is None:
         return {}
-    found = {}
+    headers = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -186,5 +186,5 @@ def read_headers(path: Path | None) -> dict[str, str]:
         ):
             raise ConfigError(f"{path}:{number} is no header", remedy="write `Name: value`")
         if line.strip():
-            found[name.strip()] = value.strip()
-    return found
+            headers[name.strip()] = value.strip()
+    return headers

@@ -174,7 +174,7 @@ class Session:
         return driver
 
     def _environment(self) -> dict[str, str]:
-        """Ray's switches, every one that matters said."""
+        """The driver's environment: every switch of Ray that matters is set explicitly."""
         found = os.environ | {
             MARK: self._mark,
             "RAY_AUTH_MODE": self._config.serve.auth,
