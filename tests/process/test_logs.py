@@ -78,3 +78,11 @@ def test_process_that_configures_no_logging_hears_nothing() -> None:
     code = "from setsuden.schemas.log import get_logger; get_logger('setsuden.a').error('x', a=1)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
     assert (done.stdout, done.stderr) == (b"", b"")
+
+
+def test_what_other_libraries_leave_on_a_record_is_not_shown(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    logging.getLogger("ray").error("gone", extra={"_ray_timestamp_ns": 1})
+    (line,) = lines(caplog)
+    assert line.keys() == {"at", "level", "event", "device"}

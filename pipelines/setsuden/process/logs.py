@@ -36,9 +36,9 @@ def formatter(*, terminal: bool = False, **facts: str) -> logging.Formatter:
     )
 
     def add_facts(_: WrappedLogger, __: str, line: EventDict) -> EventDict:
-        for name in ("message", "asctime"):  # another handler's formatter leaves them on a record
-            line.pop(name, None)
-        return {**facts, **line}
+        # Other formatters leave the first two on a record, Ray a time with an underscore.
+        own = {k: v for k, v in line.items() if k not in {"message", "asctime"} and k[0] != "_"}
+        return {**facts, **own}
 
     return structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=[
