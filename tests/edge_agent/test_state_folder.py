@@ -21,7 +21,7 @@ from setsuden.edge_agent.outbox import OutboxTroubleError, files
 from setsuden.edge_agent.outbox.salvage import salvage
 from setsuden.schemas.errors import ConfigError
 from setsuden.telemetry import SpanClock
-from setsuden.telemetry.recorder import machine_id
+from setsuden.telemetry.resource import machine_id
 
 ROOT = os.geteuid() == 0
 

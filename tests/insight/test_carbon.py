@@ -546,7 +546,7 @@ BROKEN = [
         ).encode(),
         "emissionFactorType",
     ),
-    (b" " * (web.MAX_BYTES + 1), "is over 1048576 bytes"),
+    (b" " * (web.MAX_BYTES + 1), "is longer than 1048576 bytes"),
 ]
 
 

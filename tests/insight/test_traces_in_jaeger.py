@@ -80,7 +80,7 @@ class Watched:
             return bool(info["state"]["messages"] == 0)
 
         await eventually(empty, 60)
-        assert (self.bridge.counters.refused, self.bridge.counters.dropped) == ({}, 0)
+        assert (self.bridge.spans.refused, self.bridge.spans.dropped) == ({}, 0)
 
     def trace(self, trace_id: str, *, raw: bool = False) -> Trace:
         """One trace as Jaeger gives it."""
@@ -292,7 +292,7 @@ async def shipped_again(up: site.Site) -> bool:
 
 async def refused(bridge: Bridge) -> bool:
     """True once Jaeger's absence was met."""
-    return bridge.counters.later > 0
+    return bridge.spans.later > 0
 
 
 def read_groups(file: Path) -> list[tuple[Any, list[Span]]]:

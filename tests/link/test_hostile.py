@@ -385,7 +385,7 @@ async def test_a_handler_that_raises_is_counted_and_the_next_message_is_handled(
     lines = [record for record in caplog.records if record.message == "link_handler_failed"]
     assert 0 < len(lines) <= 20
     assert "secret" not in "".join(str(record.__dict__) for record in lines)
-    assert "test_link_hostile.py" in str(lines[0].__dict__["line"])
+    assert "test_hostile.py" in str(lines[0].__dict__["line"])
 
 
 async def test_a_done_callback_that_raises_spoils_no_other_store(

@@ -381,10 +381,10 @@ async def test_the_largest_message_that_fits_is_stored(link: Link, jetstream: Je
 
 
 async def test_more_bytes_than_the_bound_in_flight_wait_their_turn(
-    broker: LocalBroker, jetstream: JetStream
+    broker: LocalBroker, jetstream: JetStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    options = broker.options.model_copy(update={"max_pending_bytes": 1 << 12})
-    async with linked(options) as link:
+    monkeypatch.setattr("setsuden.link.link.MAX_PENDING_BYTES", 1 << 12)
+    async with linked(broker.options) as link:
         await link.wait_up(10)
         stores = [link.store("evt.p.d", bytes(50_000)) for _ in range(60)]
         outcomes = await asyncio.gather(*stores)

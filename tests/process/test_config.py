@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from setsuden.cli.toml_text import toml, toml_key
+from setsuden.cli.output import toml, toml_key
 from setsuden.edge_agent.config import AgentConfig
 from setsuden.process.config import (
     Document,
@@ -29,6 +29,7 @@ from setsuden.process.toml_places import line_of, place_of, places
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.errors import BundleError, ConfigError
 from setsuden.schemas.redact import masked
+from setsuden.services.config import CloudConfig
 
 AGENT = """\
 device = "meter-1"
@@ -362,3 +363,17 @@ def at(value: Any, path: tuple[str, ...]) -> Any:
 def overlap(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
     shortest = min(len(one), len(other))
     return one[:shortest] == other[:shortest]
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value"),
+    [("serve", "probe_seconds", "2 s"), ("bridge", "batch_messages", "64")],
+)
+def test_option_of_an_earlier_version_is_refused_with_its_fixed_value(
+    table: str, key: str, value: str
+) -> None:
+    text = f'[[pipelines]]\nname = "p"\nbundle = "b"\n[{table}]\n{key} = 3\n'
+    (problem,) = problems(CloudConfig, document(text))
+    expected = f"agent.toml:5: unknown key '{table}.{key}': it is fixed at {value} now"
+    assert str(problem) == expected
+    assert problem.remedy == "remove it"

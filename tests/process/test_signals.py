@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,19 @@ file = "spans.jsonl"
 [[pipelines]]
 name = "tiny"
 bundle = "bundle"
+"""
+STOPS_FOR_EVER = """\
+import asyncio
+from setsuden.process.service import stop_signal
+
+async def main():
+    stop = stop_signal()
+    print("ready", flush=True)
+    await stop
+    print("stopping", flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
 """
 
 
@@ -42,3 +57,15 @@ def test_a_command_that_waits_for_its_broker_ends_when_it_is_told_to(
         running.until("link_down")
         running.send(number)
         assert running.process.wait(10) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_second_signal_ends_a_process_that_is_still_stopping(number: signal.Signals) -> None:
+    child = subprocess.Popen([sys.executable, "-c", STOPS_FOR_EVER], stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    with child:
+        assert child.stdout.readline() == b"ready\n"
+        child.send_signal(number)
+        assert child.stdout.readline() == b"stopping\n"
+        child.send_signal(number)
+        assert child.wait(10) == -number

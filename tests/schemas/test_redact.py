@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setsuden.process.logs import JsonFormatter
+from setsuden.process.logs import formatter
 from setsuden.schemas.redact import masked, masked_address
 
 ADDRESSES = [
@@ -45,6 +45,8 @@ def test_a_log_line_shows_no_password_wherever_it_stands() -> None:
     record = logging.LogRecord("setsuden", logging.INFO, "", 0, "link_down", (), None)
     record.detail = "cannot reach nats://anna:s3cr/e@t@host:4222"
     record.urls = ["tls://b:s3cr@other:1", 'tls://c:s3cr"x@other:2']
-    line = JsonFormatter().format(record)
+    for terminal in (False, True):
+        assert "s3cr" not in formatter(terminal=terminal).format(record)
+    line = formatter(terminal=False).format(record)
     assert "s3cr" not in line
     assert json.loads(line)["detail"] == "cannot reach nats://***@host:4222"

@@ -99,5 +99,10 @@ def test_the_pages_name_every_subject_attribute_and_option() -> None:
     assert all(f"`{name}`" in pages["docs/tracing.md"] for name in ATTRIBUTES)
     assert all(f"`{row.name}`" in pages["docs/tracing.md"] for row in SPANS)
     assert "@@" not in pages["docs/tracing.md"]
-    options = ("`device`", "`max_pending_bytes`", "### `[[pipelines]]`", "### `[models.<name>]`")
+    options = (
+        "`device`",
+        "`ack_wait_seconds`",
+        "### `[[pipelines]]`",
+        "### `[models.<name>]`",
+    )
     assert all(option in pages["docs/configuration.md"] for option in options)

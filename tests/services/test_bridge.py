@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -38,9 +39,9 @@ from setsuden.schemas.energy import Method
 from setsuden.schemas.errors import ConfigError, StreamFullError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
-from setsuden.services.bridge import lanes
+from setsuden.services.bridge import forwarder, payload
 from setsuden.services.bridge.bridge import Bridge
-from setsuden.services.bridge.lane import REQUEST_BYTES
+from setsuden.services.bridge.forwarder import REQUEST_BYTES
 from setsuden.services.bridge.process import metrics_sinks_of, sinks_of
 from setsuden.services.bridge.sinks import (
     METRICS_PATH,
@@ -255,10 +256,10 @@ async def test_spans_arrive_whole(
     ):
         for first in range(0, 2000, 4):
             made.add(sent[first : first + 4], keep=first % 8 == 0)
-        await until(lambda: bridge.counters.spans == 2000, pause_seconds=0.01)
+        await until(lambda: bridge.spans.forwarded == 2000, pause_seconds=0.01)
     assert sorted(collector.spans()) == sorted(sent)
     assert shipper.shipped == made.recorded == 2000
-    assert (len(made.spool), made.lost, bridge.counters.dropped) == (0, 0, 0)
+    assert (len(made.spool), made.lost, bridge.spans.dropped) == (0, 0, 0)
     resources = [group.resource for data in collector.taken for group in protobuf.decode(data)]
     assert {(one["service.name"], one["device.id"]) for one in resources} == {
         ("edge-agent", "dev-1")
@@ -277,16 +278,21 @@ async def test_hops_of_the_broker_arrive_as_spans_and_foreign_ones_do_not(
         connection = link._connection
         assert connection is not None
         await connection.publish("foreign.x", b"x", reply="", headers=sampled)
-        await until(lambda: bridge.counters.hops + bridge.counters.foreign == 2, pause_seconds=0.01)
+        await until(lambda: bridge.spans.hops + bridge.spans.foreign == 2, pause_seconds=0.01)
         await until_empty(jetstream)
     assert [(one.name, one.parent_id) for one in collector.spans()] == [("store ESC", PARENT)]
-    assert (bridge.counters.hops, bridge.counters.foreign, bridge.counters.dropped) == (1, 1, 0)
+    assert (bridge.spans.hops, bridge.spans.foreign, bridge.spans.dropped) == (1, 1, 0)
 
 
 async def test_two_bridges_share_the_work(
-    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector
+    broker: LocalBroker,
+    link: Link,
+    jetstream: JetStream,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    settings = config(broker, endpoint=collector.url, batch_messages=2)
+    monkeypatch.setattr(forwarder, "BATCH_MESSAGES", 2)
+    settings = config(broker, endpoint=collector.url)
     other = Link(broker.options, "other")
     other.start()
     await other.wait_up(10)
@@ -300,7 +306,7 @@ async def test_two_bridges_share_the_work(
         await until_empty(jetstream)
     await other.close()
     assert collector.numbers() == list(range(1, 51))
-    assert first.counters.spans + second.counters.spans == 50
+    assert first.spans.forwarded + second.spans.forwarded == 50
 
 
 # -- an endpoint that is away --------------------------------------------------------------------
@@ -313,11 +319,11 @@ async def test_what_an_endpoint_cannot_take_now_waits_and_arrives(
     collector.status = status
     async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
         await send(link, *[segment(span(number)) for number in range(1, 21)])
-        await until(lambda: bridge.counters.later > 0, pause_seconds=0.01)
+        await until(lambda: bridge.spans.later > 0, pause_seconds=0.01)
         collector.status = 200
         await until_empty(jetstream)
     assert collector.numbers() == list(range(1, 21))
-    assert (bridge.counters.spans, bridge.counters.dropped) == (20, 0)
+    assert (bridge.spans.forwarded, bridge.spans.dropped) == (20, 0)
 
 
 async def test_what_a_closed_port_cannot_take_waits_and_arrives(
@@ -327,11 +333,11 @@ async def test_what_a_closed_port_cannot_take_waits_and_arrives(
     settings = config(broker, endpoint=f"http://127.0.0.1:{port}")
     async with bridging(link, jetstream, settings) as bridge:
         await send(link, *[segment(span(number)) for number in range(1, 21)])
-        await until(lambda: bridge.counters.later > 0, pause_seconds=0.01)
+        await until(lambda: bridge.spans.later > 0, pause_seconds=0.01)
         for collector in running(Collector(port)):
             await until_empty(jetstream)
             assert collector.numbers() == list(range(1, 21))
-    assert bridge.counters.dropped == 0
+    assert bridge.spans.dropped == 0
 
 
 async def test_what_a_bridge_that_died_had_in_hand_the_next_one_passes_on(
@@ -341,7 +347,7 @@ async def test_what_a_bridge_that_died_had_in_hand_the_next_one_passes_on(
     collector.status = 503
     async with bridging(link, jetstream, settings) as first:
         await send(link, *[segment(span(number)) for number in range(1, 6)])
-        await until(lambda: first.counters.later > 0, pause_seconds=0.01)
+        await until(lambda: first.spans.later > 0, pause_seconds=0.01)
     collector.status = 200
     other = Link(broker.options, "other")
     other.start()
@@ -367,7 +373,7 @@ async def test_of_a_refused_batch_only_the_poison_is_given_up(
     async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
         await until_empty(jetstream)
     assert collector.numbers() == [1, 2, 3, 4, 6, 7, 8, 9, 10]
-    assert (bridge.counters.spans, bridge.counters.dropped) == (9, 2)
+    assert (bridge.spans.forwarded, bridge.spans.dropped) == (9, 2)
 
 
 @pytest.mark.parametrize("garbage", GARBAGE)
@@ -377,9 +383,9 @@ async def test_a_damaged_message_is_given_up_and_counted(
     async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
         await send(link, segment(span(1)), garbage, segment(span(2)))
         await until_empty(jetstream)
-        await until(lambda: bridge.counters.spans == 2, pause_seconds=0.01)
+        await until(lambda: bridge.spans.forwarded == 2, pause_seconds=0.01)
     assert collector.numbers() == [1, 2]
-    assert bridge.counters.dropped == 1
+    assert bridge.spans.dropped == 1
 
 
 @pytest.mark.parametrize(
@@ -399,8 +405,8 @@ async def test_a_damaged_tale_of_a_hop_is_given_up_and_counted(
         await send(link, told, subject=subjects.HOPS)
         await send(link, segment(span(1)))
         await until_empty(jetstream)
-        await until(lambda: bridge.counters.spans == 1, pause_seconds=0.01)
-    assert bridge.counters.dropped == 1
+        await until(lambda: bridge.spans.forwarded == 1, pause_seconds=0.01)
+    assert bridge.spans.dropped == 1
 
 
 # -- the endpoint --------------------------------------------------------------------------------
@@ -640,14 +646,13 @@ async def test_metrics_reach_their_own_endpoint_and_file(
         await send(link, told(1.5, 2.5), told(3.5), subject=METRICS)
         await send(link, segment(span(1)))
         await until_empty(jetstream)
-        await until(lambda: bridge.counters.spans == 1, pause_seconds=0.01)
+        await until(lambda: bridge.spans.forwarded == 1, pause_seconds=0.01)
     assert collector.energies() == [1.5, 2.5, 3.5]
     assert collector.taken == []
     lines = file.read_text(encoding="utf-8").splitlines()
     documents = [json.loads(line) for line in lines]
     assert sum(len(found["resourceMetrics"]) for found in documents) == 2
-    counters = bridge.counters
-    assert (counters.metrics, counters.metrics_unwanted, counters.metrics_dropped) == (3, 0, 0)
+    assert (bridge.metrics.forwarded, bridge.metrics.unwanted, bridge.metrics.dropped) == (3, 0, 0)
 
 
 async def test_joules_of_a_meter_arrive_whole(
@@ -672,16 +677,22 @@ async def test_metrics_that_nobody_wants_are_acknowledged_and_counted(
     async with bridging(link, jetstream, config(broker, endpoint=collector.url)) as bridge:
         await send(link, told(1.0), b"no gzip", told(2.0), subject=METRICS)
         await until_empty(jetstream)
-    assert bridge.counters.metrics_unwanted == 3
-    assert (bridge.counters.metrics, bridge.counters.metrics_dropped) == (0, 0)
+    assert bridge.metrics.unwanted == 3
+    assert (bridge.metrics.forwarded, bridge.metrics.dropped) == (0, 0)
     assert collector.asked == 0
 
 
 @pytest.mark.parametrize("silent", [False, True])
 async def test_a_metrics_endpoint_that_is_away_holds_up_no_spans(
-    broker: LocalBroker, link: Link, jetstream: JetStream, collector: Collector, silent: bool
+    broker: LocalBroker,
+    link: Link,
+    jetstream: JetStream,
+    collector: Collector,
+    monkeypatch: pytest.MonkeyPatch,
+    silent: bool,
 ) -> None:
     """Closed, or open and never answering; more metrics wait than one consumer may have out."""
+    monkeypatch.setattr(forwarder, "BATCH_MESSAGES", 4)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         port = listening.getsockname()[1] if silent else free_port()
         settings = config(
@@ -690,16 +701,15 @@ async def test_a_metrics_endpoint_that_is_away_holds_up_no_spans(
             metrics_endpoint=f"http://127.0.0.1:{port}",
             timeout_seconds=60.0,
             max_ack_pending=8,
-            batch_messages=4,
         )
         await send(link, *[told(float(number)) for number in range(20)], subject=METRICS)
         async with bridging(link, jetstream, settings) as bridge:
             await send(link, *[segment(span(number)) for number in range(1, 21)])
-            await until(lambda: bridge.counters.spans == 20, pause_seconds=0.01)
+            await until(lambda: bridge.spans.forwarded == 20, pause_seconds=0.01)
             if silent:
                 listening.close()  # lets the waiting request go
     assert collector.numbers() == list(range(1, 21))
-    assert (bridge.counters.metrics, bridge.counters.metrics_dropped) == (0, 0)
+    assert (bridge.metrics.forwarded, bridge.metrics.dropped) == (0, 0)
 
 
 async def test_metrics_wait_for_their_endpoint(
@@ -710,16 +720,16 @@ async def test_metrics_wait_for_their_endpoint(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lanes, "_METRICS_AGAIN_SECONDS", 1)
+    monkeypatch.setattr(payload, "METRICS", replace(payload.METRICS, retry_seconds=1))
     collector.status = 503
     settings = config(broker, file=str(tmp_path / "spans"), metrics_endpoint=collector.url)
     async with bridging(link, jetstream, settings) as bridge:
         await send(link, told(1.0), told(2.0), subject=METRICS)
-        await until(lambda: bridge.counters.metrics_later > 0, pause_seconds=0.01)
+        await until(lambda: bridge.metrics.later > 0, pause_seconds=0.01)
         collector.status = 200
         await until_empty(jetstream)
     assert collector.energies() == [1.0, 2.0]
-    assert bridge.counters.metrics_dropped == 0
+    assert bridge.metrics.dropped == 0
 
 
 async def test_metrics_that_nobody_took_in_time_make_room_for_spans(
@@ -730,12 +740,12 @@ async def test_metrics_that_nobody_took_in_time_make_room_for_spans(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(lanes, "METRICS_KEEP_SECONDS", 0.0)
+    monkeypatch.setattr(payload, "METRICS", replace(payload.METRICS, keep_seconds=0.0))
     settings = config(broker, file=str(tmp_path / "spans"), metrics_endpoint=collector.url)
     async with bridging(link, jetstream, settings) as bridge:
         await send(link, told(1.0), told(2.0), subject=METRICS)
         await until_empty(jetstream)
-    assert bridge.counters.metrics_dropped == 2
+    assert bridge.metrics.dropped == 2
     assert collector.asked == 0
 
 
@@ -749,9 +759,8 @@ async def test_of_refused_and_damaged_metrics_the_others_arrive(
     async with bridging(link, jetstream, settings) as bridge:
         await until_empty(jetstream)
     assert collector.energies() == [1.0, 2.0]
-    counters = bridge.counters
-    assert (counters.metrics, counters.metrics_dropped) == (2, len(bad))
-    assert counters.dropped == 0
+    assert (bridge.metrics.forwarded, bridge.metrics.dropped) == (2, len(bad))
+    assert bridge.spans.dropped == 0
 
 
 async def test_a_bridge_of_before_metrics_leaves_a_consumer_that_ours_narrows(

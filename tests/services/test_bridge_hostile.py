@@ -643,9 +643,9 @@ async def test_what_no_consumer_delivered_is_answered_nowhere(
         await link.send(inbox, data, reply="victim")
     await link.store(subjects.spans(*DEVICE), good)
     await emptied(jetstream)
-    await until(lambda: bridge.counters.spans == 1)
+    await until(lambda: bridge.spans.forwarded == 1)
     assert answered == []
-    assert (bridge.counters.messages, bridge.counters.dropped) == (1, 0)
+    assert (bridge.spans.messages, bridge.spans.dropped) == (1, 0)
     assert not running.done()
     await end(running)
     await own.close()

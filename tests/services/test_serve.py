@@ -128,7 +128,7 @@ async def test_a_growing_queue_adds_replicas(
 ) -> None:
     config = processes.write_config(tmp_path, broker, replicas=1, repeats=3000)
     text = config.read_text(encoding="utf-8").replace("max_replicas = 1", "max_replicas = 2")
-    eager = "upscale_delay_seconds = 0.0\ntarget_lag = 20\npoll_seconds = 0.5\nnum_cpus"
+    eager = "target_lag = 20\nnum_cpus"
     config.write_text(text.replace("num_cpus", eager), encoding="utf-8")
     running = processes.cloud_process(config)
     await running.until("cloud_ready")

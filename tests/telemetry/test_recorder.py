@@ -15,7 +15,8 @@ import pytest
 
 from setsuden.telemetry import Kind, Offset, Recorder, Span, Timeline, TraceOptions
 from setsuden.telemetry import protobuf as encoding
-from setsuden.telemetry.recorder import SEGMENT_PACKED_BYTES, architecture, resource
+from setsuden.telemetry.recorder import SEGMENT_PACKED_BYTES
+from setsuden.telemetry.resource import architecture, resource
 from setsuden.telemetry.spool import CLOCK_DONE, Segment
 
 BOOT = "0123abcd"

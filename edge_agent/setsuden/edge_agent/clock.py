@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from datetime import datetime
 
 from setsuden.link import Link, LinkState
+from setsuden.link.tasks import wait
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.stream_service import StreamInfo
 from setsuden.telemetry import Offset, OffsetEstimator, SpanClock, Timeline
 
 from .ingest.source import EventSource
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _FIRST_QUESTIONS = 4
 """Asked in a row when the link is up: one of them meets no queue."""
 
@@ -65,14 +66,10 @@ class CloudClock:
             answered = self._clock.now_ns()
             cloud = round(datetime.fromisoformat(self.info.now).timestamp() * 1e6) * 1000
         except (LinkError, ValueError) as error:
-            log.debug("cloud_time_unknown", extra={"detail": str(error)})
+            log.debug("cloud_time_unknown", detail=str(error))
             return
         self._estimator.add(asked, cloud, answered)
 
     async def _pause(self) -> None:
-        try:
-            async with asyncio.timeout(self._period if self._link.state is LinkState.UP else None):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        self._changed.clear()
+        if await wait(self._changed, self._period if self._link.state is LinkState.UP else None):
+            self._changed.clear()

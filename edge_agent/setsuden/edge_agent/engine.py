@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import time
 from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -15,6 +14,7 @@ from typing import NamedTuple
 from setsuden.energy import MeteredRun
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Problem, Result
 from setsuden.telemetry import SpanClock, TraceContext, new_trace_id, parse_traceparent
 
@@ -45,7 +45,7 @@ from .outbox import (
 )
 from .student import Student, StudentRun
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 MAX_UNCOMMITTED_BATCHES = 2
 DISK_RETRY_SECONDS = 2.0
 """Pause before events on the broker are read again that a full disk did not take."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import logging
 import secrets
 import socket
 import time
@@ -27,11 +26,12 @@ from setsuden.schemas import subjects
 from setsuden.schemas.base import WireModel
 from setsuden.schemas.errors import AlreadyStoredError, ForbiddenError, LinkError
 from setsuden.schemas.escalation import EXPECTED_SUBJECT_SEQUENCE
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.streams import LEASES
 
 from .outbox import Outbox
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 RENEW_SECONDS = 10.0
 DEAD_SECONDS = 30.0
 """A record that did not change for so long has no holder any more."""
@@ -141,7 +141,7 @@ class Lease:
                 f"that is gone frees its name after {DEAD_SECONDS:.0f} s",
             )
         if step is Step.TAKE_OVER:
-            log.warning("device_name_taken_over", extra={"device": self._device})
+            log.warning("device_name_taken_over", device=self._device)
         if record is not None and record.life != self._record.life:
             self._compare(record)
         await self._write(sequence)
@@ -150,15 +150,13 @@ class Lease:
         if record.folder == self._record.folder and record.sequence > self._outbox.next_sequence:
             log.error(
                 "state_folder_is_older",
-                extra={
-                    "detail": "it was restored or copied: this device has accepted events since",
-                    "sequence": self._outbox.next_sequence,
-                    "sequence_seen": record.sequence,
-                },
+                detail="it was restored or copied: this device has accepted events since",
+                sequence=self._outbox.next_sequence,
+                sequence_seen=record.sequence,
             )
             self.on_rolled_back()
         elif record.folder != self._record.folder:
-            log.warning("state_folder_is_new", extra={"device": self._device})
+            log.warning("state_folder_is_new", device=self._device)
 
     async def run(self, next_sequence: Callable[[], int]) -> None:
         """Renew while the link is up, until cancelled; a lost name drops the link."""
@@ -172,7 +170,7 @@ class Lease:
             except AlreadyStoredError:
                 await self._look_again()
             except LinkError as error:
-                log.debug("lease_not_renewed", extra={"detail": str(error)})
+                log.debug("lease_not_renewed", detail=str(error))
 
     async def _look_again(self) -> None:
         """The record is not the one we wrote last: it may be ours, its answer lost."""
@@ -184,7 +182,7 @@ class Lease:
         if stored is not None and record is not None and record.life == self._record.life:
             self._sequence = int(stored.headers[SEQUENCE])
         else:
-            log.error("device_name_lost", extra={"device": self._device})
+            log.error("device_name_lost", device=self._device)
             self._link.drop()
 
     async def _write(self, expected: int) -> None:

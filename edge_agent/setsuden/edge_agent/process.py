@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import random
 import secrets
-import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -22,15 +20,16 @@ from setsuden.link.tasks import end
 from setsuden.pipelines.models.run_record import RunRecord
 from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas import spans, subjects
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
 from setsuden.schemas.windows import Component
 from setsuden.telemetry import Recorder, SpanClock
 from setsuden.telemetry.metrics_ship import MetricsShipper
-from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
 
 from . import student
@@ -49,7 +48,7 @@ from .outbox import Outbox, OutboxTroubleError, prepare_folder
 from .status import AgentStatus
 from .uplink import Uplink
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 Made = TypeVar("Made")
 LANE_SECONDS = 2.0
 """How long a stopping agent waits for students that take their time."""
@@ -88,7 +87,7 @@ def run_agent(
     ``load`` reads the configuration again at SIGHUP.
     Raises SetsudenError for what makes a start impossible: configuration, bundle, locked outbox.
     """
-    logs.configure(config.log_level)
+    logs.configure(config.log_level, device=config.device)
     _bury_the_last_lifes_children()
     return asyncio.run(_main(config, base, load))
 
@@ -101,7 +100,7 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
         build(config, base, watchdog) as agent,
         notifying(agent.status.line, agent.link) as manager,
     ):
-        stop = _stop_signal()
+        stop = stop_signal()
         refused = agent.engine.metrics.http_refused
         Reloader(config, load, agent.link, manager).install()
         server = HttpServer(agent.http, config.http, base / config.state, refused)
@@ -124,7 +123,7 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
         ]
         agent.link.start()
         await server.listening.wait()
-        log.info("agent_ready", extra={"device": config.device, "http_port": server.port})
+        log.info("agent_ready", device=config.device, http_port=server.port)
         manager.ready()
         ended: list[asyncio.Future[Any]] = [*tasks, agent.engine.broken, stop]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
@@ -150,7 +149,7 @@ def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
     if engine.broken.done():
         failures.append(engine.broken.result())
     for failure in failures:
-        log.error("agent_failed", extra={"detail": repr(failure)}, exc_info=failure)
+        log.error("agent_failed", detail=repr(failure), exc_info=failure)
     if not failures:
         log.info("agent_stopped")
     return 1 if failures else 0
@@ -241,7 +240,7 @@ async def _when_writable(make: Callable[[], Made]) -> Made:
                 raise
             if str(error) != said:
                 said = str(error)
-                log.error("outbox_waits_for_disk", extra={"detail": said})  # noqa: TRY400  # the message is sufficient
+                log.error("outbox_waits_for_disk", detail=said)  # noqa: TRY400  # the message is sufficient
         await asyncio.sleep(DISK_PAUSE_SECONDS)
 
 
@@ -277,7 +276,7 @@ def _start_again(environment: dict[str, str], pipeline: str) -> None:
 
     What is accepted is on the disk. Not an exit: an agent that a person started has no supervisor.
     """
-    log.critical("agent_starts_again", extra={"because_of": pipeline})
+    log.critical("agent_starts_again", because_of=pipeline)
     os.execve(sys.executable, sys.orig_argv, environment)  # noqa: S606  # our own command line
 
 
@@ -286,20 +285,3 @@ def _bury_the_last_lifes_children() -> None:
     with suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG) != (0, 0):
             pass
-
-
-def _stop_signal() -> asyncio.Future[int]:
-    """Done at the first SIGTERM or SIGINT; the second ends the process at once."""
-    loop = asyncio.get_running_loop()
-    stop: asyncio.Future[int] = loop.create_future()
-
-    def told(number: int) -> None:
-        if stop.done():
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-        else:
-            stop.set_result(number)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, told, number)
-    return stop

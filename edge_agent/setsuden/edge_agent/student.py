@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -22,10 +21,11 @@ from setsuden.schemas.bundle import Manifest, OutputKind
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.energy import EnergyReading, share_of, total
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import Limits, PipelineSpec
 from setsuden.schemas.result import ModelRef
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 Array = NDArray[Any]
 
 TIER = Tier(quick_seconds=0.002, restarts=RestartPolicy(20, seconds_each=1.0, waits=False))
@@ -156,7 +156,7 @@ class _Failures:
             return
         self._told[kind] = self._now()
         where = {"pipeline": self._pipeline, "kind": kind.value, "runs": self._untold.pop(kind)}
-        log.warning("student_failed", extra={**where, "detail": failure.message})
+        log.warning("student_failed", **where, detail=failure.message)
 
 
 def _whole_batch_failed(outcome: RunOutcome, observations: Sequence[Array]) -> bool:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import time
 from collections import defaultdict
 from collections.abc import Awaitable
 from functools import partial
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
-from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
 from setsuden.schemas import escalation, subjects
@@ -22,6 +20,7 @@ from setsuden.schemas.errors import (
     StreamFullError,
     UnavailableError,
 )
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
 from setsuden.schemas.subjects import Place
@@ -33,7 +32,7 @@ from .engine import Engine, Tell, now
 from .outbox import RowDamagedError
 from .sampling import Sampler
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 TIER_HEADER = "setsuden-tier"
 LOOKUP_BATCH = 256
 PUBLISH_WINDOW = 512
@@ -134,7 +133,7 @@ class Uplink:
         try:
             await self._link.send(reply, body)
         except LinkError as error:
-            log.debug("reply_not_sent", extra={"detail": str(error)})
+            log.debug("reply_not_sent", detail=str(error))
 
     def _trace(self, send: Notify) -> None:
         run = self._engine.runs.pop(send.event_id, None)
@@ -206,10 +205,10 @@ class Uplink:
         silent = isinstance(error, UnavailableError) and self._link.state is LinkState.UP
         if silent or isinstance(error, StreamFullError):
             if kind not in self.refused:
-                log.error("broker_stores_no_more", extra={"kind": kind, "detail": str(error)})
+                log.error("broker_stores_no_more", kind=kind, detail=str(error))
             self.refused[kind] = str(error)
         elif error is None and self.refused.pop(kind, None) is not None:
-            log.info("broker_stores_again", extra={"kind": kind})
+            log.info("broker_stores_again", kind=kind)
 
     async def _publish(self, send: PublishFinal) -> None:
         if send.sequence in self._publishing and not send.second:
@@ -250,8 +249,14 @@ class Uplink:
             return
         suppressed = self._unstorable.due()  # the final result must not wait for people
         if suppressed is not None:
-            extra = {"event_id": result.event_id, "detail": str(outcome), "suppressed": suppressed}
-            log.error("dead_letter_lost", extra=extra)
+            log.error(
+                "dead_letter_lost",
+                event_id=result.event_id,
+                trace_id=result.trace_id,
+                pipeline=result.pipeline,
+                detail=str(outcome),
+                suppressed=suppressed,
+            )
 
     def _published(self, send: PublishFinal, outcome: Outcome) -> None:
         self._publishing.discard(send.sequence)
@@ -272,8 +277,14 @@ class Uplink:
         self._metrics.results_too_large += 1
         suppressed = self._unstorable.due()
         if suppressed is not None:
-            extra = {"event_id": result.event_id, "detail": str(error), "suppressed": suppressed}
-            log.error("result_too_large", extra=extra)
+            log.error(
+                "result_too_large",
+                event_id=result.event_id,
+                trace_id=result.trace_id,
+                pipeline=result.pipeline,
+                detail=str(error),
+                suppressed=suppressed,
+            )
 
     def _trace_publish(self, result: Result, outcome: Outcome) -> None:
         """The span of the first try; a result stored after an outage has no more of them."""
@@ -341,8 +352,12 @@ class Uplink:
             self._metrics.refused["result_invalid"] += 1
             suppressed = self._disbelief.due()
             if suppressed is not None:
-                extra = {"detail": reason, "subject": stored_as[:200], "suppressed": suppressed}
-                log.warning("result_not_believed", extra=extra)
+                log.warning(
+                    "result_not_believed",
+                    detail=reason,
+                    subject=stored_as[:200],
+                    suppressed=suppressed,
+                )
             return False
         self._engine.apply(self._engine.core.cloud_result(now(), result))
         return True
@@ -368,7 +383,7 @@ class Uplink:
             try:
                 await self._look_up(wanted)
             except LinkError as error:  # the core asks again
-                log.debug("lookup_failed", extra={"detail": str(error)})
+                log.debug("lookup_failed", detail=str(error))
 
     async def _look_up(self, wanted: list[Place]) -> None:
         if not wanted:

@@ -6,7 +6,6 @@ process used in a window is divided by the messages of that window.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 
 from setsuden.energy import EnergyOptions, Meter, WorkKey
@@ -15,9 +14,10 @@ from setsuden.energy.host.system import Host
 from setsuden.energy.open import Identity, open_meter
 from setsuden.energy.protocols.web import Endpoint
 from setsuden.link.untrusted import json_object
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.windows import Counts
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SERVER = "nats-server"
 _TIMEOUT_SECONDS = 1.0
 
@@ -46,7 +46,7 @@ class BrokerCounts:
             varz = json_object(self._varz.get())
             return int(varz["in_msgs"]) + int(varz["out_msgs"])
         except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
-            log.debug("broker_not_asked", extra={"detail": type(error).__name__})
+            log.debug("broker_not_asked", detail=type(error).__name__)
             return None
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 import random
 from collections.abc import Callable
 from importlib.metadata import version
@@ -28,9 +27,10 @@ from setsuden.energy.power_curve import stored_calibration
 from setsuden.energy.sensors.detect import detect
 from setsuden.energy.sensors.table import match
 from setsuden.schemas.energy import Source
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.windows import Component, Counts, DomainRow, MeterRow
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _WORST_LAST = tuple(Source)
 _LEAST_ABOVE_IDLE = 0.2
 """Of a core's full power, whatever a table says of its idle power."""
@@ -114,7 +114,7 @@ def open_meter(
     """
     host = host or Host()
     chosen = detect(options, host).chosen
-    log.info("energy_source", extra={"source": chosen.name, "detail": chosen.reason})
+    log.info("energy_source", source=chosen.name, detail=chosen.reason)
     part = _reserved(options, reserved, host)
     idle = _idle(options, chosen, host)
     row = _meter_row(options, identity, MeterSetup(chosen, idle, part), host)

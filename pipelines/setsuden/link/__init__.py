@@ -7,7 +7,6 @@ stand on it too. Names are loaded when asked for: reading a configuration needs
 
 from __future__ import annotations
 
-import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +38,6 @@ _PLACES = {
     "Stored": ".messages",
     "redacted": ".untrusted",
 }
-
-# An application that configures no logging hears nothing from us: errors are raised to it.
-logging.getLogger("setsuden").addHandler(logging.NullHandler())
 
 
 def __getattr__(name: str) -> Any:

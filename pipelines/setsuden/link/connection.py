@@ -72,7 +72,7 @@ class Connection:
         except LinkError:
             await connection.discard()
             raise
-        except Exception as error:  # a server that is none makes the library raise anything
+        except Exception as error:  # what is not a NATS server makes the library raise anything
             await connection.discard()
             raise opening_error(address, options, login, error) from error
         except BaseException:  # cancelled: the library's tasks must not outlive us

@@ -145,9 +145,9 @@ def told_by_stream_service(options: LinkOptions, name: str) -> Proof:
                 remedy="start `setsuden cloud streams --serve` on the cloud side, set "
                 "nats.monitor_url (http://host:8222), or nats.durability = 'relaxed'",
             ) from error
-        told = ServiceProof.model_validate_json(answer.data[:MAX_PROOF_BYTES])
-        check_version(told.version)
-        if not told.sync_always:
+        evidence = ServiceProof.model_validate_json(answer.data[:MAX_PROOF_BYTES])
+        check_version(evidence.version)
+        if not evidence.sync_always:
             raise NotDurableError("the broker acknowledges before its disk has it", remedy=REMEDY)
 
     return proof

@@ -3,33 +3,11 @@
 from __future__ import annotations
 
 import logging
-import time
 from traceback import extract_tb
 
-log = logging.getLogger(__name__)
-LINES, SECONDS = 10, 10.0
-"""Lines of one kind in so many seconds; the next one says how many were left out."""
+from setsuden.schemas.log import Throttle, get_logger
 
-
-class Throttle:
-    """Lets a few lines through, so that a flood of causes is no flood of lines."""
-
-    def __init__(self) -> None:
-        self._until = 0.0
-        self._left = 0
-        self._suppressed = 0
-
-    def due(self) -> int | None:
-        """How many were suppressed since the last line, or None when this one is as well."""
-        now = time.monotonic()
-        if now >= self._until:
-            self._until, self._left = now + SECONDS, LINES
-        if self._left == 0:
-            self._suppressed += 1
-            return None
-        self._left -= 1
-        suppressed, self._suppressed = self._suppressed, 0
-        return suppressed
+log = get_logger(__name__)
 
 
 class Faults:
@@ -64,4 +42,4 @@ class Faults:
         """A line, unless there were many of its level lately."""
         suppressed = self._lines[level].due()
         if suppressed is not None:
-            log.log(level, event, extra=details | {"suppressed": suppressed})
+            log.log(level, event, **details, suppressed=suppressed)

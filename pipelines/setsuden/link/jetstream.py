@@ -143,9 +143,9 @@ class JetStream:
 
     async def server_time_ns(self, stream: str) -> int:
         """The broker's clock, nanoseconds since 1970, as it answers for a stream we may see."""
-        found = await self.api(f"STREAM.INFO.{stream}")
+        info = await self.api(f"STREAM.INFO.{stream}")
         try:
-            return round(datetime.fromisoformat(found["ts"]).timestamp() * 1e6) * 1000
+            return round(datetime.fromisoformat(info["ts"]).timestamp() * 1e6) * 1000
         except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise UnavailableError(f"the description of {stream} has no time") from error
 
@@ -155,11 +155,11 @@ class JetStream:
         Raises LinkError when an existing stream differs in what cannot be changed.
         """
         name = wanted["name"]
-        found = await self.find(f"STREAM.INFO.{name}")
-        if found is None:
+        info = await self.find(f"STREAM.INFO.{name}")
+        if info is None:
             await self.api(f"STREAM.CREATE.{name}", wanted)
             return True
-        config = _config_of(found)
+        config = _config_of(info)
         changed = {key for key, value in wanted.items() if config.get(key) != value}
         for key in changed & _UNCHANGEABLE:
             raise LinkError(
@@ -173,9 +173,9 @@ class JetStream:
     async def apply_consumer(self, stream: str, wanted: dict[str, object]) -> bool:
         """Make the durable consumer as declared; True when something changed."""
         name = wanted["durable_name"]
-        found = await self.find(f"CONSUMER.INFO.{stream}.{name}")
-        config = _config_of(found) if found else {}
-        if found and all(config.get(key) == value for key, value in wanted.items()):
+        info = await self.find(f"CONSUMER.INFO.{stream}.{name}")
+        config = _config_of(info) if info else {}
+        if info and all(config.get(key) == value for key, value in wanted.items()):
             return False
         body: dict[str, object] = {"stream_name": stream, "config": config | wanted}
         await self.api(f"CONSUMER.DURABLE.CREATE.{stream}.{name}", body)

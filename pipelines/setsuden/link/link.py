@@ -18,17 +18,20 @@ from setsuden.schemas.errors import (
     NotDurableError,
     UnavailableError,
 )
+from setsuden.schemas.log import get_logger
 
 from .connection import Connection
 from .durability import Proof, check_strict, told_by_stream_service
 from .faults import Faults
 from .messages import Done, Handler, Incoming, Outcome, Stored
 from .options import LinkOptions
-from .tasks import Backoff, end, jittered
+from .tasks import Backoff, end, jittered, wait
 from .window import Window, parse_ack
 from .wire import Wire
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
+MAX_PENDING_BYTES = 1 << 20
+"""Unsent bytes past which a publisher waits."""
 _FIRST_PAUSE_SECONDS = 0.05
 _REFUSED_PAUSE_SECONDS = 5.0
 _STABLE_SECONDS = 5.0
@@ -97,7 +100,7 @@ class Link:
         if self._connection is not None:
             self._connection.lost.set()
 
-    async def wait_up(self, timeout_seconds: float, *, refused_ends: bool = False) -> None:
+    async def wait_up(self, timeout_seconds: float | None, *, refused_ends: bool = False) -> None:
         """Return once the link is up; raises the reason why not in time.
 
         ``refused_ends``: raise at once what a broker refuses (credentials, certificates,
@@ -232,10 +235,7 @@ class Link:
         next_ping = loop.time() + self.options.ping_interval_seconds
         while not connection.lost.is_set():
             pause = _SWEEP_SECONDS if len(self._window) else next_ping - loop.time()
-            try:
-                async with asyncio.timeout(max(pause, 0.0)):
-                    await connection.lost.wait()
-            except TimeoutError:
+            if not await wait(connection.lost, max(pause, 0.0)):
                 self._window.expire(loop.time())
             if loop.time() >= next_ping:
                 if not await connection.flush(self.options.ping_timeout_seconds):
@@ -257,7 +257,8 @@ class Link:
         if not changed:
             return
         level = logging.INFO if state is LinkState.UP else logging.WARNING
-        log.log(level, "link_%s", state.value, extra={"detail": str(problem or "")})
+        event = f"link_{state.value}"
+        log.log(level, event, detail=str(problem or ""))
         for callback in self._listeners:
             try:
                 callback(state)
@@ -354,7 +355,7 @@ class Link:
         connection = self._connection
         if connection is None:
             raise _copy(self.problem or UnavailableError("the link to the broker is down"))
-        full = connection.pending_bytes > self.options.max_pending_bytes
+        full = connection.pending_bytes > MAX_PENDING_BYTES
         if full and not await connection.flush(self.options.publish_timeout_seconds):
             raise UnavailableError("the broker takes no more bytes now")
         await connection.publish(subject, data, reply=reply, headers=headers)

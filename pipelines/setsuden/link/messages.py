@@ -30,6 +30,15 @@ class Stored(NamedTuple):
     duplicate: bool
 
 
+ACK, TERM, IN_PROGRESS = b"+ACK", b"+TERM", b"+WPI"
+"""Replies to a delivery: it is done, it shall not come again, it is still being worked on."""
+
+
+def nak(delay_seconds: int = 0) -> bytes:
+    """The reply that gives a delivery back, to come again after the delay."""
+    return b'-NAK {"delay": %d}' % (delay_seconds * 1_000_000_000) if delay_seconds else b"-NAK"
+
+
 Outcome = Stored | LinkError
 """What became of a store: kept, or why not."""
 Done = Callable[[Outcome], None]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -18,6 +19,8 @@ FILES = ("credentials_file", "password_file", "tls_ca_file", "tls_cert_file", "t
 
 class LinkOptions(Model):
     """The ``[nats]`` table of every configuration file."""
+
+    RETIRED: ClassVar[Mapping[str, str]] = {"max_pending_bytes": "1 MiB"}
 
     urls: tuple[str, ...] = Field(
         default=("nats://127.0.0.1:4222",), strict=False, min_length=1, repr=False
@@ -54,8 +57,6 @@ class LinkOptions(Model):
     """A half-open link is noticed within interval + timeout."""
     reconnect_max_seconds: float = Field(default=3.0, gt=0, le=300)
     """Longest pause between attempts; pauses grow from 0.05 s with jitter."""
-    max_pending_bytes: int = Field(default=1 << 20, ge=1 << 12)
-    """Unsent bytes past which a publisher waits."""
 
     @property
     def anonymous(self) -> bool:

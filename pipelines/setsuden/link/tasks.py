@@ -1,4 +1,4 @@
-"""Ending a task for certain, and pauses between attempts."""
+"""Ending a task for certain, waiting with a limit, and pauses between attempts."""
 
 from __future__ import annotations
 
@@ -19,6 +19,15 @@ async def end(task: asyncio.Task[None]) -> None:
         await asyncio.wait((task,), timeout=_AGAIN_SECONDS)
     if not task.cancelled():
         task.exception()
+
+
+async def wait(event: asyncio.Event, seconds: float | None) -> bool:
+    """True once the event is set; False when that took longer (``None``: no limit)."""
+    try:
+        async with asyncio.timeout(seconds):
+            return await event.wait()
+    except TimeoutError:
+        return False
 
 
 def jittered(seconds: float) -> float:

@@ -18,6 +18,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
+from setsuden.schemas.base import Model
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.redact import masked
 
@@ -106,12 +107,12 @@ def parse(path: Path, text: str) -> Document:
 
 def syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> Problem:
     """Why a text is no TOML, and where."""
-    words = str(error)
-    found = _SYNTAX_PLACE.search(words)
-    if found is None:
-        return Problem(str(path), f"no TOML: {words}")
-    place = Place(int(found[1]), int(found[2]))
-    return Problem(f"{path}:{place.line}", f"no TOML: {words[: found.start()]}", place=place)
+    text = str(error)
+    match = _SYNTAX_PLACE.search(text)
+    if match is None:
+        return Problem(str(path), f"no TOML: {text}")
+    place = Place(int(match[1]), int(match[2]))
+    return Problem(f"{path}:{place.line}", f"no TOML: {text[: match.start()]}", place=place)
 
 
 # -- laying over ------------------------------------------------------------------------------
@@ -205,7 +206,7 @@ def value_of(raw: str, model: type[BaseModel], path: KeyPath) -> object:
     """
     candidates = [*_toml(raw), raw, [part.strip() for part in raw.split(",")]]
     annotation = annotation_of(model, path)
-    return next((found for found in candidates if _fits(found, annotation)), candidates[0])
+    return next((each for each in candidates if _fits(each, annotation)), candidates[0])
 
 
 def _toml(raw: str) -> list[object]:
@@ -236,7 +237,7 @@ def validate(
     try:
         return model.model_validate(document.data)
     except ValidationError as problem:
-        lines = [str(found) for found in _problems(model, document, problem)]
+        lines = [str(each) for each in _problems(model, document, problem)]
         raise error("\n".join(lines)) from problem
 
 
@@ -271,9 +272,13 @@ def _problem(
     key = ".".join(path)
     where, place = whereabouts(document, path)
     if kind == "extra_forbidden":
+        fixed = _retired(model, path)
+        if fixed is not None:
+            message, remedy = f"unknown key {key!r}: it is fixed at {fixed} now", "remove it"
+            return Problem(where, message, key, place, remedy=remedy)
         return Problem(where, f"unknown key {key!r}", key, place, _near(model, path))
-    words = "is required" if kind == "missing" else message.removeprefix("Value error, ")
-    return Problem(where, f"{key}: {words}" if key else words, key, place)
+    text = "is required" if kind == "missing" else message.removeprefix("Value error, ")
+    return Problem(where, f"{key}: {text}" if key else text, key, place)
 
 
 def whereabouts(document: Document, path: KeyPath) -> tuple[str, Place | None]:
@@ -288,6 +293,14 @@ def whereabouts(document: Document, path: KeyPath) -> tuple[str, Place | None]:
     return f"{document.path}:{place.line}", place
 
 
+def _retired(model: type[BaseModel], path: KeyPath) -> str | None:
+    """The value of what was an option before."""
+    table = model_in(annotation_of(model, path[:-1]) if path[:-1] else model)
+    if table is None or not issubclass(table, Model):
+        return None
+    return table.RETIRED.get(path[-1])
+
+
 def _near(model: type[BaseModel], path: KeyPath) -> str | None:
     """The nearest name in the same table, else the same name in another one."""
     name = path[-1]
@@ -299,8 +312,8 @@ def _near(model: type[BaseModel], path: KeyPath) -> str | None:
 
 def _names(model: type[BaseModel], path: KeyPath) -> list[str]:
     """The keys that may stand at ``path`` under ``model``."""
-    found = model_in(annotation_of(model, path) if path else model)
-    return list(found.model_fields) if found else []
+    table = model_in(annotation_of(model, path) if path else model)
+    return list(table.model_fields) if table else []
 
 
 def _paths(model: type[BaseModel]) -> Iterator[KeyPath]:
@@ -330,8 +343,8 @@ def _below(annotation: Any, part: str) -> Any:
     if origin is dict:
         return arguments[1]
     if origin in {Union, UnionType}:
-        found = (_below(inner, part) for inner in arguments if inner is not NoneType)
-        return next((inner for inner in found if inner is not None), None)
+        branches = (_below(inner, part) for inner in arguments if inner is not NoneType)
+        return next((inner for inner in branches if inner is not None), None)
     return None
 
 
@@ -343,8 +356,8 @@ def model_in(annotation: Any) -> type[BaseModel] | None:
     """The model inside ``X``, ``X | None``, ``tuple[X, ...]`` or ``dict[str, X]``."""
     if _is_model(annotation):
         return annotation  # type: ignore[no-any-return]  # _is_model says so
-    found = (model_in(part) for part in get_args(annotation))
-    return next((inner for inner in found if inner is not None), None)
+    models = (model_in(part) for part in get_args(annotation))
+    return next((inner for inner in models if inner is not None), None)
 
 
 def _is_model(thing: object) -> bool:

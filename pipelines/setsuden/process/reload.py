@@ -16,10 +16,11 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from setsuden.link import Link, LinkOptions
 from setsuden.schemas.errors import ConfigError, SetsudenError
+from setsuden.schemas.log import get_logger
 
-from .notify import ServiceManager
+from .service import ServiceManager
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Reloadable(Protocol):
@@ -75,12 +76,11 @@ class Reloader(Generic[ConfigT]):
             config = self._config if self._load is None else self._load()
             credentials = _digests(config.nats, strict=True)
         except SetsudenError as error:
-            extra = {"detail": str(error), "remedy": error.remedy}
-            log.error("reload_refused", extra=extra)  # noqa: TRY400  # the message names the place
+            log.error("reload_refused", detail=str(error), remedy=error.remedy)  # noqa: TRY400  # the message names the place
         else:
             applied = [*self._set_level(config.log_level), *self._log_in(config.nats, credentials)]
             restart = sorted(_changed(self._config, config) - self._live)
-            log.info("config_reloaded", extra={"applied": applied, "restart_needed": restart})
+            log.info("config_reloaded", applied=applied, restart_needed=restart)
         self._manager.ready()
 
     def _set_level(self, level: str) -> Iterator[str]:

@@ -32,7 +32,7 @@ def places(text: str) -> dict[KeyPath, Place]:
     scanner = _Scanner(text)
     with contextlib.suppress(IndexError, ValueError):  # it ended, or is no TOML
         scanner.document()
-    return scanner.found
+    return scanner.places_found
 
 
 def line_of(text: str, path: tuple[str | int, ...]) -> int:
@@ -42,10 +42,10 @@ def line_of(text: str, path: tuple[str | int, ...]) -> int:
 
 def place_of(text: str, path: tuple[str | int, ...]) -> Place:
     """As :func:`line_of`, with the column."""
-    found = places(text)
+    known = places(text)
     wanted = tuple(str(part) for part in path)
     for length in range(len(wanted), 0, -1):
-        place = found.get(wanted[:length])
+        place = known.get(wanted[:length])
         if place is not None:
             return place
     return Place(1, 1)
@@ -61,7 +61,7 @@ class _Scanner:
         self._line_start = 0
         self._entries: dict[KeyPath, int] = {}
         """Newest index of each array of tables."""
-        self.found: dict[KeyPath, Place] = {}
+        self.places_found: dict[KeyPath, Place] = {}
 
     def document(self) -> None:
         """Every table and pair, to the end of the text."""
@@ -84,13 +84,13 @@ class _Scanner:
         path = self._resolved(keys)
         self._expect("]]" if double else "]")
         for length in range(1, len(path) + 1):
-            self.found.setdefault(path[:length], place)
+            self.places_found.setdefault(path[:length], place)
         return path
 
     def _add_entry(self, keys: KeyPath, place: Place) -> None:
         array = (*self._resolved(keys[:-1]), keys[-1])
         self._entries[array] = self._entries.get(array, -1) + 1
-        self.found.setdefault(array, place)
+        self.places_found.setdefault(array, place)
 
     def _resolved(self, keys: KeyPath) -> KeyPath:
         """The header's path, with the newest index behind each array of tables on the way."""
@@ -104,7 +104,7 @@ class _Scanner:
     def _pair(self, table: KeyPath) -> None:
         keys, place = self._keys()
         for length in range(1, len(keys) + 1):
-            self.found.setdefault((*table, *keys[:length]), place)
+            self.places_found.setdefault((*table, *keys[:length]), place)
         self._expect("=")
         self._skip(_BLANK)
         self._value((*table, *keys))
@@ -148,7 +148,7 @@ class _Scanner:
         index = 0
         while self._text[self._at] != "]":
             entry = (*path, str(index))
-            self.found.setdefault(entry, self._place())
+            self.places_found.setdefault(entry, self._place())
             self._value(entry)
             self._comma()
             index += 1

@@ -4,18 +4,22 @@ An event's spans are made from what its outbox row and its result say, with ids 
 trace id. So they cost nothing while the event runs, and a replay is identical.
 """
 
+from setsuden.schemas.trace_context import TraceContext, parse_traceparent, traceparent
+
 from .clock import SpanClock
-from .identity import (
-    TraceContext,
+from .offset import Offset, OffsetEstimator
+from .options import TraceOptions
+from .recorder import Recorder, Timeline
+from .span import (
+    Kind,
+    Link,
+    ResourceSpans,
+    Span,
+    SpanEvent,
     derived_span_id,
     derived_trace_id,
     new_trace_id,
-    parse_traceparent,
-    traceparent,
 )
-from .offset import Offset, OffsetEstimator
-from .recorder import Recorder, Timeline, TraceOptions
-from .span import Kind, Link, ResourceSpans, Span, SpanEvent
 
 __all__ = [
     "Kind",

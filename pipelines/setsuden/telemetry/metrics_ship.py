@@ -7,7 +7,6 @@ is kept, and nothing is sent twice.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -17,11 +16,12 @@ from setsuden.energy.metering.instruments import instruments
 from setsuden.link import Link, LinkState
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 
 from .ship import CONTENT_ENCODING, CONTENT_TYPE
 from .span import Value
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class MetricsShipper:
@@ -69,7 +69,7 @@ class MetricsShipper:
             async with asyncio.timeout(seconds):
                 await self._send()
         except TimeoutError:
-            log.info("metrics_not_sent", extra={"detail": "the broker did not answer in time"})
+            log.info("metrics_not_sent", detail="the broker did not answer in time")
 
     async def _up(self) -> None:
         while self._link.state is not LinkState.UP:
@@ -81,7 +81,7 @@ class MetricsShipper:
         try:
             await self._link.store(self._subject, self._encoded(), headers)
         except LinkError as error:
-            log.debug("metrics_not_sent", extra={"detail": str(error)})
+            log.debug("metrics_not_sent", detail=str(error))
             return
         self.shipped += 1
 

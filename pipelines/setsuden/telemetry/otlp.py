@@ -46,23 +46,23 @@ def _span(span: Span) -> str:
 
 def _rest(span: Span) -> str:
     """What most spans do not have."""
-    found = ""
+    text = ""
     if span.events:
         events = [
             f'{{"name":{_quoted(event.name)},"timeUnixNano":"{event.at_ns}",'
             f'"attributes":{_attributes(event.attributes)}}}'
             for event in span.events
         ]
-        found += f',"events":[{",".join(events)}]'
+        text += f',"events":[{",".join(events)}]'
     if span.links:
         links = [
             f'{{"traceId":{_quoted(link.trace_id)},"spanId":{_quoted(link.span_id)}}}'
             for link in span.links
         ]
-        found += f',"links":[{",".join(links)}]'
+        text += f',"links":[{",".join(links)}]'
     if span.error is not None:
-        found += f',"status":{{"code":{_ERROR},"message":{_quoted(span.error)}}}'
-    return found
+        text += f',"status":{{"code":{_ERROR},"message":{_quoted(span.error)}}}'
+    return text
 
 
 def _attributes(attributes: Mapping[str, Value]) -> str:
@@ -99,8 +99,8 @@ def read(text: str | bytes) -> list[ResourceSpans]:
 
 def _group(group: dict[str, Any]) -> ResourceSpans:
     scopes = group.get("scopeSpans", [])
-    found = [_read_span(span) for scope in scopes for span in scope.get("spans", [])]
-    return ResourceSpans(_values(group.get("resource", {}).get("attributes", [])), found)
+    spans = [_read_span(span) for scope in scopes for span in scope.get("spans", [])]
+    return ResourceSpans(_values(group.get("resource", {}).get("attributes", [])), spans)
 
 
 def _read_span(span: dict[str, Any]) -> Span:
@@ -136,9 +136,9 @@ def _values(pairs: Iterable[dict[str, Any]]) -> dict[str, Value]:
 
 
 def _scalar(value: dict[str, Any]) -> Value:
-    kind, found = next(iter(value.items()), ("stringValue", ""))
+    kind, content = next(iter(value.items()), ("stringValue", ""))
     if kind == "intValue":
-        return int(found)
+        return int(content)
     if kind == "doubleValue":
-        return float(found)
-    return found if isinstance(found, str | bool) else json.dumps(found)
+        return float(content)
+    return content if isinstance(content, str | bool) else json.dumps(content)

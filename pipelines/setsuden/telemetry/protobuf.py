@@ -62,14 +62,14 @@ def decompress(data: bytes, most: int = MAX_SEGMENT_BYTES) -> bytes:
     """
     unpacker = zlib.decompressobj(31)
     try:
-        found = unpacker.decompress(data, most)
+        content = unpacker.decompress(data, most)
     except zlib.error as error:
         raise TraceDataError(f"no whole gzip: {error}") from error
     if not unpacker.eof:
         raise TraceDataError(f"cut short, or over {most} bytes")
     if unpacker.unused_data:
         raise TraceDataError(f"{len(unpacker.unused_data)} bytes behind the gzip")
-    return found
+    return content
 
 
 def parse(data: bytes) -> TracesData:
@@ -101,12 +101,12 @@ def corrected(data: bytes, offset: Offset | None) -> bytes:
 
 def _correct(data: TracesData, offset: Offset | None) -> None:
     shift = offset.offset_ns if offset is not None and offset.corrects else 0
-    said = _clock_attributes(offset)
+    correction = _clock_attributes(offset)
     for group in data.resource_spans:
         for scope in group.scope_spans:
             for span in scope.spans:
                 if span.name == EVENT:
-                    _put(span.attributes, said)
+                    _put(span.attributes, correction)
                 if shift:
                     _shift(span, shift)
 
@@ -185,16 +185,16 @@ def _span(span: ProtoSpan) -> Span:
         span.end_time_unix_nano,
         _values(span.attributes),
         tuple(SpanEvent(e.name, e.time_unix_nano, _values(e.attributes)) for e in span.events),
-        tuple(Link(found.trace_id.hex(), found.span_id.hex()) for found in span.links),
+        tuple(Link(link.trace_id.hex(), link.span_id.hex()) for link in span.links),
         span.status.message if span.status.code == Status.STATUS_CODE_ERROR else None,
     )
 
 
 def _values(pairs: Iterable[Any]) -> dict[str, Value]:
     """Scalars as they are; what we never write (arrays, maps, bytes) as text."""
-    found: dict[str, Value] = {}
+    values: dict[str, Value] = {}
     for pair in pairs:
         kind = pair.value.WhichOneof("value")
         value = getattr(pair.value, kind) if kind else ""
-        found[pair.key] = str(value) if isinstance(value, bytes | Message) else value
-    return found
+        values[pair.key] = str(value) if isinstance(value, bytes | Message) else value
+    return values

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import logging
 
 from setsuden.link import Link, LinkState
+from setsuden.link.tasks import Backoff, wait
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, TraceDataError
+from setsuden.schemas.log import get_logger
 
 from .offset import Offset
 from .recorder import Recorder, Timeline
 from .spool import CLOCK_DONE, Segment
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 CONTENT_TYPE, CONTENT_ENCODING = "application/x-protobuf", "gzip"
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 30.0
@@ -58,22 +59,15 @@ class Shipper:
 
     async def run(self) -> None:
         """Send whatever is sealed, until cancelled."""
-        pause = _FIRST_PAUSE_SECONDS
+        pauses = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             self._awake.clear()
             if await self._send_all():
-                pause = _FIRST_PAUSE_SECONDS
+                pauses.reset()
                 await self._awake.wait()
             else:
-                await self._pause(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
-
-    async def _pause(self, seconds: float) -> None:
-        """As long as this, but not a moment longer than until the link changes."""
-        self._link_changed.clear()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._link_changed.wait()
+                self._link_changed.clear()
+                await wait(self._link_changed, pauses.next())
 
     async def finish(self, seconds: float) -> None:
         """Send what is left, within bounds; the next life sends the rest."""
@@ -81,7 +75,7 @@ class Shipper:
             async with asyncio.timeout(seconds):
                 await self._send_all()
         except TimeoutError:
-            log.info("spans_left_in_spool", extra={"segments": len(self._spool)})
+            log.info("spans_left_in_spool", segments=len(self._spool))
 
     async def _send_all(self) -> bool:
         """True when nothing is left to do now; False when the broker would not take one."""
@@ -111,7 +105,7 @@ class Shipper:
             self._spool.drop(segment, "too_large")
             return True
         except LinkError as error:
-            log.debug("spans_not_sent", extra={"detail": str(error)})
+            log.debug("spans_not_sent", detail=str(error))
             return False
         self._spool.remove(segment)
         self.shipped += segment.spans
@@ -131,7 +125,7 @@ class Shipper:
                 return data
             data = protobuf.compress(protobuf.corrected(raw, self._offset_of(segment)))
         except TraceDataError as error:
-            log.warning("segment_damaged", extra={"detail": str(error), "count": segment.spans})
+            log.warning("segment_damaged", detail=str(error), count=segment.spans)
             self._spool.drop(segment, "damaged")
             return None
         # Sent only once these bytes are on disk: a repetition must be the same.

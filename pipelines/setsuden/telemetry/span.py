@@ -1,9 +1,11 @@
-"""A finished span, as data."""
+"""A finished span as data, and the ids of spans and traces."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from enum import IntEnum
+from random import Random
 from typing import NamedTuple
 
 from setsuden.schemas.energy import EnergyReading, Method
@@ -72,7 +74,7 @@ def energy_attributes(
     """
     if reading is None:
         return {"setsuden.energy.source": "none"}
-    found: dict[str, Value] = {
+    attributes: dict[str, Value] = {
         "setsuden.cpu.seconds": reading.cpu_seconds,
         "setsuden.energy.source": reading.source.value,
     }
@@ -87,10 +89,25 @@ def energy_attributes(
         "quality": reading.quality.value,
         "allocation": None if reading.joules is None else allocation or _allocation(reading),
     }
-    return found | {
+    return attributes | {
         f"setsuden.energy.{name}": value for name, value in optional.items() if value is not None
     }
 
 
 def _allocation(reading: EnergyReading) -> str:
     return "batch_share" if reading.method is Method.BATCH_WEIGHTED else "exclusive"
+
+
+def new_trace_id(random: Random) -> str:
+    """32 hex digits, never all zero."""
+    return f"{random.getrandbits(128) or 1:032x}"
+
+
+def derived_trace_id(name: str) -> str:
+    """32 hex digits that ``name`` always has."""
+    return hashlib.blake2b(name.encode(), digest_size=16).hexdigest()
+
+
+def derived_span_id(trace_id: str, name: str) -> str:
+    """16 hex digits that ``name`` always has in this trace: replays are identical."""
+    return hashlib.blake2b(f"{trace_id}/{name}".encode(), digest_size=8).hexdigest()

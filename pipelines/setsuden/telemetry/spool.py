@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import logging
 import re
 import threading
 import time
@@ -17,7 +16,9 @@ from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
-log = logging.getLogger(__name__)
+from setsuden.schemas.log import get_logger
+
+log = get_logger(__name__)
 CLOCK_DONE = "done"
 COUNTERS_FILE = "counters.json"
 SUFFIX = ".pb.gz"
@@ -50,7 +51,7 @@ class Spool:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:  # each segment says so again and is counted
-            log.warning("spool_unusable", extra={"detail": str(error)})
+            log.warning("spool_unusable", detail=str(error))
         self.folder = folder
         self._max_bytes, self._max_age = max_bytes, max_age_seconds
         self._lock = threading.Lock()
@@ -131,7 +132,7 @@ class Spool:
             fresh.write_bytes(data)
             fresh.replace(self.folder / segment.name)
         except OSError as error:  # a full disk must not end tracing for good
-            log.warning("spans_not_written", extra={"detail": str(error), "count": segment.spans})
+            log.warning("spans_not_written", detail=str(error), count=segment.spans)
             _unlink(fresh)
             return False
         return True
@@ -142,7 +143,7 @@ class Spool:
         if needed > self._max_bytes:
             return False
         while self._size + needed > self._max_bytes:
-            plain = [number for number, found in self._segments.items() if not found.keep]
+            plain = [number for number, segment in self._segments.items() if not segment.keep]
             if not plain and not keep:
                 return False
             self._drop(min(plain or self._segments), "bytes")
@@ -150,7 +151,7 @@ class Spool:
 
     def _expire(self) -> None:
         oldest = time.monotonic() - self._max_age
-        for number in [n for n, found in self._segments.items() if found.sealed_at < oldest]:
+        for number in [n for n, held in self._segments.items() if held.sealed_at < oldest]:
             self._drop(number, "age")
 
     def _drop(self, number: int, reason: str) -> None:
@@ -173,7 +174,7 @@ class Spool:
             fresh.write_text(text, encoding="utf-8")
             fresh.replace(self.folder / COUNTERS_FILE)
         except OSError as error:
-            log.warning("spool_counters_unwritten", extra={"detail": str(error)})
+            log.warning("spool_counters_unwritten", detail=str(error))
 
 
 def _unlink(path: Path) -> None:
@@ -191,15 +192,15 @@ def _counters(folder: Path) -> dict[str, int]:
 
 def _found(folder: Path) -> dict[int, Segment]:
     """What an earlier life sealed; a replacement cut short leaves two: the settled one counts."""
-    found: dict[int, Segment] = {}
+    by_number: dict[int, Segment] = {}
     for path in folder.glob("*.new"):
         _unlink(path)
     segments = [segment for path in folder.glob("*" + SUFFIX) if (segment := _segment(path))]
-    for segment in sorted(segments, key=lambda found: (found.number, found.clock == CLOCK_DONE)):
-        if segment.number in found:
-            _unlink(folder / found[segment.number].name)
-        found[segment.number] = segment
-    return found
+    for segment in sorted(segments, key=lambda each: (each.number, each.clock == CLOCK_DONE)):
+        if segment.number in by_number:
+            _unlink(folder / by_number[segment.number].name)
+        by_number[segment.number] = segment
+    return by_number
 
 
 def _segment(path: Path) -> Segment | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import StrEnum
 from functools import cache
-from typing import Annotated, TypeVar
+from typing import Annotated, ClassVar, TypeVar
 
 from pydantic import BaseModel, ConfigDict, StringConstraints
 
@@ -26,6 +27,8 @@ class Model(BaseModel):
         allow_inf_nan=False,
         hide_input_in_errors=True,
     )
+    RETIRED: ClassVar[Mapping[str, str]] = {}
+    """Options of earlier versions, and the value that each is fixed at now."""
 
 
 class WireModel(BaseModel):

@@ -117,14 +117,14 @@ def _toml(settings: list[Setting], *, origins: bool) -> str:
 
 def _header(table: tuple[str | int, ...]) -> str:
     """``[nats]``, or ``[[pipelines]]`` for an entry of an array of tables."""
-    from .toml_text import toml_key  # noqa: PLC0415
+    from .output import toml_key  # noqa: PLC0415
 
     name = ".".join(toml_key(part) for part in table if isinstance(part, str))
     return f"[[{name}]]" if isinstance(table[-1], int) else f"[{name}]"
 
 
 def _line(setting: Setting) -> str:
-    from .toml_text import toml, toml_key  # noqa: PLC0415
+    from .output import toml, toml_key  # noqa: PLC0415
 
     key = toml_key(str(setting.path[-1]))
     return f"#{key} =" if setting.value is None else f"{key} = {toml(setting.value)}"

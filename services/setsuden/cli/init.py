@@ -114,7 +114,7 @@ def _table_text(table: Table, chosen: Mapping[str, object]) -> str:
 
 
 def _option_lines(option: Option, chosen: Mapping[str, object], mark: str) -> list[str]:
-    from .toml_text import toml  # noqa: PLC0415
+    from .output import toml  # noqa: PLC0415
 
     value = chosen.get(".".join(option.path))
     if value is None:

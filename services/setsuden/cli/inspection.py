@@ -6,7 +6,7 @@ import asyncio
 import os
 import tomllib
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +36,6 @@ from setsuden.schemas.pipeline import Limits
 from setsuden.schemas.redact import masked_address
 from setsuden.services.config import CloudConfig
 
-from .checked import Report
 from .loading import BUNDLE, CLOUD, kind_of, link_name, model_of, overlay
 
 if TYPE_CHECKING:
@@ -47,7 +46,28 @@ if TYPE_CHECKING:
 EDGE_REMEDY = "pip install 'setsuden[edge]'"
 
 
-def inspect(path: Path, *, load: bool | None, connect: bool) -> Report:
+@dataclass(slots=True)
+class Inspection:
+    """What ``validate`` says of one file."""
+
+    path: Path
+    """As it was given."""
+    kind: str
+    file: Path
+    """The file itself, in a bundle folder its manifest."""
+    text: str = ""
+    problems: list[Problem] = field(default_factory=list)
+    unreachable: list[Problem] = field(default_factory=list)
+    """The broker could not be asked: nothing is wrong with the file for that."""
+    checked: list[str] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """True when there is no problem and the broker could be asked."""
+        return not self.problems and not self.unreachable
+
+
+def inspect(path: Path, *, load: bool | None, connect: bool) -> Inspection:
     """Everything wrong with one file or bundle folder.
 
     Raises MissingExtraError when models are to run and there is nothing to run them.
@@ -58,7 +78,7 @@ def inspect(path: Path, *, load: bool | None, connect: bool) -> Report:
     running = able if load is None else load
     folder = os.path.isdir(path)  # noqa: PTH112  # Path.is_dir raises where nobody may look
     file = path / bundles.MANIFEST if folder else path
-    report = Report(path, BUNDLE if folder else "file", file)
+    report = Inspection(path, BUNDLE if folder else "file", file)
     try:
         report.text = read_text(file)
     except ConfigError as error:
@@ -72,7 +92,7 @@ def inspect(path: Path, *, load: bool | None, connect: bool) -> Report:
     return report
 
 
-def _inspect_config(report: Report, *, load: bool, connect: bool) -> None:
+def _inspect_config(report: Inspection, *, load: bool, connect: bool) -> None:
     document = _document(report)
     if document is None:
         return
@@ -96,7 +116,7 @@ def _inspect_config(report: Report, *, load: bool, connect: bool) -> None:
         _connect(report, config.nats, link_name(config))
 
 
-def _document(report: Report) -> Document | None:
+def _document(report: Inspection) -> Document | None:
     try:
         return parse(report.file, report.text)
     except tomllib.TOMLDecodeError as error:
@@ -148,13 +168,13 @@ def _state(state: str, document: Document) -> Iterator[Problem]:
     yield Problem(where, f"state: {words}", "state", place, remedy=remedy)
 
 
-def _pipeline_problems(report: Report, spec: PipelineSpec, *, load: bool) -> Iterator[Problem]:
+def _pipeline_problems(report: Inspection, spec: PipelineSpec, *, load: bool) -> Iterator[Problem]:
     """Problems of one pipeline's bundle, by the key of the pipeline they concern."""
     folder = report.path.parent / spec.bundle
     if not os.path.isdir(folder):  # noqa: PTH112  # as above
         yield Problem("", f"there is no bundle folder {folder}", "bundle")
         return
-    inner = Report(folder, BUNDLE, folder / bundles.MANIFEST)
+    inner = Inspection(folder, BUNDLE, folder / bundles.MANIFEST)
     manifest = _manifest(inner)
     if manifest is None:
         yield from inner.problems
@@ -185,7 +205,7 @@ def _gate_problems(spec: PipelineSpec, manifest: Manifest) -> Iterator[Problem]:
         yield Problem("", str(error), "gate.escalate")
 
 
-def _inspect_bundle(report: Report, *, load: bool) -> None:
+def _inspect_bundle(report: Inspection, *, load: bool) -> None:
     manifest = _manifest(report)
     if manifest is not None:
         names = list(manifest.models)
@@ -194,7 +214,7 @@ def _inspect_bundle(report: Report, *, load: bool) -> None:
         report.checked += [f"model {name}{' runs' if load else ''}" for name in names]
 
 
-def _manifest(report: Report) -> Manifest | None:
+def _manifest(report: Inspection) -> Manifest | None:
     """The bundle's manifest, or None and the report says why."""
     try:
         report.text = report.text or read_text(report.file)
@@ -244,7 +264,7 @@ def _placed(problem: Problem, document: Document, index: int) -> Problem:
     return replace(problem, where=where, key=key, message=f"{key}: {problem.message}", place=place)
 
 
-def _connect(report: Report, options: LinkOptions, name: str) -> None:
+def _connect(report: Inspection, options: LinkOptions, name: str) -> None:
     try:
         asyncio.run(_try_broker(options, name))
     except LinkError as error:
@@ -257,11 +277,10 @@ def _connect(report: Report, options: LinkOptions, name: str) -> None:
 
 async def _try_broker(options: LinkOptions, name: str) -> None:
     from setsuden.link import Link  # noqa: PLC0415  # nats
-    from setsuden.services.topology import up_or_refused  # noqa: PLC0415
 
     link = Link(options, name)
     link.start()
     try:
-        await up_or_refused(link, 2 * options.connect_timeout_seconds)
+        await link.wait_up(2 * options.connect_timeout_seconds, refused_ends=True)
     finally:
         await link.close()

@@ -28,7 +28,7 @@ COMMANDS = {
     "energy": Place("setsuden.cli.energy.group:energy", "Joules of this machine: find, calibrate."),
     "report": Place("setsuden.cli.run_report:report", "Joules, euros and grams of a run."),
     "config": Place("setsuden.cli.config:config", "Show what a configuration amounts to."),
-    "completion": Place("setsuden.cli.completion:completion", "Print a shell's completion script."),
+    "completion": Place("setsuden.cli.main:completion", "Print a shell's completion script."),
 }
 """In the order in which a newcomer needs them."""
 
@@ -64,6 +64,25 @@ def cli(ctx: click.Context, debug: bool) -> None:
     """  # noqa: D301  # \b is click's mark for a block it must not fill
     ctx.color = colour()
     ctx.ensure_object(Invocation).debug = debug
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(("bash", "zsh", "fish")))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of SHELL.
+
+    \b
+      eval "$(setsuden completion bash)"     in ~/.bashrc
+      eval "$(setsuden completion zsh)"      in ~/.zshrc
+      setsuden completion fish > ~/.config/fish/completions/setsuden.fish
+    """  # noqa: D301  # \b is click's mark for a block it must not fill
+    from click.shell_completion import get_completion_class  # noqa: PLC0415  # a shell asks for it
+
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise click.UsageError(f"click knows no completion for {shell}")
+    click.echo(kind(ctx.find_root().command, {}, "setsuden", "_SETSUDEN_COMPLETE").source())
 
 
 def run(arguments: Sequence[str]) -> int:

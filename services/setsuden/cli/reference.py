@@ -13,7 +13,7 @@ from setsuden.schemas.subjects import SUBJECTS
 from setsuden.services.config import CloudConfig
 
 from .options import Option, Table, all_tables, table_of
-from .toml_text import toml
+from .output import toml
 
 if TYPE_CHECKING:
     from pydantic import BaseModel

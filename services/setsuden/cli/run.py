@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class Finite(click.FloatRange):
-    """A number within bounds; NaN is none, though it compares with neither."""
+    """A number within bounds; NaN is refused, though it compares with neither bound."""
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

@@ -16,7 +16,7 @@ from .lazy import quiet_logs
 if TYPE_CHECKING:
     from setsuden.process.config import Problem
 
-    from .checked import Report
+    from .inspection import Inspection
 
 
 @click.command()
@@ -50,7 +50,7 @@ def validate(paths: Sequence[Path], load: bool | None, connect: bool, as_json: b
         sys.exit(UNAVAILABLE)
 
 
-def _document(reports: list[Report]) -> dict[str, Any]:
+def _document(reports: list[Inspection]) -> dict[str, Any]:
     return {
         "ok": all(report.ok for report in reports),
         "files": [
@@ -82,7 +82,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _words(report: Report) -> str:
+def _words(report: Inspection) -> str:
     found = sorted(report.problems + report.unreachable, key=_order)
     if not found:
         checked = f" ({', '.join(report.checked)})" if report.checked else ""
@@ -97,7 +97,7 @@ def _order(problem: Problem) -> int:
     return problem.place.line if problem.place else 0
 
 
-def _shown(report: Report, problem: Problem) -> str:
+def _shown(report: Inspection, problem: Problem) -> str:
     """The problem, the line it stands on, a caret under it, and what to do."""
     lines = [f"  {problem}"]
     own = problem.where.startswith(f"{report.file}:")

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Self
 from weakref import WeakValueDictionary
 
 from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkOptions, LinkState
-from setsuden.link.tasks import end
+from setsuden.link.tasks import Backoff, end, wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import ConfigError, LinkError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result, Status
 
 from . import _messages, _tracing
@@ -24,7 +23,7 @@ from ._follower import Follower
 from ._messages import OCTETS, Data
 from ._pending import AsyncHandle, PendingSubmission, Seconds, seconds_of
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SUBMIT_TIMEOUT_SECONDS = 5.0
 """``submit`` raises UnavailableError when no broker stored the event by then. A broker that
 restarts is back sooner."""
@@ -217,15 +216,15 @@ class AsyncClient:
         once.
         """
         await self._subscribe(pending.device)
-        pause = FIRST_RETRY_SECONDS
+        pauses = Backoff(FIRST_RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         while True:
             try:
                 await self._send(pending, 0)
                 break
             except UnavailableError as error:
                 pending.problem = str(error)
-            await self._pause(pause)
-            pause = min(2 * pause, LONGEST_RETRY_SECONDS)
+            self._link_changed.clear()
+            await wait(self._link_changed, pauses.next())
         self._follower.follow(pending)
 
     async def _send(self, pending: PendingSubmission, copy: int) -> None:
@@ -236,13 +235,6 @@ class AsyncClient:
         subject = subjects.event(event.pipeline, event.device)
         stored = await self._link.store(subject, event.data, headers)
         pending.sequences[copy] = stored.sequence
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait for the link's state to change, at most this long."""
-        self._link_changed.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._link_changed.wait()
 
     async def _subscribe(self, device: str) -> None:
         if device not in self._devices:
@@ -257,7 +249,7 @@ class AsyncClient:
         try:
             await self._send(pending, pending.copies)
         except LinkError as error:  # tried again at its next check
-            log.debug("resubmit_failed", extra={"detail": str(error)})
+            log.debug("resubmit_failed", detail=str(error))
 
     def _on_link(self, state: LinkState) -> None:
         self._link_changed.set()
@@ -271,7 +263,7 @@ class AsyncClient:
         if pending is None or update is None or isinstance(update, UnavailableError):
             return  # an agent that is stopping reads the event again in its next life
         if isinstance(update, Result) and not pending.matches(update):
-            log.warning("update_of_another_event", extra={"event_id": update.event_id})
+            log.warning("update_of_another_event", event_id=update.event_id)
             return
         self._follower.on_answer(pending, copy)
         if isinstance(update, Result):

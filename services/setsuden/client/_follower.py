@@ -11,24 +11,24 @@ lost.
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from heapq import heapify, heappop, heappush
 from typing import TypeVar
 
 from setsuden.link import Incoming, JetStream
+from setsuden.link.tasks import wait
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result
 from setsuden.schemas.streams import RESULTS
 
 from . import _messages
 from ._pending import PendingSubmission
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 FIRST_CHECK_SECONDS = 1.0
 LONGEST_CHECK_SECONDS = 30.0
 """Pauses between two checks of one event double from the first to the longest."""
@@ -102,7 +102,7 @@ class Follower:
                 await self._look_up([pending for pending in due if pending.place is not None])
                 await self._submit_again([pending for pending in due if pending.place is None])
             except LinkError as error:
-                log.debug("check_failed", extra={"detail": str(error)})
+                log.debug("check_failed", detail=str(error))
             for pending in due:
                 if pending.outcome is None:
                     self.follow(pending)
@@ -111,9 +111,7 @@ class Follower:
         pause = None
         if self._due:
             pause = max(self._due[0][0] - asyncio.get_running_loop().time(), TICK_SECONDS)
-        with suppress(TimeoutError):
-            async with asyncio.timeout(pause):
-                await self._woken.wait()
+        await wait(self._woken, pause)
         self._woken.clear()
 
     def _take(self) -> list[PendingSubmission]:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
-import logging
 import secrets
 from array import array
 from typing import Any, NamedTuple, Protocol
 
 from pydantic import ValidationError
 
-from setsuden.link.faults import Throttle
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import InvalidEventError, InvalidTensorError, SetsudenError
 from setsuden.schemas.escalation import MSG_ID_HEADER
 from setsuden.schemas.event import Event
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Energy, Result, Status, Tier
 from setsuden.schemas.trace_context import parse_traceparent
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 OCTETS = "application/octet-stream"
 MAX_DEADLINE_SECONDS = 10 * 365 * 86_400.0
 MAX_UPDATE_BYTES = 1 << 20
@@ -191,7 +190,7 @@ def _read_refusal(data: bytes) -> SetsudenError | None:
 def _warn(event: str, size: int) -> None:
     suppressed = _UNREADABLE.due()
     if suppressed is not None:
-        log.warning(event, extra={"bytes": size, "suppressed": suppressed})
+        log.warning(event, bytes=size, suppressed=suppressed)
 
 
 def read_record(data: bytes | None) -> Result | None:

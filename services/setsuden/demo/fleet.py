@@ -19,7 +19,8 @@ from setsuden.energy.open import Identity, fingerprint
 from setsuden.link import web
 from setsuden.schemas.errors import SetsudenError, UnavailableError
 from setsuden.schemas.windows import Access, Component
-from setsuden.telemetry.recorder import TraceOptions, host_id
+from setsuden.telemetry.options import TraceOptions
+from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.spool import COUNTERS_FILE
 from setsuden.testing.broker import LocalBroker
 
@@ -70,7 +71,6 @@ idle_window_seconds = 1.0
 name = "{pipeline}"
 bundle = "{bundle}"
 """
-_OPENER = web.direct()
 SHARE = 0.3333
 """One machine plays device, broker and cloud: each answers for a third of its idle power."""
 
@@ -238,8 +238,7 @@ class Fleet:
 
     def _get(self, url: str) -> str | None:
         try:
-            with _OPENER.open(url, timeout=5) as answer:
-                return str(answer.read().decode())
+            return web.get(url, limit=1 << 24, timeout=5, direct=True).decode()
         except (OSError, ValueError):
             return None
 

@@ -1,8 +1,9 @@
-"""``cloud.toml``: what workers, the Serve application and their supervisor are told."""
+"""``cloud.toml``: the configuration of workers, the Serve application and its supervisor."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -18,6 +19,11 @@ from setsuden.telemetry import TraceOptions
 class WorkerOptions(Model):
     """The ``[worker]`` table: how one worker pulls, runs and settles."""
 
+    RETIRED: ClassVar[Mapping[str, str]] = {
+        "prefetch_factor": "2 batches",
+        "pull_expires_seconds": "30 s",
+    }
+
     ack_wait_seconds: float = Field(default=5.0, gt=0.5, le=3600)
     """Work not acknowledged or heard of for this long goes to another worker.
 
@@ -25,22 +31,20 @@ class WorkerOptions(Model):
     """
     max_batch: int | None = Field(default=None, ge=1, le=4096)
     """Events in one inference; without it what the bundle's model declares."""
-    prefetch_factor: int = Field(default=2, ge=1, le=64)
-    """Events asked for ahead, as a multiple of the batch."""
     max_ack_pending: int = Field(default=8192, ge=1, le=1_000_000)
     """Events in the hands of all workers of a pipeline together; above replicas x prefetch."""
     inline_below_ms: float = Field(default=1.0, ge=0, le=1000)
     """A batch expected to take longer runs in a thread of its own, so that acks go on."""
     stall_seconds: float = Field(default=30.0, gt=0, le=3600)
     """Work in hand and no progress for this long: unhealthy."""
-    pull_expires_seconds: float = Field(default=30.0, ge=1, le=300)
-    """How long the broker keeps one pull request open."""
     drain_seconds: float = Field(default=10.0, gt=0, le=600)
     """How long a stop waits for results in flight."""
 
 
 class BridgeOptions(Model):
     """The ``[bridge]`` table: where ``setsuden cloud bridge`` puts spans."""
+
+    RETIRED: ClassVar[Mapping[str, str]] = {"batch_messages": "64"}
 
     endpoint: str | None = Field(default=None, pattern="^https?://")
     """OTLP/HTTP, e.g. ``http://jaeger:4318``; ``/v1/traces`` is added."""
@@ -56,8 +60,6 @@ class BridgeOptions(Model):
     """As ``headers_file``, for ``metrics_endpoint``."""
     metrics_file: str | None = None
     """Energy metrics as OTLP JSON Lines are appended here, unbounded; relative to this file."""
-    batch_messages: int = Field(default=64, ge=1, le=1024)
-    """Messages handed over in one request."""
     timeout_seconds: float = Field(default=10.0, gt=0, le=300)
     """An endpoint that has not answered by then is tried again later."""
     ack_wait_seconds: float = Field(default=60.0, gt=1, le=3600)
@@ -69,6 +71,15 @@ class BridgeOptions(Model):
 class ServeOptions(Model):
     """The ``[serve]`` table: replicas of the teacher on Ray Serve."""
 
+    RETIRED: ClassVar[Mapping[str, str]] = {
+        "upscale_delay_seconds": "5 s",
+        "poll_seconds": "2 s",
+        "local_cpus": "max_replicas x num_cpus of every pipeline",
+        "local_store_bytes": "100 MB",
+        "probe_seconds": "2 s",
+        "silence_seconds": "15 s",
+    }
+
     min_replicas: int = Field(default=1, ge=0, le=1000)
     """Never fewer, even without work; 0 lets the first event wait for a replica to start."""
     max_replicas: int = Field(default=4, ge=1, le=1000)
@@ -77,10 +88,6 @@ class ServeOptions(Model):
     """Events waiting or in hand that one replica is meant to have; more adds replicas."""
     target_age_seconds: float = Field(default=10.0, gt=0)
     """An event older than this adds a replica, however few are waiting."""
-    poll_seconds: float = Field(default=2.0, gt=0.1, le=60)
-    """How often the autoscaler reads the consumer's state."""
-    upscale_delay_seconds: float = Field(default=5.0, ge=0, le=3600)
-    """Lag must last this long before replicas are added."""
     downscale_delay_seconds: float = Field(default=60.0, ge=0, le=86_400)
     """Idleness must last this long before replicas go."""
     num_cpus: float = Field(default=1.0, gt=0, le=256)
@@ -90,23 +97,15 @@ class ServeOptions(Model):
     carry_max_bytes: int = Field(default=64 << 20, ge=0, le=512 << 20)
     """Up to this size the teacher travels to the replicas' nodes with the deployment; a larger
     bundle must lie at the same path on every node."""
-    local_cpus: int | None = Field(default=None, ge=1, le=4096)
-    """CPUs the local Ray of ``cloud run`` offers; without it max_replicas x num_cpus."""
-    local_store_bytes: int = Field(default=100_000_000, ge=80_000_000)
-    """Object store of the local Ray; nothing of ours goes through it."""
     ready_seconds: float = Field(default=120.0, gt=0, le=3600)
     """A deployment not running by then is torn down and built again."""
-    probe_seconds: float = Field(default=2.0, gt=0.1, le=60)
-    """How often the supervisor's driver proves that Ray still answers."""
-    silence_seconds: float = Field(default=15.0, gt=1, le=600)
-    """A driver without a proof for this long is killed, and all it started."""
     auth: Literal["token", "disabled"] = "token"
     """Ray's own authentication; ``token`` makes one for the local Ray, and for ``--address``
     takes the one that Ray finds (RAY_AUTH_TOKEN or its file)."""
 
 
 class CloudConfig(Model):
-    """Everything the cloud tier is told."""
+    """The configuration of the cloud tier."""
 
     region: Token = "local"  # a place, no secret
     """Which escalations are served: ``esc.<region>.…``."""

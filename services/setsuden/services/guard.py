@@ -89,10 +89,10 @@ class GuardedSession:
 
 def _leaders() -> list[int]:
     """Reads until the parent is gone; the sessions that it told of."""
-    told = b""
+    listing = b""
     while piece := os.read(0, 4096):
-        told += piece
-    return [int(line) for line in told.split()]
+        listing += piece
+    return [int(line) for line in listing.split()]
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from setsuden.energy.host.system import Host
 from setsuden.energy.open import Identity, fingerprint, open_meter, resolved
 from setsuden.schemas.windows import Component
 from setsuden.services.config import CloudConfig
-from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.resource import host_id
 
 WINDOW_SECONDS = 5.0
 """Finding the processes reads all of ``/proc``: 2 ms."""

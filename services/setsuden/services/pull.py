@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from setsuden.link import Incoming, Link, LinkState
+from setsuden.link.tasks import Backoff, wait
 from setsuden.link.untrusted import number
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 HEARTBEAT_SECONDS = 2.0
 """The broker speaks at least this often while a request of ours is open."""
 SILENT_BEATS = 2.5
@@ -75,16 +76,15 @@ class Puller:
         """Ask for events until cancelled; survives the link, the broker and the consumer."""
         await self._link.subscribe(f"{self._inbox}.*", self._on_message)
         self._link.listen(self._on_link)
-        pause = _REPAIR_PAUSE_SECONDS
+        pauses = Backoff(_REPAIR_PAUSE_SECONDS, _LONGEST_REPAIR_PAUSE_SECONDS)
         while True:
             try:
                 await self._turn()
-                pause = _REPAIR_PAUSE_SECONDS
+                pauses.reset()
             except LinkError as error:
-                log.warning("pull_failed", extra={"detail": str(error)})
+                log.warning("pull_failed", detail=str(error))
                 self._broken = True
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_REPAIR_PAUSE_SECONDS)
+                await asyncio.sleep(pauses.next())
 
     def consumed(self, count: int) -> None:
         """So many events left the queue: there is room for as many more."""
@@ -123,12 +123,8 @@ class Puller:
         await self._wait(self._beat)
 
     async def _wait(self, seconds: float | None) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await self._changed.wait()
-        except TimeoutError:
-            return
-        self._changed.clear()
+        if await wait(self._changed, seconds):
+            self._changed.clear()
 
     async def _ask(self, batch: int) -> None:
         self._next += 1

@@ -10,7 +10,6 @@ It also watches: streams that fill, and pipelines that no worker serves.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -19,15 +18,14 @@ from typing import NamedTuple
 from pydantic import ValidationError
 
 from setsuden.link import Incoming, JetStream, Link, LinkState
-from setsuden.link.faults import Throttle
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
 from setsuden.link.tasks import end
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import LinkError, MessageTooLargeError, RejectedError
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.stream_service import (
     INFO,
     LAG,
@@ -47,9 +45,9 @@ from setsuden.schemas.stream_service import (
 
 from .config import CloudConfig
 from .lag import read_lag
-from .topology import apply_all, up_or_refused
+from .topology import apply_all
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 QUEUE = "stream-service"
 MAX_WAITING = 4096
 """Requests waiting to be answered; past it they are dropped and counted, and asked again."""
@@ -59,7 +57,7 @@ SERVERS = 8
 """Requests being answered at once."""
 WATCH_SECONDS = 15.0
 FILLING = 0.8
-"""Share of a stream's bound from which on a person is told."""
+"""Share of a stream's bound from which on a warning is logged."""
 SAY_AGAIN_SECONDS = 3600.0
 
 
@@ -136,7 +134,7 @@ class StreamService:
                 await self._answer(request)
             except LinkError as error:  # the asker hears nothing and asks again
                 self.counts["failed"] += 1
-                log.debug("request_failed", extra={"detail": str(error)})
+                log.debug("request_failed", detail=str(error))
             except Exception:
                 self.counts["failed"] += 1
                 log.exception("request_failed")
@@ -149,8 +147,12 @@ class StreamService:
             suppressed = self._refusals.due()
             if suppressed is not None:
                 subject = subjects.service(request.name, request.request)
-                extra = {"subject": subject, "suppressed": suppressed}
-                log.warning("request_refused", extra=extra | {"detail": type(error).__name__})
+                log.warning(
+                    "request_refused",
+                    subject=subject,
+                    suppressed=suppressed,
+                    detail=type(error).__name__,
+                )
             return
         self.counts["answered"] += 1
 
@@ -206,12 +208,13 @@ class StreamService:
                 try:
                     await self._look()
                 except LinkError as error:
-                    log.debug("streams_unseen", extra={"detail": str(error)})
+                    log.debug("streams_unseen", detail=str(error))
                 except Exception as error:  # whatever the broker says, devices are served
                     suppressed = self._refusals.due()
                     if suppressed is not None:
-                        extra = {"detail": type(error).__name__, "suppressed": suppressed}
-                        log.exception("streams_unreadable", extra=extra)
+                        log.exception(
+                            "streams_unreadable", detail=type(error).__name__, suppressed=suppressed
+                        )
             await asyncio.sleep(WATCH_SECONDS)
 
     async def _look(self) -> None:
@@ -226,7 +229,7 @@ class Watch:
     def __init__(self, config: CloudConfig, jetstream: JetStream) -> None:
         self._config, self._jetstream = config, jetstream
         self._idle: Counter[str] = Counter()
-        self._said: dict[str, float] = {}
+        self._warned_at: dict[str, float] = {}
         self._first: dict[str, tuple[float, int]] = {}
         self.unserved: set[str] = set()
         """Pipelines whose escalations nobody asks for, at two looks in a row."""
@@ -247,12 +250,12 @@ class Watch:
             self._first.pop(name, None)
             self._say(f"missing/{name}", now, "stream_missing", stream=name)
             return False
-        self._said.pop(f"missing/{name}", None)
+        self._warned_at.pop(f"missing/{name}", None)
         self._compare(name, wanted, info["config"], now)
         used, bound = int(info["state"]["bytes"]), int(info["config"]["max_bytes"])
         first = self._first.setdefault(name, (now, used))
         if bound <= 0 or used < FILLING * bound:
-            self._said.pop(f"filling/{name}", None)
+            self._warned_at.pop(f"filling/{name}", None)
             return True
         growth = (used - first[1]) / max(now - first[0], 1.0)
         hours = round((bound - used) / growth / 3600, 1) if growth > 0 else None
@@ -263,14 +266,14 @@ class Watch:
         return True
 
     def _compare(
-        self, name: str, wanted: dict[str, object], found: dict[str, object], now: float
+        self, name: str, wanted: dict[str, object], actual: dict[str, object], now: float
     ) -> None:
         """Changes of others stay until something is applied, but may undo what is promised."""
-        differs = sorted(key for key, value in wanted.items() if found.get(key) != value)
+        differs = sorted(key for key, value in wanted.items() if actual.get(key) != value)
         if differs:
             self._say(f"differs/{name}", now, "stream_differs", stream=name, options=differs)
         else:
-            self._said.pop(f"differs/{name}", None)
+            self._warned_at.pop(f"differs/{name}", None)
 
     async def _look_at_consumer(self, pipeline: str, now: float) -> bool:
         name = streams.consumer_name(self._config.region, pipeline)
@@ -279,7 +282,7 @@ class Watch:
         self._idle[pipeline] = 0 if busy else self._idle[pipeline] + 1
         if self._idle[pipeline] < 2:
             self.unserved.discard(pipeline)
-            self._said.pop(f"unserved/{pipeline}", None)
+            self._warned_at.pop(f"unserved/{pipeline}", None)
             return info is not None
         self.unserved.add(pipeline)
         pending = 0 if info is None else int(info["num_pending"])
@@ -289,9 +292,9 @@ class Watch:
         return info is not None
 
     def _say(self, key: str, now: float, event: str, **facts: object) -> None:
-        if now - self._said.get(key, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
-            self._said[key] = now
-            log.warning(event, extra=facts)
+        if now - self._warned_at.get(key, -SAY_AGAIN_SECONDS) >= SAY_AGAIN_SECONDS:
+            self._warned_at[key] = now
+            log.warning(event, **facts)
 
 
 def serve_streams(config: CloudConfig, load: Callable[[], CloudConfig] | None = None) -> int:
@@ -363,13 +366,13 @@ async def serve(config: CloudConfig, stop: asyncio.Future[None], link: Link | No
     finally:
         await end(serving)
         await link.close()
-        log.info("stream_service_stopped", extra=dict(service.counts))
+        log.info("stream_service_stopped", **service.counts)
 
 
 async def _apply_and_run(
     service: StreamService, config: CloudConfig, link: Link, jetstream: JetStream
 ) -> None:
-    await up_or_refused(link, None)
+    await link.wait_up(None, refused_ends=True)
     await apply_all(jetstream, config)
     log.info("stream_service_ready")
     await service.run()

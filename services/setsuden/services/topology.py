@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 
-from setsuden.link import JetStream, Link, LinkState
+from setsuden.link import JetStream, Link
 from setsuden.schemas import streams
-from setsuden.schemas.errors import UnavailableError
+from setsuden.schemas.log import get_logger
 
 from .config import CloudConfig
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 Applied = dict[str, bool]
@@ -56,7 +55,7 @@ async def apply_all(jetstream: JetStream, config: CloudConfig) -> Applied:
         applied |= await apply_consumer(jetstream, config, spec.name)
     for name, changed in applied.items():
         if changed:
-            log.info("topology_applied", extra={"name_applied": name})
+            log.info("topology_applied", name_applied=name)
     return applied
 
 
@@ -86,22 +85,7 @@ async def _apply(config: CloudConfig, timeout_seconds: float | None) -> Applied:
     await jetstream.start()
     link.start()
     try:
-        await up_or_refused(link, timeout_seconds)
+        await link.wait_up(timeout_seconds, refused_ends=True)
         return await apply_all(jetstream, config)
     finally:
         await link.close()
-
-
-async def up_or_refused(link: Link, timeout_seconds: float | None) -> None:
-    """Return once the link is up; raises at once what a retry would not mend."""
-    changed = asyncio.Event()
-    link.listen(lambda _: changed.set())
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            while link.state is not LinkState.UP:
-                if link.state is LinkState.REFUSED and link.problem is not None:
-                    raise link.problem
-                await changed.wait()
-                changed.clear()
-    except TimeoutError as error:
-        raise link.problem or UnavailableError("the link did not come up in time") from error

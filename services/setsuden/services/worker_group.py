@@ -8,21 +8,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from setsuden.link.tasks import Backoff
 from setsuden.process import logs
-from setsuden.process.notify import notifying
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
+from setsuden.schemas.log import get_logger
 
 from .config import CloudConfig
 from .heartbeat import PIPE_VARIABLE
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 30.0
@@ -55,7 +55,7 @@ async def _run(config: CloudConfig, path: Path, assignments: Sequence[str]) -> i
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
     async with notifying(lambda: _status(children)) as manager:
         tasks = [asyncio.create_task(child.keep()) for child in children]
-        log.info("workers_started", extra={"pipelines": [child.name for child in children]})
+        log.info("workers_started", pipelines=[child.name for child in children])
         manager.ready()
         await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
     for task in tasks:
@@ -95,21 +95,24 @@ class Child:
 
     async def keep(self) -> None:
         """Start it again whenever it ends, until cancelled."""
-        loop, pause = asyncio.get_running_loop(), FIRST_PAUSE_SECONDS
+        loop, pauses = (
+            asyncio.get_running_loop(),
+            Backoff(FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS),
+        )
         while True:
             began = loop.time()
             try:
                 code = await self._live()
             except OSError as error:  # no room for a process now: the others go on
                 code = None
-                words = {"pipeline": self.name, "detail": str(error)}
-                log.error("worker_not_started", extra=words)  # noqa: TRY400  # it says all
+                log.error("worker_not_started", pipeline=self.name, detail=str(error))  # noqa: TRY400  # the message is sufficient
             if loop.time() - began > LONG_LIFE_SECONDS:
-                pause = FIRST_PAUSE_SECONDS
-            extra = {"pipeline": self.name, "code": code, "again_in_seconds": pause}
-            log.error("worker_ended", extra=extra)
+                pauses.reset()
+            pause = pauses.next()
+            log.error(
+                "worker_ended", pipeline=self.name, code=code, again_in_seconds=round(pause, 1)
+            )
             await asyncio.sleep(pause)
-            pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
 
     async def _live(self) -> int:
         """One life; its exit code. Raises OSError when it cannot begin."""
@@ -139,7 +142,7 @@ class Child:
                 async with asyncio.timeout(limit):
                     await _readable(beats)
             except TimeoutError:
-                log.error("worker_silent", extra={"pipeline": self.name, "seconds": limit})  # noqa: TRY400  # the message is sufficient
+                log.error("worker_silent", pipeline=self.name, seconds=limit)  # noqa: TRY400  # the message is sufficient
                 process.kill()
                 return
             if not os.read(beats, 4096):
@@ -157,7 +160,7 @@ class Child:
             async with asyncio.timeout(patience_seconds):
                 await process.wait()
         except TimeoutError:
-            log.warning("worker_killed", extra={"pipeline": self.name})
+            log.warning("worker_killed", pipeline=self.name)
             process.kill()
             await process.wait()
 

@@ -14,7 +14,6 @@ from setsuden.link import web
 from setsuden.schemas.errors import UnavailableError
 
 READY_SECONDS = 15.0
-_OPENER = web.direct()
 
 
 class LocalServer:
@@ -113,7 +112,7 @@ def free_ports(number: int) -> tuple[int, ...]:
 
 def _answers(url: str) -> bool:
     try:
-        with _OPENER.open(url, timeout=1) as answer:
-            return bool(answer.status == 200)
-    except OSError:
+        web.get(url, limit=1 << 20, timeout=1, direct=True)
+    except web.WebError:
         return False
+    return True

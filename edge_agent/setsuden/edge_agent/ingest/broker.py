@@ -11,7 +11,6 @@ was lost or restored it has the same id, and the results stream is asked before 
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 from collections.abc import Mapping
 from datetime import datetime
@@ -24,6 +23,7 @@ from setsuden.edge_agent.outbox import Known, StreamPlace
 from setsuden.edge_agent.record_checks import readable
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
+from setsuden.link.tasks import wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import (
     LinkError,
@@ -32,6 +32,7 @@ from setsuden.schemas.errors import (
     SetsudenError,
 )
 from setsuden.schemas.event import Event
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Problem, Result
 from setsuden.schemas.stream_service import OVERSIZED_HEADER
 from setsuden.schemas.streams import EVENTS, RESULTS
@@ -40,7 +41,7 @@ from setsuden.schemas.subjects import Place
 from . import door
 from .source import EventSource
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SAFETY_POLL_SECONDS = 30.0
 """A notification can be lost with the link; the cursor cannot."""
 RETRY_SECONDS = 1.0
@@ -119,10 +120,7 @@ class BrokerDoor:
     async def run(self) -> None:
         """Take events until cancelled."""
         while True:
-            try:
-                async with asyncio.timeout(SAFETY_POLL_SECONDS):
-                    await self._something.wait()
-            except TimeoutError:
+            if not await wait(self._something, SAFETY_POLL_SECONDS):
                 self._caught_up = self._met = False
             self._something.clear()
             if self._link.state is LinkState.UP:
@@ -134,7 +132,7 @@ class BrokerDoor:
         except LinkError as error:
             self._caught_up = False
             if self.problem != str(error):  # said once, not at each try
-                log.warning("events_not_read", extra={"detail": str(error)})
+                log.warning("events_not_read", detail=str(error))
             self.problem = str(error)
             if self._link.state is LinkState.UP:
                 asyncio.get_running_loop().call_later(self._retry, self._something.set)
@@ -207,7 +205,7 @@ class BrokerDoor:
             if self._created:
                 log.warning(
                     "events_stream_is_new",
-                    extra={"detail": "events that nobody had read from the one before are lost"},
+                    detail="events that nobody had read from the one before are lost",
                 )
                 self._engine.metrics.streams_replaced += 1
             # What it stored before it was met has been accepted, and is not accepted again.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import traceback
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from setsuden.schemas.errors import (
     UnavailableError,
 )
 from setsuden.schemas.event import TENSOR_LENGTH_HEADER, Event
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result
 
 from . import cloudevents, compression, door, guard, oip, request, responses
@@ -36,7 +36,7 @@ from .request import Body, Receive, Request, Scope
 from .responses import Response, Send
 from .submit import Submitter
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 MAX_BUFFERED_BYTES = 64 << 20
 """Bodies held at once: a thousand senders of the largest body would be some gigabytes."""
 MAX_DISCARDING = 50
@@ -113,7 +113,7 @@ class HttpDoor:
             place = traceback.extract_tb(error.__traceback__)[-1]
             # The message may hold a payload.
             detail = f"{type(error).__name__} in {place.name}, line {place.lineno}"
-            log.error("http_failed", extra={"detail": detail})
+            log.error("http_failed", detail=detail)
             error = RequestRefusedError(
                 "the agent failed on this request", http_status=500, field=""
             )

@@ -16,11 +16,12 @@ from uvicorn.server import ServerState
 
 from setsuden.edge_agent.config import HttpOptions
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.log import get_logger
 
 from .connection import Connection, Connections
 from .http import HttpDoor
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 IDLE_SECONDS = 5
 """Between two requests, without a byte."""
 MAX_HEAD_BYTES = 32_768
@@ -115,7 +116,7 @@ class HttpServer:
         if loop.time() >= self._silent_until:
             self._silent_until = loop.time() + ACCEPT_LOG_SECONDS
             detail = f"{error.strerror}: raise `ulimit -n`"
-            log.warning("http_not_accepting", extra={"detail": detail})
+            log.warning("http_not_accepting", detail=detail)
 
     def _accept_again(self) -> None:
         if not self._stop.is_set():
@@ -139,7 +140,7 @@ def _tell_port(path: Path, port: int) -> None:
         fresh.write_text(str(port), encoding="ascii")
         fresh.replace(path)
     except OSError as error:
-        log.warning("http_port_unwritten", extra={"detail": str(error)})
+        log.warning("http_port_unwritten", detail=str(error))
 
 
 def max_connections(options: HttpOptions) -> int:
@@ -151,7 +152,7 @@ def max_connections(options: HttpOptions) -> int:
     free = soft - len(list(Path("/proc/self/fd").iterdir())) - OTHER_FILES
     bound = max(MIN_CONNECTIONS, min(wanted, free))
     if bound < wanted:
-        log.info("http_connections_bounded", extra={"detail": f"{bound}, by ulimit -n {soft}"})
+        log.info("http_connections_bounded", detail=f"{bound}, by ulimit -n {soft}")
     return bound
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import logging
 import os
 import sqlite3
 import stat
@@ -25,8 +24,9 @@ from pathlib import Path
 from typing import IO, NamedTuple
 
 from setsuden.schemas.errors import OutboxLockedError, SetsudenError
+from setsuden.schemas.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 DATABASE = "outbox.db"
 LOCK = "outbox.lock"
 SET_ASIDE = "damaged-"
@@ -212,7 +212,9 @@ def move_aside(path: Path, damage: str) -> None:
             file.replace(aside / file.name)
     log.error(
         "outbox_damaged",
-        extra={"detail": damage, "kept_in": aside.name, "remedy": "setsuden agent salvage"},
+        detail=damage,
+        kept_in=aside.name,
+        remedy="setsuden agent salvage",
     )
 
 

@@ -8,7 +8,6 @@ commit runs shares the next one, so the cost of an fsync is divided by the load.
 from __future__ import annotations
 
 import json
-import logging
 import queue
 import sqlite3
 import threading
@@ -23,12 +22,13 @@ from typing import Any, NamedTuple
 from setsuden.edge_agent.core import Insert, Row, Stated, Write
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import IDENTITY_MARK, Event
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result
 
 from . import files, rows
 from .rows import COLUMNS, OPEN, PUBLISHED, UNPUBLISHED, Raw
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 # The newest row stays for ever: the next sequence is counted from it, and none is used twice.
 _PRUNE = f"""
 DELETE FROM events WHERE sequence IN (
@@ -270,9 +270,7 @@ class Outbox:
 
     def _keep_or_refuse(self, jobs: list[_Job], error: Exception) -> None:
         if self.unwritable is None:
-            log.error(
-                "outbox_unwritable", extra={"detail": str(files.unwritable(self.path, error))}
-            )
+            log.error("outbox_unwritable", detail=str(files.unwritable(self.path, error)))
         self.unwritable = error
         for job in jobs:
             if job.refusable:
@@ -308,7 +306,7 @@ class Outbox:
                 writer.execute(_PRUNE, (oldest, (newest or 0) - self._keep_events))
                 writer.execute(*_meta("age_ns", str(age)))
         except sqlite3.Error as error:
-            log.warning("outbox_not_pruned", extra={"detail": str(error)})
+            log.warning("outbox_not_pruned", detail=str(error))
 
     # -- reads --------------------------------------------------------------------------------
 
@@ -379,7 +377,7 @@ class Outbox:
         """A value kept under this name; None when there is none or it was damaged."""
         row = self._reader.execute("SELECT value, sum FROM meta WHERE name=?", (name,)).fetchone()
         if row is not None and row[1] != rows.text_sum(row[0]):
-            log.error("outbox_value_damaged", extra={"name_damaged": name})
+            log.error("outbox_value_damaged", name_damaged=name)
             return None
         return None if row is None else str(row[0])
 
@@ -417,7 +415,7 @@ class Outbox:
                 "INSERT INTO damaged VALUES (?,?,?)", (raw.sequence, reason, rows.as_text(raw))
             )
             self._reader.execute("DELETE FROM events WHERE sequence = ?", (raw.sequence,))
-        log.error("outbox_row_damaged", extra={"detail": reason, "sequence": raw.sequence})
+        log.error("outbox_row_damaged", detail=reason, sequence=raw.sequence)
         return Damaged(raw.sequence, rows.identity_of(raw), reason)
 
     def _raws(self, sql: str, values: Sequence[object]) -> Iterable[Raw]:

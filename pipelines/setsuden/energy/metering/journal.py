@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.windows import MeterRow, WindowRow
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 SUFFIX = ".rows.jsonl"
 FILE_BYTES = 8 << 20
 
@@ -31,7 +31,7 @@ class Journal:
         try:
             self._file = self._opened()
         except OSError as error:  # a full disk: the events go on, their joules are not written
-            log.warning("energy_rows_unwritable", extra={"detail": str(error)})
+            log.warning("energy_rows_unwritable", detail=str(error))
 
     def add(self, row: WindowRow) -> None:
         """Append one window."""
@@ -54,7 +54,7 @@ class Journal:
         self.dropped += 1
         if not self._losing:
             self._losing = True
-            log.warning("energy_row_lost", extra={"detail": str(error)})
+            log.warning("energy_row_lost", detail=str(error))
 
     def close(self) -> None:
         """Let the file go."""

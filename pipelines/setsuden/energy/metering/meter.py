@@ -7,7 +7,6 @@ carries a provisional value, from the rate of the newest settled window.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
@@ -25,9 +24,10 @@ from setsuden.energy.metering.sampler import Sampler
 from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
 from setsuden.energy.metering.totals import Totals
 from setsuden.schemas.energy import WORST_LAST, EnergyReading, Method, Quality
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.windows import Counts, WindowRow
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _COST_WEIGHT = 0.2
 _LOOK_SECONDS = 0.25
 """How often a source that has said nothing new is asked again at a window's end."""
@@ -144,7 +144,7 @@ class Meter:
             try:
                 self.turn()
             except Exception as error:  # a sensor may fail in any way; the work must go on
-                log.exception("energy_window_failed", extra={"detail": type(error).__name__})
+                log.exception("energy_window_failed", detail=type(error).__name__)
                 self._clock.wait(self._stop, self._policy.window_seconds)  # still open: no spinning
 
     def _wait(self) -> None:
@@ -181,7 +181,7 @@ class Meter:
         affordable = self._policy.sample_seconds(self._sampler.cost, wanted)
         if affordable > 2 * wanted and not self._slowed:
             self._slowed = True
-            log.warning("energy_source_dear", extra={"seconds": affordable, "wanted": wanted})
+            log.warning("energy_source_dear", seconds=affordable, wanted=wanted)
 
     def _since(self, at_ns: int) -> float:
         return (self._clock.monotonic_ns() - at_ns) / 1e9

@@ -12,7 +12,6 @@ so the moments of readings pass through unchanged; the client checks that.
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import selectors
 import socket
@@ -31,8 +30,9 @@ from setsuden.energy.host.system import Clock, Host
 from setsuden.energy.options import EnergyOptions
 from setsuden.schemas.base import WireModel
 from setsuden.schemas.energy import Source
+from setsuden.schemas.log import get_logger
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 NAME = "relay"
 TIMEOUT_SECONDS = 0.5
 """Of one question: a living server answers in a fraction of a millisecond."""
@@ -200,7 +200,7 @@ class Server:
         try:
             return tuple(checked(reading) for reading in self._sensor.read())
         except Exception as error:  # a sensor may fail in any way; others still ask
-            log.exception("energy_relay_failed", extra={"detail": type(error).__name__})
+            log.exception("energy_relay_failed", detail=type(error).__name__)
             problem = f"the sensor failed: {type(error).__name__}"
             return tuple(Reading(name, now_ns, None, problem) for name in self._names)
 

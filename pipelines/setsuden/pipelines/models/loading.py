@@ -5,7 +5,6 @@ Every model is tried outside this process first, so that none hangs, floods or k
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from importlib.util import find_spec
 
 from setsuden.pipelines.bundle import Bundle
 from setsuden.schemas.errors import MissingExtraError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import Limits
 
 from . import forked_trial, graph, native, session, trial
@@ -23,7 +23,7 @@ from .model_process import ModelProcess, order
 from .runner import ModelRunner
 from .watchdog import Watchdog
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 def load(runners: Sequence[ModelRunner], watchdog: Watchdog, patience_seconds: float) -> None:
@@ -157,7 +157,7 @@ class _Loading:
         except TrialError as error:
             self._refuse(error)
         except Exception as error:
-            log.exception("trial_failed", extra={"pipeline": runner.pipeline})
+            log.exception("trial_failed", pipeline=runner.pipeline)
             self._refuse(TrialError(FailureKind.UNUSABLE, f"its trial failed: {error!r}"))
         finally:
             self._done.set()
@@ -174,7 +174,7 @@ class _Loading:
         runner.adopt(report, opened)
         if runner.why_apart is not None:
             where = {"pipeline": runner.pipeline, "model": runner.model}
-            log.info("model_runs_apart", extra={**where, "reason": runner.why_apart})
+            log.info("model_runs_apart", **where, reason=runner.why_apart)
         self._content = b""
 
     def _refuse(self, error: TrialError) -> None:
@@ -183,4 +183,4 @@ class _Loading:
         runner.refuse(error)
         self._content = b""
         where = {"pipeline": runner.pipeline, "model": runner.model, "kind": error.kind.value}
-        log.error("model_unusable", extra={**where, "detail": str(error)[:1000]})
+        log.error("model_unusable", **where, detail=str(error)[:1000])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
-import logging
 import math
 import os
 import select
@@ -32,6 +31,7 @@ from setsuden.pipelines.bundle import Bundle
 from setsuden.process import quiet
 from setsuden.process.config import ENVIRONMENT_PREFIX
 from setsuden.schemas.bundle import ModelSpec
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import Limits
 from setsuden.schemas.result import ModelRef
 
@@ -41,7 +41,7 @@ from .session import Run, check_names, method_of, unopened
 
 Array = NDArray[Any]
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 LOAD_SECONDS = 60.0
 """Python, onnxruntime and the model's file, on a slow and busy device."""
@@ -182,7 +182,7 @@ class ModelProcess:
             raise self._lied(error) from error
         if not limited:
             remedy = "allow the system call prlimit64, in systemd SystemCallFilter=@resources"
-            log.warning("model_memory_unlimited", extra={"remedy": remedy})
+            log.warning("model_memory_unlimited", remedy=remedy)
 
     def _opened(self, head: dict[str, Any]) -> bool:
         """Whether its memory is limited; raises as ``start`` for a model that is not open."""

@@ -11,13 +11,14 @@ from __future__ import annotations
 import faulthandler
 import fcntl
 import hashlib
-import logging
 import mmap
 import os
 from pathlib import Path
 from typing import IO
 
-log = logging.getLogger(__name__)
+from setsuden.schemas.log import get_logger
+
+log = get_logger(__name__)
 
 _KEY_BYTES, _RECORD_BYTES = 16, 20
 """A key, the flags of a run and of a suspicion, and two bytes of nothing."""
@@ -46,7 +47,7 @@ class RunRecord:
         try:
             self._fd = _locked(folder / "running.bin")
         except OSError as error:  # a full disk, or another process of this folder
-            log.warning("run_record_unusable", extra={"detail": str(error)})
+            log.warning("run_record_unusable", detail=str(error))
         else:
             self._open(self._fd, folder / "crash.log")
 
@@ -61,7 +62,7 @@ class RunRecord:
             if os.pwrite(fd, bytes(_PAGE_BYTES), 0) == _PAGE_BYTES:
                 self._page = mmap.mmap(fd, _PAGE_BYTES)
         except OSError as error:
-            log.warning("run_record_unusable", extra={"detail": str(error)})
+            log.warning("run_record_unusable", detail=str(error))
         for key in self.suspects:
             place = self.place(key)
             if place is not None:
@@ -126,9 +127,9 @@ def _traceback(path: Path) -> tuple[IO[bytes] | None, bool]:
         text = file.read(_MOST_TEXT).decode("utf-8", "replace")
         file.truncate(0)
     except OSError as error:
-        log.warning("crash_log_unusable", extra={"detail": str(error)})
+        log.warning("crash_log_unusable", detail=str(error))
         return None, False
     if text:
-        log.error("died_of_signal", extra={"detail": text[:2000]})
+        log.error("died_of_signal", detail=text[:2000])
     faulthandler.enable(file, all_threads=False)
     return file, bool(text)

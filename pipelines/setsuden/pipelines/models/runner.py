@@ -7,7 +7,6 @@ overruns in here is run out there from then on.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from setsuden.energy import Meter, MeteredRun, WorkKey
 from setsuden.pipelines.bundle import Bundle
 from setsuden.schemas.energy import Method
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import Limits
 
 from .apart import Apart, RestartPolicy
@@ -29,7 +29,7 @@ from .session import Run, Session, is_row_per_item
 from .trial import Report
 from .watchdog import Watch, Watchdog
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 Array = NDArray[Any]
 
 _INLINE_CPU_SECONDS = 0.25
@@ -220,7 +220,7 @@ class ModelRunner:
     def _leave(self, watch: Watch) -> None:
         """It overran in here: from now on it runs in a process of its own."""
         self.why_apart = "a run in this process overran its limit"
-        log.warning("model_moved_apart", extra={"pipeline": self.pipeline})
+        log.warning("model_moved_apart", pipeline=self.pipeline)
         self._session = self._watch = None
         watch.close()
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import logging
 import os
 import select
 import threading
 import time
 from collections.abc import Callable
 
+from setsuden.schemas.log import get_logger
+
 from .run_record import RunRecord, key_of
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 GRACE_SECONDS = 5.0
 """From the order to end until the model is given up."""
@@ -185,7 +186,7 @@ class Watchdog:
                     self._give_up(watch)
 
     def _give_up(self, watch: Watch) -> None:
-        log.critical("model_hangs", extra={"pipeline": watch.pipeline})
+        log.critical("model_hangs", pipeline=watch.pipeline)
         if self._record is not None and watch.place is not None:
             self._record.suspect(watch.place)
         self._on_stuck(watch.pipeline)

@@ -19,7 +19,6 @@ from setsuden.link.durability import check_sync, check_version, read_varz
 from setsuden.schemas import streams, subjects
 from setsuden.schemas.errors import ForbiddenError, LinkError, NotDurableError
 from setsuden.schemas.stream_service import INFO, PROOF, Proof, StreamInfo
-from setsuden.services.topology import up_or_refused
 
 from .machine import Finding, Status
 
@@ -152,7 +151,7 @@ async def _inside(options: LinkOptions, asker: Asker) -> tuple[list[Finding], Pr
     await jetstream.start()
     link.start()
     try:
-        await up_or_refused(link, 2 * options.connect_timeout_seconds)
+        await link.wait_up(2 * options.connect_timeout_seconds, refused_ends=True)
         login = Finding("login", Status.OK, "accepted")
         if options.anonymous:
             return [login, await _streams(jetstream)], None

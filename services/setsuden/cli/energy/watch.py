@@ -71,7 +71,7 @@ def watch(  # noqa: PLR0917  # click hands over each option
     as_json: bool,
 ) -> None:
     """Show windows as they close: power, where it is from, and who used the CPU."""
-    from setsuden.process.notify import ServiceManager  # noqa: PLC0415  # asyncio
+    from setsuden.process.service import ServiceManager  # noqa: PLC0415  # asyncio
 
     options = energy_of(path)
     if every is not None:
@@ -139,7 +139,8 @@ def _meter(options: EnergyOptions, wish: Wish) -> Meter:
     from setsuden.energy.broker import BrokerCounts, broker_meter  # noqa: PLC0415
     from setsuden.energy.open import Identity, fingerprint  # noqa: PLC0415
     from setsuden.schemas.windows import Component, Counts  # noqa: PLC0415
-    from setsuden.telemetry.recorder import TraceOptions, host_id  # noqa: PLC0415
+    from setsuden.telemetry.options import TraceOptions  # noqa: PLC0415
+    from setsuden.telemetry.resource import host_id  # noqa: PLC0415
 
     identity = Identity(Component.BROKER, wish.name, host_id(TraceOptions()), fingerprint(options))
     counts = Counts if wish.monitor_url is None else BrokerCounts(wish.monitor_url)

@@ -6,13 +6,11 @@ the conversion of uploads; a third, search by attributes, needs it in Jaeger 2.1
 
 from __future__ import annotations
 
-import http.client
 import json
 import re
-import urllib.error
-import urllib.request
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
@@ -33,7 +31,6 @@ UPLOAD_MAX_BYTES = 64 * 1024 * 1024
 _WORDS_MAX_BYTES = 4096
 """Of an error's text."""
 _AWAY = frozenset({502, 503, 504})
-_OPENER = web.opener()
 _TRACE_ID = re.compile(r"(?!0{32})[0-9a-f]{32}")
 
 Document = dict[str, Any]
@@ -183,26 +180,34 @@ class JaegerQuery:
     def _answer(self, path: str, body: bytes | None = None) -> dict[str, Any] | None:
         """The JSON object at this path, None for 404."""
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
-        request = urllib.request.Request(self.url + path, data=body, headers=headers)  # noqa: S310  # scheme checked
+        ask = web.get if body is None else partial(web.post, body=body)
         try:
-            with _OPENER.open(request, timeout=self.timeout_seconds) as answer:
-                text = answer.read(ANSWER_MAX_BYTES + 1)
-        except urllib.error.HTTPError as error:
-            if error.code == 404:
+            text = ask(
+                self.url + path,
+                limit=ANSWER_MAX_BYTES,
+                timeout=self.timeout_seconds,
+                headers=headers,
+            )
+        except web.AnswerTooLongError as error:
+            raise LinkError(
+                f"Jaeger at {self.url} answers with over {ANSWER_MAX_BYTES} bytes",
+                remedy="ask for a shorter time or fewer traces",
+            ) from error
+        except web.WebError as error:
+            if error.status == 404:
                 return None
-            raise self._refused(error) from error
-        except (OSError, http.client.HTTPException) as error:
+            if error.status:
+                raise self._refused(error) from error
             raise UnavailableError(
                 f"no Jaeger answers at {self.url}",
                 remedy="start one (make jaeger builds it), or give the query address of yours",
             ) from error
         return _parsed(text, self.url)
 
-    def _refused(self, error: urllib.error.HTTPError) -> LinkError:
-        with error:
-            words = _reason(error.read(_WORDS_MAX_BYTES))
-        kind = UnavailableError if error.code in _AWAY else LinkError
-        return kind(f"Jaeger at {self.url} refused with {error.code}: {words}")
+    def _refused(self, error: web.WebError) -> LinkError:
+        kind = UnavailableError if error.status in _AWAY else LinkError
+        reason = _reason(error.body[:_WORDS_MAX_BYTES]) or str(error)
+        return kind(f"Jaeger at {self.url} refused with {error.status}: {reason}")
 
 
 class _NotJsonError(LinkError):
@@ -235,11 +240,6 @@ def _document(answer: dict[str, Any]) -> Document:
 
 
 def _parsed(text: bytes, url: str) -> dict[str, Any]:
-    if len(text) > ANSWER_MAX_BYTES:
-        raise LinkError(
-            f"Jaeger at {url} answers with over {ANSWER_MAX_BYTES} bytes",
-            remedy="ask for a shorter time or fewer traces",
-        )
     try:
         found = json.loads(text, object_hook=_whole_id)
     except (ValueError, RecursionError) as error:

@@ -10,8 +10,8 @@ from setsuden.schemas import streams
 from setsuden.services.config import CloudConfig
 from setsuden.services.topology import apply_bridge, apply_streams
 
-from .lane import BridgeCounters, Lane
-from .lanes import MetricsLane, SpanLane
+from . import payload
+from .forwarder import Forwarder
 from .sinks import Sink
 
 
@@ -26,22 +26,38 @@ class Bridge:
         sinks: Sequence[Sink],
         metrics_sinks: Sequence[Sink] = (),
     ) -> None:
-        self.counters = BridgeCounters()
-        self._config, self._options, self._jetstream = config, config.bridge, jetstream
-        self._lanes = (
-            self._lane(SpanLane, link, streams.BRIDGE, sinks),
-            self._lane(MetricsLane, link, streams.BRIDGE_METRICS, metrics_sinks),
+        self._config, self._jetstream = config, jetstream
+        repair = self._repair
+        self._spans = Forwarder(link, payload.SPANS, streams.BRIDGE, sinks, repair)
+        self._metrics = Forwarder(
+            link, payload.METRICS, streams.BRIDGE_METRICS, metrics_sinks, repair
         )
-
-    def _lane(self, kind: type[Lane], link: Link, consumer: str, sinks: Sequence[Sink]) -> Lane:
-        counters, repair = self.counters, self._repair
-        return kind(link, self._options, consumer, sinks, counters=counters, repair=repair)
+        self.spans, self.metrics = self._spans.counters, self._metrics.counters
 
     async def run(self) -> None:
         """Pass on until cancelled; what was not acknowledged comes again."""
         async with asyncio.TaskGroup() as tasks:
-            for lane in self._lanes:
-                tasks.create_task(lane.run(), name=type(lane).__name__)
+            for forwarder in (self._spans, self._metrics):
+                tasks.create_task(forwarder.run(), name=f"forward-{forwarder.signal.name}")
+
+    def counts(self) -> dict[str, object]:
+        """For the log."""
+        spans, metrics = self.spans, self.metrics
+        return {
+            "messages": spans.messages + metrics.messages,
+            "spans": spans.forwarded,
+            "hops": spans.hops,
+            "foreign": spans.foreign,
+            "dropped": spans.dropped,
+            "refused": dict(spans.refused + metrics.refused),
+            "rejected": spans.rejected,
+            "later": spans.later,
+            "metrics": metrics.forwarded,
+            "metrics_unwanted": metrics.unwanted,
+            "metrics_dropped": metrics.dropped,
+            "metrics_rejected": metrics.rejected,
+            "metrics_later": metrics.later,
+        }
 
     async def _repair(self) -> None:
         if self._config.nats.anonymous:  # else `setsuden cloud streams` does it

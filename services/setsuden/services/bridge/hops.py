@@ -84,7 +84,7 @@ class _Step(WireModel):
     error: str | None = None
 
 
-class _Told(WireModel):
+class _TraceEvent(WireModel):
     server: _Server
     request: _Request
     events: tuple[_Step, ...] = Field(min_length=1, max_length=MAX_STEPS)
@@ -95,7 +95,7 @@ class _Told(WireModel):
 
 
 def spans_of(data: bytes, subject: str = HOPS) -> ResourceSpans | None:
-    """The span of one server's hop; None for messages that are none of ours, or not sampled.
+    """The span of one server's hop; None for messages that are not ours, or not sampled.
 
     ``subject`` is where it was told. Raises TraceDataError for what is no trace event, or is of a
     message that the sender whom the subject names cannot have sent.
@@ -103,30 +103,34 @@ def spans_of(data: bytes, subject: str = HOPS) -> ResourceSpans | None:
     if len(data) > MAX_BYTES:
         raise TraceDataError(f"a trace event of {len(data)} bytes, over {MAX_BYTES}")
     try:
-        return _spans_of(_Told.model_validate_json(data), subject)
+        return _spans_of(_TraceEvent.model_validate_json(data), subject)
     except (ValidationError, ValueError, OverflowError) as error:
         raise TraceDataError(f"no trace event of nats-server: {error!r}"[:200]) from error
 
 
-def _spans_of(told: _Told, told_at: str) -> ResourceSpans | None:
-    context = parse_traceparent(told.request.value("traceparent"))
-    arrived = told.first(_ARRIVED)
+def _spans_of(event: _TraceEvent, event_subject: str) -> ResourceSpans | None:
+    context = parse_traceparent(event.request.value("traceparent"))
+    arrived = event.first(_ARRIVED)
     if context is None or not context.sampled or arrived is None:
         return None
     subject = arrived.subj or ""
     place = next((row for row in _STREAM_OF if row[2].fullmatch(subject)), None)
     if place is None:
         return None
-    if not hop_fits(told_at, subject):
+    if not hop_fits(event_subject, subject):
         raise ValueError("it is of another sender's message")
     stream, template, _ = place
-    return ResourceSpans(_resource(told.server), [_span(told, context, arrived, stream, template)])
+    return ResourceSpans(
+        _resource(event.server), [_span(event, context, arrived, stream, template)]
+    )
 
 
-def _span(told: _Told, context: TraceContext, arrived: _Step, stream: str, template: str) -> Span:
+def _span(
+    event: _TraceEvent, context: TraceContext, arrived: _Step, stream: str, template: str
+) -> Span:
     if arrived.acc is None or arrived.kind is None:
         raise ValueError("it arrived from nobody")
-    stored = told.first(_STORED)
+    stored = event.first(_STORED)
     if stored is not None and stored.stream != stream:
         raise ValueError(f"{stream} is not where it was stored")
     problem = _problem(stored.error) if stored is not None else None
@@ -135,18 +139,18 @@ def _span(told: _Told, context: TraceContext, arrived: _Step, stream: str, templ
         "messaging.system": "nats",
         "messaging.operation.name": operation,
         "messaging.destination.template": template,
-        "setsuden.nats.hop": _hop(told.request.value(_HOP_HEADER)),
+        "setsuden.nats.hop": _hop(event.request.value(_HOP_HEADER)),
     }
     if stored is not None:
         attributes["messaging.nats.stream"] = stream
     if problem is not None:
         attributes["error.type"] = problem
     start = _ns(arrived.ts)
-    end = max([start + _STEP_NS, *(_ns(step.ts) for step in told.events)])
-    trace_id, parent, links = _place(told, context, arrived, problem)
+    end = max([start + _STEP_NS, *(_ns(step.ts) for step in event.events)])
+    trace_id, parent, links = _place(event, context, arrived, problem)
     return Span(
         trace_id,
-        derived_span_id(trace_id, f"hop/{context.span_id}/{_identity(told, arrived)}"),
+        derived_span_id(trace_id, f"hop/{context.span_id}/{_identity(event, arrived)}"),
         parent,
         spans.hop(stored is not None, stream),
         Kind.INTERNAL,
@@ -158,7 +162,7 @@ def _span(told: _Told, context: TraceContext, arrived: _Step, stream: str, templ
 
 
 def _place(
-    told: _Told, context: TraceContext, arrived: _Step, problem: str | None
+    event: _TraceEvent, context: TraceContext, arrived: _Step, problem: str | None
 ) -> tuple[str, str | None, tuple[Link, ...]]:
     """Trace, parent and links. Whoever waited for a result waits no longer when it is the second.
 
@@ -167,11 +171,11 @@ def _place(
     if problem != _ALREADY_STORED:
         return context.trace_id, context.span_id, ()
     waited = Link(context.trace_id, context.span_id)
-    return derived_trace_id(f"hop/{context.trace_id}/{_identity(told, arrived)}"), None, (waited,)
+    return derived_trace_id(f"hop/{context.trace_id}/{_identity(event, arrived)}"), None, (waited,)
 
 
-def _identity(told: _Told, arrived: _Step) -> str:
-    named = f"{told.server.id}/{arrived.subj}/{arrived.ts}"
+def _identity(event: _TraceEvent, arrived: _Step) -> str:
+    named = f"{event.server.id}/{arrived.subj}/{arrived.ts}"
     return hashlib.blake2b(named.encode(), digest_size=8).hexdigest()
 
 

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable
 from pathlib import Path
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.log import get_logger
 from setsuden.services.config import CloudConfig
 from setsuden.services.platform_meter import side_meter
 from setsuden.telemetry import metrics_protobuf
@@ -21,7 +20,7 @@ from setsuden.telemetry import metrics_protobuf
 from .bridge import Bridge
 from .sinks import METRICS_PATH, Endpoint, LinesFile, Sink, read_headers
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 NAME = "bridge"
 
 
@@ -40,31 +39,31 @@ def run_bridge(
 def sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     """Where ``[bridge]`` wants spans; raises ConfigError when nowhere."""
     options = config.bridge
-    found: list[Sink] = []
+    sinks: list[Sink] = []
     if options.endpoint is not None:
         headers = _headers(base, options.headers_file)
-        found.append(Endpoint(options.endpoint, headers, options.timeout_seconds))
+        sinks.append(Endpoint(options.endpoint, headers, options.timeout_seconds))
     if options.file is not None:
-        found.append(LinesFile(base / options.file))
-    if not found:
+        sinks.append(LinesFile(base / options.file))
+    if not sinks:
         raise ConfigError(
             "the span bridge has nowhere to put spans",
             remedy="set bridge.endpoint = 'http://127.0.0.1:4318', bridge.file, or both",
         )
-    return found
+    return sinks
 
 
 def metrics_sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     """Where ``[bridge]`` wants metrics; nowhere is an answer."""
     options = config.bridge
-    found: list[Sink] = []
+    sinks: list[Sink] = []
     if options.metrics_endpoint is not None:
         headers = _headers(base, options.metrics_headers_file)
         endpoint = options.metrics_endpoint
-        found.append(Endpoint(endpoint, headers, options.timeout_seconds, METRICS_PATH))
+        sinks.append(Endpoint(endpoint, headers, options.timeout_seconds, METRICS_PATH))
     if options.metrics_file is not None:
-        found.append(LinesFile(base / options.metrics_file, metrics_protobuf.line))
-    return found
+        sinks.append(LinesFile(base / options.metrics_file, metrics_protobuf.line))
+    return sinks
 
 
 def _headers(base: Path, file: str | None) -> dict[str, str]:
@@ -87,8 +86,7 @@ async def _run(
     bridge = Bridge(config, link, jetstream, sinks, metrics_sinks)
     running = asyncio.create_task(bridge.run(), name="bridge")
     link.start()
-    told = {"sinks": _kinds(sinks), "metrics_sinks": _kinds(metrics_sinks)}
-    log.info("bridge_started", extra=told)
+    log.info("bridge_started", sinks=_kinds(sinks), metrics_sinks=_kinds(metrics_sinks))
     try:
         async with notifying(lambda: f"link {link.state.value}", link) as manager:
             Reloader(config, load, link, manager).install()
@@ -100,7 +98,7 @@ async def _run(
         await end(running)
         await link.close()
         await asyncio.to_thread(meter.close)
-        log.info("bridge_stopped", extra=bridge.counters.as_dict())
+        log.info("bridge_stopped", **bridge.counts())
     return 0
 
 

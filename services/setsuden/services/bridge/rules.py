@@ -288,8 +288,8 @@ def _check_point(point: Any, allowed: frozenset[str], sender: Sender, latest_ns:
     _require(EARLIEST_NS <= start <= at <= latest_ns, Reason.TIME)
     _require(point.WhichOneof("value") == "as_double", Reason.AMOUNT)
     _require(0 <= point.as_double <= MAX_TOTAL, Reason.AMOUNT)
-    said = {pair.key: pair.value.string_value for pair in point.attributes}
-    _require(len(said) == len(point.attributes) and said.keys() <= allowed, Reason.ATTRIBUTE)
-    _require(said.get(_TIER, sender.tier) == sender.tier, Reason.SENDER)
+    labels = {pair.key: pair.value.string_value for pair in point.attributes}
+    _require(len(labels) == len(point.attributes) and labels.keys() <= allowed, Reason.ATTRIBUTE)
+    _require(labels.get(_TIER, sender.tier) == sender.tier, Reason.SENDER)
     _require(not len(point.exemplars), Reason.ATTRIBUTE)
     _check_attributes(point.attributes)

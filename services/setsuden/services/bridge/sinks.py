@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.client
-import logging
 import os
 import re
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping
 from enum import Enum
 from pathlib import Path
@@ -20,25 +16,16 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from setsuden.link import web
 from setsuden.schemas.errors import ConfigError
+from setsuden.schemas.log import get_logger
 from setsuden.telemetry import otlp, protobuf
 from setsuden.telemetry.ship import CONTENT_ENCODING, CONTENT_TYPE
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _MAX_ANSWER_BYTES = 1 << 16
 _REFUSED = frozenset({400, 413, 415, 422})
 """What says something about these spans; any other status is about the endpoint, and may pass."""
 SPANS_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-
-
-class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST becomes a GET, and a login page's 200 would count as taken."""
-
-    def redirect_request(self, *_: object, **__: object) -> None:
-        """None: the redirect is an error."""
-
-
-_OPENER = web.opener(_NoRedirects)
 
 
 class Outcome(Enum):
@@ -84,19 +71,20 @@ class Endpoint:
 
     def put(self, data: bytes) -> Outcome:
         """Post once."""
-        request = urllib.request.Request(  # noqa: S310  # http or https, the configuration checks
-            self._url, protobuf.compress(data), self._headers
-        )
         try:
-            with _OPENER.open(request, timeout=self._timeout) as answer:
-                self._count_rejected(answer.read(_MAX_ANSWER_BYTES))
-        except urllib.error.HTTPError as error:
-            error.close()
-            self.problem = f"status {error.code}"
-            return Outcome.REFUSED if error.code in _REFUSED else Outcome.LATER
-        except (OSError, http.client.HTTPException) as error:
-            self.problem = str(getattr(error, "reason", error))
-            return Outcome.LATER
+            answer = web.post(
+                self._url,
+                protobuf.compress(data),
+                limit=_MAX_ANSWER_BYTES,
+                timeout=self._timeout,
+                headers=self._headers,
+            )
+        except web.AnswerTooLongError:  # it took them, and says more than we care to read
+            return Outcome.TAKEN
+        except web.WebError as error:
+            self.problem = f"status {error.status}" if error.status else str(error)
+            return Outcome.REFUSED if error.status in _REFUSED else Outcome.LATER
+        self._count_rejected(answer)
         return Outcome.TAKEN
 
     def _count_rejected(self, body: bytes) -> None:
@@ -110,8 +98,9 @@ class Endpoint:
             return
         if partial.rejected_spans:
             self.rejected += partial.rejected_spans
-            extra = {"count": partial.rejected_spans, "detail": partial.error_message}
-            log.warning("endpoint_rejected", extra=extra)
+            log.warning(
+                "endpoint_rejected", count=partial.rejected_spans, detail=partial.error_message
+            )
 
 
 def span_lines(data: bytes) -> str:
@@ -183,7 +172,7 @@ def read_headers(path: Path | None) -> dict[str, str]:
     """``Name: value`` lines of a file, which may hold secrets; raises ConfigError."""
     if path is None:
         return {}
-    found = {}
+    headers = {}
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -197,5 +186,5 @@ def read_headers(path: Path | None) -> dict[str, str]:
         ):
             raise ConfigError(f"{path}:{number} is no header", remedy="write `Name: value`")
         if line.strip():
-            found[name.strip()] = value.strip()
-    return found
+            headers[name.strip()] = value.strip()
+    return headers

@@ -20,6 +20,8 @@ from setsuden.services.config import CloudConfig
 from .deployment import TeacherReplica
 from .package import pack
 
+_UPSCALE_DELAY_SECONDS = 5.0
+"""Lag must last this long before replicas are added."""
 IMPORT_PATH = "setsuden.services.serve.app:build"
 
 
@@ -60,7 +62,7 @@ def autoscaling(config: CloudConfig, pipeline: PipelineSpec) -> AutoscalingConfi
         min_replicas=options.min_replicas,
         max_replicas=options.max_replicas,
         initial_replicas=max(1, options.min_replicas),
-        upscale_delay_s=options.upscale_delay_seconds,
+        upscale_delay_s=_UPSCALE_DELAY_SECONDS,
         downscale_delay_s=options.downscale_delay_seconds,
         policy=AutoscalingPolicy(  # type: ignore[no-untyped-call]  # its __init__ has no types
             policy_function="setsuden.services.serve.autoscale:LagPolicy",
@@ -70,7 +72,6 @@ def autoscaling(config: CloudConfig, pipeline: PipelineSpec) -> AutoscalingConfi
                 "pipeline": pipeline.name,
                 "target_lag": options.target_lag,
                 "target_age_seconds": options.target_age_seconds,
-                "poll_seconds": options.poll_seconds,
             },
         ),
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 import time
 from typing import Any
@@ -11,11 +10,14 @@ from typing import Any
 from setsuden.link import JetStream, Link, LinkOptions
 from setsuden.link.credentials import principal
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.stream_service import Lag, LagRequest
 from setsuden.services.lag import ask_lag, read_lag
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _CONNECT_SECONDS = 5.0
+_POLL_SECONDS = 2.0
+"""How often the consumer's state is read."""
 
 
 def desired(lag: Lag, replicas: int, target_lag: int, target_age_seconds: float) -> int:
@@ -40,13 +42,11 @@ class LagPolicy:
         pipeline: str,
         target_lag: int,
         target_age_seconds: float,
-        poll_seconds: float,
     ) -> None:
         # Reading a number needs no proof of durability.
         self._options = LinkOptions.model_validate(nats | {"durability": "relaxed"})
         self._request = LagRequest(region=region, pipeline=pipeline)
         self._target_lag, self._target_age = target_lag, target_age_seconds
-        self._poll_seconds = poll_seconds
         self._lag: Lag | None = None
         self._task: asyncio.Task[None] | None = None
         self._polled = 0.0
@@ -63,7 +63,7 @@ class LagPolicy:
         if self._task is not None and self._task.done():
             self._task = None
         now = time.monotonic()
-        if self._task is None and now - self._polled >= self._poll_seconds:
+        if self._task is None and now - self._polled >= _POLL_SECONDS:
             self._polled = now
             self._task = asyncio.get_running_loop().create_task(self._poll())
 
@@ -72,7 +72,7 @@ class LagPolicy:
             self._lag = await lag_of(self._options, self._request)
         except LinkError as error:
             self._lag = None  # scale on nothing rather than on what is no longer true
-            log.warning("lag_unknown", extra={"detail": str(error)})
+            log.warning("lag_unknown", detail=str(error))
 
 
 async def lag_of(options: LinkOptions, request: LagRequest) -> Lag:

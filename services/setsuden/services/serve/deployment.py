@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import tempfile
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
 
 from setsuden.process import logs
+from setsuden.schemas.log import get_logger
 from setsuden.services.config import CloudConfig
 from setsuden.services.worker.assembly import assembled
 
 from .package import Package, unpack
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class TeacherReplica:
@@ -29,7 +29,7 @@ class TeacherReplica:
         self._pipeline = self._config.pipeline(pipeline)
         self._base = Path(base)
         self._stack = AsyncExitStack()
-        logs.configure(self._config.log_level)
+        logs.configure(self._config.log_level, pipeline=self._pipeline.name)
         # The model is loaded here, so that Serve counts a bad bundle as a failed start.
         temporary = self._stack.push(tempfile.TemporaryDirectory(prefix="setsuden-bundle-"))
         self._folder = unpack(Package(*package), Path(temporary.name))
@@ -40,7 +40,7 @@ class TeacherReplica:
         parts = assembled(self._config, self._pipeline, self._folder, self._base, cpus)
         self._worker, _ = await self._stack.enter_async_context(parts)
         await self._worker.start()
-        log.info("replica_started", extra={"pipeline": self._pipeline.name})
+        log.info("replica_started", pipeline=self._pipeline.name)
 
     async def check_health(self) -> None:
         """Raises when the worker could not start, its loop ended, or it is stuck with work."""

@@ -21,11 +21,16 @@ import ray
 from ray import serve
 
 from setsuden.process import logs
+from setsuden.schemas.log import get_logger
 from setsuden.services.config import CloudConfig
 
 from . import app
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
+PROBE_SECONDS = 2.0
+"""How often the driver proves that Ray still answers."""
+_STORE_BYTES = 100_000_000
+"""Object store of the local Ray; nothing of ours goes through it."""
 FAILED_EXIT = 3
 _MAX_DETAIL = 500
 
@@ -70,8 +75,8 @@ class Driver:
         options = self._config.serve
         wanted = options.max_replicas * options.num_cpus * len(self._config.pipelines)
         return {
-            "num_cpus": options.local_cpus or max(1, round(wanted + 0.5)),
-            "object_store_memory": options.local_store_bytes,
+            "num_cpus": max(1, round(wanted + 0.5)),
+            "object_store_memory": _STORE_BYTES,
             "include_dashboard": False,
             "_temp_dir": self._temporary,
             "_node_ip_address": "127.0.0.1",
@@ -87,7 +92,7 @@ class Driver:
     def _prove(self) -> int:
         unhealthy_since: float | None = None
         while True:
-            time.sleep(self._config.serve.probe_seconds)
+            time.sleep(PROBE_SECONDS)
             alive = [node for node in _nodes() if node["Alive"]]
             if not alive:
                 log.error("nodes_lost")
@@ -98,7 +103,7 @@ class Driver:
             now = time.monotonic()
             unhealthy_since = (unhealthy_since or now) if lost else None
             if unhealthy_since and now - unhealthy_since > self._config.serve.ready_seconds:
-                log.error("applications_lost", extra={"names": lost})
+                log.error("applications_lost", names=lost)
                 return FAILED_EXIT
 
     def _lost(self) -> list[str]:

@@ -41,7 +41,7 @@ def environment(folder: Path, *, auth: str) -> dict[str, str]:
     # Ray asks 169.254.169.254 and metadata.google.internal which cloud this is, also with usage
     # statistics and dashboard off, unless a file in the home folder says how it was launched.
     (home / "ray_bootstrap_config.yaml").write_text("{}\n", encoding="ascii")
-    found = quiet.SWITCHES | {
+    variables = quiet.SWITCHES | {
         "HOME": str(home),  # a user without one has one, and nobody's is written to
         "TMPDIR": str(folder),  # what a killed replica leaves goes with the session
         # Ray turns 127.0.0.1 into the machine's outer address unless told so by this name.
@@ -50,9 +50,9 @@ def environment(folder: Path, *, auth: str) -> dict[str, str]:
         "RAY_health_check_period_ms": "1000",
     }
     if "USER" not in os.environ and "LOGNAME" not in os.environ:
-        found["USER"] = f"uid{os.getuid()}"  # Ray asks for a name, and not every uid has one
+        variables["USER"] = f"uid{os.getuid()}"  # Ray asks for a name, and not every uid has one
     if site.ENABLE_USER_SITE and site.USER_BASE:
-        found["PYTHONUSERBASE"] = site.USER_BASE  # packages installed below the real home
+        variables["PYTHONUSERBASE"] = site.USER_BASE  # packages installed below the real home
     if auth == "token":
-        found["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
-    return found
+        variables["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+    return variables

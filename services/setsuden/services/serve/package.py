@@ -21,14 +21,14 @@ def pack(folder: Path, model: str, carry_max_bytes: int) -> Package:
 
     Raises BundleError.
     """
-    found = bundle.load(folder)
-    content, _ = found.read(model)
+    loaded = bundle.load(folder)
+    content, _ = loaded.read(model)
     if len(content) > carry_max_bytes:
         return Package({}, str(folder.resolve()))
-    files = {MANIFEST: (folder / MANIFEST).read_bytes(), found.spec(model).file: content}
-    sample = found.sample()
+    files = {MANIFEST: (folder / MANIFEST).read_bytes(), loaded.spec(model).file: content}
+    sample = loaded.sample()
     if sample is not None:
-        files[str(found.manifest.observation.sample)] = sample
+        files[str(loaded.manifest.observation.sample)] = sample
     return Package(files, None)
 
 

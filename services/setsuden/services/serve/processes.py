@@ -20,7 +20,7 @@ _PAUSE_SECONDS = 0.05
 def marked(mark: str, *leaders: int, name: str = MARK) -> list[int]:
     """Process ids with this mark or in a session of these leaders, this process excepted."""
     needle = f"{name}={mark}".encode()
-    found = []
+    pids = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
             continue
@@ -29,8 +29,8 @@ def marked(mark: str, *leaders: int, name: str = MARK) -> list[int]:
             if _alive(entry) and (
                 os.getsid(pid) in leaders or needle in (entry / "environ").read_bytes().split(b"\0")
             ):
-                found.append(pid)
-    return found
+                pids.append(pid)
+    return pids
 
 
 def _alive(entry: Path) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import os
 import secrets
 import sys
@@ -17,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from setsuden.energy import Meter
+from setsuden.link.tasks import Backoff
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.errors import MissingExtraError
+from setsuden.schemas.log import get_logger
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.guard import Guard
@@ -33,7 +33,9 @@ from . import local
 from .package import pack
 from .processes import MARK, kill_marked, marked
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
+_SILENCE_SECONDS = 15.0
+"""A driver without a proof for this long is killed, and all it started."""
 _RETRY_SECONDS = 1.0
 _LONGEST_RETRY_SECONDS = 30.0
 _DELETE_SECONDS = 20.0
@@ -91,7 +93,7 @@ async def _supervise(
         applying.cancel()
         return 0
     for name in await applying:
-        log.info("topology_applied", extra={"name_applied": name})
+        log.info("topology_applied", name_applied=name)
     async with serving_alone(config):  # it outlives Ray, and devices need it all the time
         await _keep_up(config, base, address, stop)
     log.info("cloud_stopped")
@@ -101,14 +103,15 @@ async def _supervise(
 async def _keep_up(
     config: CloudConfig, base: Path, address: str | None, stop: asyncio.Future[None]
 ) -> None:
-    pause = _RETRY_SECONDS
+    pauses = Backoff(_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
     while not stop.done():
         session = Session(config, base, address)
         was_ready = await session.run(stop)
         if stop.done():
             break
-        pause = _RETRY_SECONDS if was_ready else min(2 * pause, _LONGEST_RETRY_SECONDS)
-        await asyncio.wait([stop], timeout=pause)
+        if was_ready:
+            pauses.reset()
+        await asyncio.wait([stop], timeout=pauses.next())
 
 
 class Session:
@@ -138,7 +141,7 @@ class Session:
             await self._stop(driver)
             watching.cancel()
         elif not stop.done():
-            log.warning("cloud_lost", extra={"reason": watching.result()})
+            log.warning("cloud_lost", reason=watching.result())
         await asyncio.to_thread(meter.close)  # before its processes are gone
         await self._clear(driver)
         return self._ready
@@ -167,11 +170,11 @@ class Session:
         assert driver.stdin is not None  # noqa: S101  # opened as a pipe above
         driver.stdin.write(json.dumps(order).encode() + b"\n")
         await driver.stdin.drain()
-        log.info("cloud_starting", extra={"address": self._address or "local"})
+        log.info("cloud_starting", address=self._address or "local")
         return driver
 
     def _environment(self) -> dict[str, str]:
-        """Ray's switches, every one that matters said."""
+        """The driver's environment: every switch of Ray that matters is set explicitly."""
         found = os.environ | {
             MARK: self._mark,
             "RAY_AUTH_MODE": self._config.serve.auth,
@@ -195,18 +198,18 @@ class Session:
                     line = await driver.stdout.readline()
             except TimeoutError:
                 if self._ready:
-                    return f"Ray did not answer for {options.silence_seconds:g} s"
+                    return f"Ray did not answer for {_SILENCE_SECONDS:g} s"
                 return f"nothing was deployed within {options.ready_seconds:g} s"
             if not line:
                 return self._failure or f"the driver ended with code {await driver.wait()}"
             self._take(json.loads(line))
             if self._ready:
-                deadline = loop.time() + options.silence_seconds
+                deadline = loop.time() + _SILENCE_SECONDS
 
     def _take(self, proof: dict[str, Any]) -> None:
         if proof["proof"] == "ready":
             self._ready = True
-            log.info("cloud_ready", extra={"replicas": proof["replicas"]})
+            log.info("cloud_ready", replicas=proof["replicas"])
         elif proof["proof"] == "failed":
             self._failure = proof["detail"]
 
@@ -218,10 +221,10 @@ class Session:
             async with asyncio.timeout(self._config.worker.drain_seconds + _DELETE_SECONDS):
                 await driver.wait()
         except TimeoutError:
-            log.warning("driver_killed", extra={"reason": "it did not stop in time"})
+            log.warning("driver_killed", reason="it did not stop in time")
 
     async def _clear(self, driver: asyncio.subprocess.Process) -> None:
         killed = await asyncio.to_thread(kill_marked, self._mark, driver.pid)
         await driver.wait()
         await asyncio.to_thread(self._guard.close)  # it removes the folder
-        log.debug("session_cleared", extra={"killed": killed})
+        log.debug("session_cleared", killed=killed)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import fcntl
-import logging
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -21,19 +20,20 @@ from setsuden.pipelines.models.run_record import RunRecord
 from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import SetsudenError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
 from setsuden.schemas.windows import Component, Counts
 from setsuden.services.config import CloudConfig
 from setsuden.telemetry import Recorder
 from setsuden.telemetry.metrics_ship import MetricsShipper
-from setsuden.telemetry.recorder import host_id
+from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
 
 from .teacher import Teacher
 from .worker import Worker
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 STALLED_EXIT = 70
 MAX_SLOTS = 1024
 FAREWELL_SECONDS = 2.0
@@ -146,7 +146,7 @@ def _teacher(
 
 def _give_up(pipeline: str) -> None:
     """The watchdog's last resort: end, for whoever starts workers again."""
-    log.critical("worker_gives_up", extra={"pipeline": pipeline})
+    log.critical("worker_gives_up", pipeline=pipeline)
     os._exit(STALLED_EXIT)
 
 

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections import deque
 
 from setsuden.link import Incoming, Link
+from setsuden.link.messages import IN_PROGRESS, nak
 from setsuden.schemas.errors import LinkError
+from setsuden.schemas.log import get_logger
 
 from .clock import Clock
 from .counters import Counters
 from .work import Work, received
 
-log = logging.getLogger(__name__)
-ACK, IN_PROGRESS = b"+ACK", b"+WPI"
-
-
-def nak(delay_ns: int) -> bytes:
-    """Give back, to be delivered again after the delay."""
-    return b'-NAK {"delay": %d}' % delay_ns if delay_ns else b"-NAK"
+log = get_logger(__name__)
 
 
 class Hand:
@@ -62,7 +57,7 @@ class Hand:
         try:
             work = received(message)
         except ValueError:
-            log.warning("delivery_unreadable", extra={"reply": message.reply[:200]})
+            log.warning("delivery_unreadable", reply=message.reply[:200])
             return False
         self._counters.taken += 1
         work.arrived_ns = self._clock.now_ns()
@@ -71,7 +66,7 @@ class Hand:
             known.reply = work.reply
             self._counters.duplicate += 1
         elif not self.accepting:
-            self.say(work.reply, nak(0))
+            self.say(work.reply, nak())
         else:
             self._open[work.key] = work
             (self._suspect if work.suspect else self._fresh).append(work)
@@ -103,7 +98,7 @@ class Hand:
     def give_back(self, work: Work) -> None:
         """Another worker may have it at once."""
         self._counters.nak += 1
-        self.settle(work, nak(0))
+        self.settle(work, nak())
 
     def give_back_all(self) -> None:
         """Another worker may have all that is left."""
@@ -116,7 +111,7 @@ class Hand:
         self._suspect.clear()
         self._fresh.clear()
         for work in waiting:
-            self.settle(work, nak(0))
+            self.settle(work, nak())
         return len(waiting)
 
     def say(self, reply: str, word: bytes) -> None:
@@ -138,7 +133,7 @@ class Hand:
             try:
                 await self._link.send(reply, word)
             except LinkError as error:
-                log.debug("acknowledgement_lost", extra={"detail": str(error)})
+                log.debug("acknowledgement_lost", detail=str(error))
 
     async def run_heartbeats(self, period_seconds: float) -> None:
         """Tell the broker that what is in hand is being worked on, until cancelled."""

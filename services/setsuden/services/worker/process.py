@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 from setsuden.link import Link
 from setsuden.process import logs
-from setsuden.process.notify import notifying
 from setsuden.process.reload import Reloader
-from setsuden.process.signals import stop_signal
+from setsuden.process.service import notifying, stop_signal
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
@@ -23,7 +22,7 @@ from setsuden.services.stream_service import serving_beside
 from .assembly import STALLED_EXIT, assembled
 from .worker import StalledError, Worker
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 _WATCH_SECONDS = 1.0
 
 
@@ -39,8 +38,9 @@ def run_worker(
     Raises SetsudenError for what makes a start impossible: configuration, bundle, a broker that
     cannot prove its durability. A stalled worker ends with code 70, for whoever restarts it.
     """
-    logs.configure(config.log_level)
-    return asyncio.run(run(config, base, config.pipeline(pipeline), load))
+    spec = config.pipeline(pipeline)
+    logs.configure(config.log_level, pipeline=spec.name)
+    return asyncio.run(run(config, base, spec, load))
 
 
 async def run(
@@ -61,17 +61,17 @@ async def run(
             starting.cancel()
             return 0
         await starting
-        log.info("worker_ready", extra={"pipeline": pipeline.name, "pid": os.getpid()})
+        log.info("worker_ready", pipeline=pipeline.name, pid=os.getpid())
         async with serving_beside(config, worker.jetstream, link):
             await _until_stopped(worker, stop)
         await worker.stop()
-        log.info("worker_stopped", extra=worker.status())
+        log.info("worker_stopped", **worker.status())
         return 0
 
 
 async def _start(config: CloudConfig, worker: Worker, link: Link) -> None:
     """Wait for the broker without limit, refuse it at once when it is unfit, apply, start."""
-    await topology.up_or_refused(link, None)
+    await link.wait_up(None, refused_ends=True)
     await topology.apply_if_allowed(worker.jetstream, config)
     await worker.start()
 
@@ -88,7 +88,7 @@ async def _until_stopped(worker: Worker, stop: asyncio.Future[None]) -> None:
         try:
             worker.health()
         except StalledError as error:
-            log.error("worker_stalled", extra={"detail": str(error)})  # noqa: TRY400  # it says all
+            log.error("worker_stalled", detail=str(error))  # noqa: TRY400  # it says all
             os._exit(STALLED_EXIT)  # a model that hangs in native code would hold up any other exit
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine, Sequence
 from functools import partial
 
 from pydantic import ValidationError
+from structlog.contextvars import bound_contextvars
 
 from setsuden.link import Incoming, JetStream, Link
-from setsuden.link.faults import Throttle
-from setsuden.link.messages import Outcome
+from setsuden.link.messages import ACK, Outcome
+from setsuden.link.tasks import wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import AlreadyStoredError, LinkError, StreamFullError
+from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.result import Problem, Result, Status
 from setsuden.schemas.streams import RESULTS
 from setsuden.telemetry import Recorder, Span
@@ -21,14 +22,14 @@ from setsuden.telemetry import Recorder, Span
 from . import settle
 from .clock import Clock
 from .counters import Counters
-from .hand import ACK, Hand
+from .hand import Hand
 from .records import CAS, Writer, problem
 from .settle import Step
 from .teacher import Choice
 from .traces import SpanMaker
 from .work import Ran, Work
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
 
 
 class Settler:
@@ -71,7 +72,7 @@ class Settler:
             names = [work.place.result, work.place.late]
             records = await self._jetstream.last_of(RESULTS, names)
         except LinkError as error:  # the compare-and-set will tell
-            log.debug("records_unread", extra={"detail": str(error)})
+            log.debug("records_unread", detail=str(error))
             return False
         final = self._status(records.get(work.place.result))
         step = settle.after_look(final, late_is_stored=work.place.late in records)
@@ -128,12 +129,9 @@ class Settler:
         """True after a pause; False when this worker stops meanwhile and gives the event back."""
         if reason != self._refused:
             self._refused = reason
-            log.error("result_not_stored", extra={"detail": reason})
+            log.error("result_not_stored", detail=reason)
         self._counters.refused += 1
-        try:
-            async with asyncio.timeout(settle.pause_seconds(work.tries)):
-                await self._stopping.wait()
-        except TimeoutError:
+        if not await wait(self._stopping, settle.pause_seconds(work.tries)):
             work.tries += 1
             return True
         self._hand.give_back(work)
@@ -166,8 +164,7 @@ class Settler:
         except ValidationError:
             suppressed = self._unreadable.due()
             if suppressed is not None:
-                extra = {"subject": record.subject, "suppressed": suppressed}
-                log.error("record_unreadable", extra=extra)  # noqa: TRY400  # no trace is of use
+                log.error("record_unreadable", subject=record.subject, suppressed=suppressed)  # noqa: TRY400  # a traceback is of no use
             return Status.FINAL
 
     def bury(self, work: Work, why: Problem) -> None:
@@ -198,14 +195,7 @@ class Settler:
         suppressed = self._deaths.due()
         if suppressed is not None:
             log.warning(
-                "event_dead",
-                extra={
-                    "event_id": work.event_id,
-                    "code": why.code,
-                    "failed_runs": len(work.failures),
-                    "trace_id": work.trace_id,
-                    "suppressed": suppressed,
-                },
+                "event_dead", code=why.code, failed_runs=len(work.failures), suppressed=suppressed
             )
         self._finish(work, Status.DEAD)
 
@@ -220,8 +210,7 @@ class Settler:
                 raise
             suppressed = self._lost_letters.due()
             if suppressed is not None:
-                extra = {"event_id": work.event_id, "detail": str(error), "suppressed": suppressed}
-                log.error("dead_letter_lost", extra=extra)  # noqa: TRY400  # the message is sufficient
+                log.error("dead_letter_lost", detail=str(error), suppressed=suppressed)  # noqa: TRY400  # the message is sufficient
 
     def _finish(self, work: Work, status: Status) -> None:
         self._hand.settle(work, ACK)
@@ -252,11 +241,12 @@ class Settler:
 
     async def _guarded(self, work: Work, coroutine: Coroutine[None, None, None]) -> None:
         """Nothing stays in hand because of a mistake of ours: heartbeats would keep it for ever."""
-        try:
-            await coroutine
-        except Exception:
-            log.exception("settling_failed", extra={"event_id": work.event_id})
-            self._hand.give_back(work)
+        with bound_contextvars(event_id=work.event_id, trace_id=work.trace_id):
+            try:
+                await coroutine
+            except Exception:
+                log.exception("settling_failed")
+                self._hand.give_back(work)
 
 
 def _subject(work: Work) -> str:

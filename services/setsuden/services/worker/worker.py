@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Coroutine
 from typing import Any
 
@@ -13,6 +12,7 @@ from setsuden.link.tasks import end
 from setsuden.pipelines.models.model_process import LOAD_SECONDS
 from setsuden.schemas import streams
 from setsuden.schemas.errors import RejectedError, SetsudenError
+from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem
 from setsuden.services import topology
@@ -32,7 +32,11 @@ from .teacher import Answers, Choice, Teacher, TeacherRaisedError
 from .traces import SpanMaker, batch_trace_id
 from .work import Ran, Work, read
 
-log = logging.getLogger(__name__)
+log = get_logger(__name__)
+_PREFETCHED_BATCHES = 2
+"""Events asked for ahead, in batches."""
+_PULL_SECONDS = 30.0
+"""How long the broker keeps one pull request open."""
 _UNSETTLED_FACTOR = 8
 
 
@@ -91,8 +95,8 @@ class Worker:
             self._link,
             streams.ESCALATIONS,
             streams.consumer_name(self._config.region, self._pipeline.name),
-            prefetch=self._options.prefetch_factor * self._batch,
-            expires_seconds=self._options.pull_expires_seconds,
+            prefetch=_PREFETCHED_BATCHES * self._batch,
+            expires_seconds=_PULL_SECONDS,
             take=self._take,
             repair=self._repair,
         )
@@ -124,7 +128,7 @@ class Worker:
                     self._hand.changed.clear()
                     await self._hand.changed.wait()
         except TimeoutError:
-            log.warning("drain_incomplete", extra={"in_hand": len(self._hand)})
+            log.warning("drain_incomplete", in_hand=len(self._hand))
             self._hand.give_back_all()
         await self._farewell()
 
@@ -238,7 +242,7 @@ class Worker:
         outcomes = [await self._run_batch([work]) for work in batch]
         if all(outcomes):
             self._batch = 1
-            log.warning("batch_refused_by_model", extra={"detail": error.problem.message})
+            log.warning("batch_refused_by_model", detail=error.problem.message)
 
     # -- events that are run alone ----------------------------------------------------------
 
@@ -283,14 +287,13 @@ class Worker:
         if settle.after_failures(work.failures, attempts, apart=apart) is Step.DEAD:
             self._settler.bury(work, failure)
             return
-        extra = {"event_id": work.event_id, "code": failure.code, "trace_id": work.trace_id}
-        log.info("event_failed", extra=extra)
+        log.info("event_failed", event_id=work.event_id, trace_id=work.trace_id, code=failure.code)
         self._later(work, len(work.failures) - 1)
 
     def _not_run(self, work: Work, why: Problem) -> None:
         """No attempt: the event waits here, or for the next life if this one's model is gone."""
         if not work.not_run:
-            log.error("teacher_not_run", extra={"code": why.code, "detail": why.message})
+            log.error("teacher_not_run", code=why.code, detail=why.message)
         if why.code == settle.TEACHER_UNUSABLE:
             self._unusable = why.message
         self._later(work, work.not_run)

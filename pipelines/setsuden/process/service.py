@@ -1,6 +1,7 @@
-"""What a service manager wants to hear of a process: systemd's sd_notify(3) protocol.
+"""A long-running process and its service manager: how it reports, and how it is stopped.
 
-Lines in one datagram to the socket that ``NOTIFY_SOCKET`` names. Without it nothing is sent.
+Reports follow systemd's sd_notify(3): lines in one datagram to the socket that ``NOTIFY_SOCKET``
+names. Without it nothing is sent.
 """
 
 from __future__ import annotations
@@ -8,20 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, MutableMapping
 from contextlib import asynccontextmanager
 
 from setsuden.link import Link
-from setsuden.link.tasks import end
+from setsuden.link.tasks import end, wait
 
 _STATUS_SECONDS = 60.0
 """How often the status line is renewed where no watchdog asks for more."""
 
 
 class ServiceManager:
-    """The one that started us, if it asked to be told."""
+    """The service manager that started us, if it asked for reports."""
 
     def __init__(self, environment: MutableMapping[str, str] = os.environ) -> None:
         # Taken out of the environment: a child of ours must not speak for the service.
@@ -55,9 +57,7 @@ class ServiceManager:
         """Tell until cancelled that the event loop turns; a loop that hangs tells nothing."""
         while True:
             self._tell("WATCHDOG=1", f"STATUS={status()}")
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(self.pause_seconds):
-                    await self.changed.wait()
+            await wait(self.changed, self.pause_seconds)
             self.changed.clear()
 
     def _tell(self, *lines: str) -> None:
@@ -85,3 +85,20 @@ async def notifying(
         manager.stopping()
         if task is not None:
             await end(task)
+
+
+def stop_signal() -> asyncio.Future[None]:
+    """Resolved by the first SIGTERM or SIGINT; the process dies of the second at once."""
+    loop = asyncio.get_running_loop()
+    stop: asyncio.Future[None] = loop.create_future()
+
+    def on_signal(number: int) -> None:
+        if stop.done():
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        else:
+            stop.set_result(None)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal, number)
+    return stop

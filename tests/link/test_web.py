@@ -1,4 +1,4 @@
-"""HTTP goes through the environment's proxy, but never to this machine."""
+"""One HTTP request: proxies, redirects, bounds."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ class _Server(ThreadingHTTPServer):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.status, self.body, self.location = 200, b"", ""
         super().__init__(("127.0.0.1", 0), _Handler)
         threading.Thread(target=self.serve_forever, daemon=True).start()
 
@@ -29,8 +30,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.asked.append(self.path)
-        self.send_response(200)
+        self.send_response(self.server.status)
+        if self.server.location:
+            self.send_header("Location", self.server.location)
         self.end_headers()
+        self.wfile.write(self.server.body)
 
     def log_message(self, *_: object) -> None:
         """Nothing."""
@@ -57,13 +61,13 @@ def proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[_Server]:
 
 
 def test_an_address_elsewhere_is_asked_through_the_proxy(proxy: _Server) -> None:
-    web.opener().open("http://collector.example/v1", timeout=5).close()
+    web.get("http://collector.example/v1", limit=9, timeout=5)
     assert proxy.asked == ["http://collector.example/v1"]
 
 
 def test_this_machine_is_asked_directly(proxy: _Server, server: _Server) -> None:
-    for opener in (web.opener(), web.direct()):
-        opener.open(f"{server.url}/varz", timeout=5).close()
+    for direct in (False, True):
+        web.get(f"{server.url}/varz", limit=9, timeout=5, direct=direct)
     assert server.asked == ["/varz", "/varz"]
     assert proxy.asked == []
 
@@ -80,3 +84,32 @@ def test_loopback_is_known_without_a_look_up(place: str) -> None:
 )
 def test_elsewhere_is_not_loopback(place: str) -> None:
     assert not web.is_loopback(place)
+
+
+def test_redirect_is_not_followed(server: _Server, proxy: _Server) -> None:
+    server.status, server.location = 302, f"{proxy.url}/elsewhere"
+    with pytest.raises(web.WebError, match="redirect") as refused:
+        web.get(server.url, limit=9, timeout=5, headers={"Authorization": "Bearer secret"})
+    assert refused.value.status == 302
+    assert proxy.asked == []
+
+
+def test_answer_may_be_as_long_as_the_limit_and_no_longer(server: _Server) -> None:
+    server.body = b"123456789"
+    assert web.get(server.url, limit=9, timeout=5) == server.body
+    with pytest.raises(web.AnswerTooLongError, match="longer than 8 bytes"):
+        web.get(server.url, limit=8, timeout=5)
+
+
+def test_refusal_keeps_its_status_and_the_beginning_of_its_text(server: _Server) -> None:
+    server.status, server.body = 422, b"no such field"
+    with pytest.raises(web.WebError, match="status 422") as refused:
+        web.get(server.url, limit=7, timeout=5)
+    assert (refused.value.status, refused.value.body) == (422, b"no such")
+
+
+def test_error_shows_nothing_of_the_address() -> None:
+    with pytest.raises(web.WebError) as refused:
+        web.get("http://127.0.0.1:9/?password=secret", limit=9, timeout=5)
+    assert "secret" not in str(refused.value)
+    assert refused.value.status == 0
