@@ -19,9 +19,9 @@ from setsuden.edge_agent.core import (
     MarkPublished,
     Rebind,
     Row,
-    Trail,
+    StageTimes,
     Write,
-    state,
+    encode,
 )
 from setsuden.edge_agent.outbox import Cursor, Outbox, StreamPlace
 from setsuden.schemas.errors import OutboxLockedError
@@ -83,10 +83,10 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         sequence,
         f"dev-00000000-{sequence}",
         event,
-        Trail("2" * 16, 10, 20, 30, 1, 15, sampled=False),
+        StageTimes("2" * 16, 10, 20, 30, 1, 15, sampled=False),
         True,
         DEADLINE,
-        state(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
+        encode(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
         published=True,
     )
 
@@ -102,7 +102,7 @@ def test_an_observation_lives_until_its_event_is_final(box: Opened) -> None:
     event = box.outbox.event(1)
     assert event is not None
     assert event.data == b"\x00\xff observation"
-    final = state(row().result.model_copy(update={"status": Status.EXPIRED}))
+    final = encode(row().result.model_copy(update={"status": Status.EXPIRED}))
     box.write(Finish(1, "dev-00000000-1", None, final, False))
     assert box.outbox.event(1) is None
     assert list(box.outbox.open_rows()) == []
@@ -161,7 +161,7 @@ def test_a_cursor_goes_forward_only_and_begins_again_with_a_new_stream() -> None
 
 
 def test_a_new_reply_replaces_the_old(box: Opened) -> None:
-    rebound = Rebind(1, "dev-00000000-1", "reply.app.dev.c.new", row().stated)
+    rebound = Rebind(1, "dev-00000000-1", "reply.app.dev.c.new", row().encoded)
     box.write(Insert(row()), rebound)
     (found,) = box.outbox.open_rows()
     assert found.event.reply == "reply.app.dev.c.new"

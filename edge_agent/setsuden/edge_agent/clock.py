@@ -12,7 +12,7 @@ from setsuden.schemas.errors import LinkError
 from setsuden.schemas.stream_service import StreamInfo
 from setsuden.telemetry import Offset, OffsetEstimator, SpanClock, Timeline
 
-from .ingest.source import EventSource
+from .ingress.source import EventSource
 
 log = logging.getLogger(__name__)
 _FIRST_QUESTIONS = 4

@@ -27,8 +27,8 @@ from .core import (
     Effects,
     Now,
     Send,
+    StageTimes,
     Submission,
-    Trail,
     Verdict,
     at_moment,
     in_time,
@@ -237,7 +237,7 @@ class Engine:
         context = parse_traceparent(event.traceparent)
         self.metrics.decisions[event.pipeline, judged.decision.reason] += 1
         at = self.clock.at
-        trail = Trail(
+        times = StageTimes(
             None if context is None else context.span_id,
             at(submission.received.mono_ns),
             at(run.start_ns),
@@ -250,7 +250,7 @@ class Engine:
             judged,
             self.students[event.pipeline].model,
             run.energy,
-            trail,
+            times,
             _trace_id(submission, context),
             self._deadline(submission) if judged.decision.escalates else None,
         )

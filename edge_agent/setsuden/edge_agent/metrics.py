@@ -8,7 +8,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from setsuden.energy.metering.instruments import Instrument
-
 from setsuden.link.wire import Wire
 from setsuden.schemas.metrics import underscored
 from setsuden.schemas.result import Result, Status, Tier

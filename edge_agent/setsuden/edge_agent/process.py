@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
-
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines.models.run_record import RunRecord
@@ -39,11 +38,11 @@ from .clock import CloudClock
 from .config import AgentConfig
 from .core import AgentCore, Policy
 from .engine import Engine, now
-from .ingest.broker import BrokerDoor
-from .ingest.guard import read_token
-from .ingest.http import HttpDoor
-from .ingest.server import STOP_SECONDS, HttpServer
-from .ingest.source import EventSource
+from .ingress.guard import read_token
+from .ingress.http import HttpIngress
+from .ingress.nats import NatsIngress
+from .ingress.server import STOP_SECONDS, HttpServer
+from .ingress.source import EventSource
 from .lease import Lease
 from .metrics import Metrics
 from .outbox import Outbox, OutboxTroubleError, prepare_folder
@@ -67,10 +66,10 @@ class Agent:
 
     engine: Engine
     uplink: Uplink
-    door: BrokerDoor
+    door: NatsIngress
     link: Link
     status: AgentStatus
-    http: HttpDoor
+    http: HttpIngress
     clock: CloudClock
     lease: Lease
     shipper: Shipper
@@ -196,7 +195,7 @@ async def build(
         await jetstream.start()
         uplink = Uplink(engine, link, jetstream, recorder)
         await uplink.start()
-        door = BrokerDoor(engine, link, jetstream, source)
+        door = NatsIngress(engine, link, jetstream, source)
         await door.start()
         lease = Lease(config.device, outbox, link, jetstream)
         lease.on_rolled_back = lambda: core.rolled_back(_results_since(spans_clock, clock))
@@ -204,7 +203,7 @@ async def build(
         status = AgentStatus(
             engine, uplink, door, link=link, clock=clock, recorder=recorder, meter=meter
         )
-        http = HttpDoor(engine, uplink, status, token)
+        http = HttpIngress(engine, uplink, status, token)
         meter.start()
         yield Agent(
             engine, uplink, door, link, status, http, clock, lease, shipper, metrics_shipper

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from setsuden.energy.metering.instruments import instruments
-
 from setsuden.energy import Meter
+from setsuden.energy.metering.instruments import instruments
 from setsuden.link import Link, LinkState
 from setsuden.telemetry import Recorder
 
 from .clock import CloudClock
 from .engine import Engine
-from .ingest.broker import BrokerDoor
+from .ingress.nats import NatsIngress
 from .lease import DeviceTakenError
 from .metrics import Gauges, exposition
 from .uplink import Uplink
@@ -26,7 +25,7 @@ class AgentStatus:
         self,
         engine: Engine,
         uplink: Uplink,
-        door: BrokerDoor,
+        door: NatsIngress,
         *,
         link: Link,
         clock: CloudClock,

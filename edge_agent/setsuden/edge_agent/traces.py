@@ -23,7 +23,7 @@ from setsuden.telemetry import (
 )
 from setsuden.telemetry.span import Value, energy_attributes
 
-from .core import Pending, Trail
+from .core import Pending, StageTimes
 from .core.records import Sent
 from .sampling import Kept
 
@@ -43,9 +43,9 @@ class Ended(NamedTuple):
     """An event that is final, with all that its spans are made from."""
 
     result: Result
-    trail: Trail
+    times: StageTimes
     end_ns: int
-    """On the span timeline, like the trail."""
+    """On the span timeline, like the times."""
     over_nats: bool
     pending: Pending | None
     """Set for a hard case."""
@@ -87,7 +87,7 @@ def event_spans(ended: Ended, at: At) -> list[Span]:
     result, pending = ended.result, ended.pending
     root = root_id(result)
     prepared = _preprocess(ended, root)
-    after = ended.trail.accepted_ns if prepared is None else prepared.end_ns
+    after = ended.times.accepted_ns if prepared is None else prepared.end_ns
     infer = _infer(ended, root, after + _STEP_NS)
     # No child may outlive its parent, whatever the clocks said: Jaeger warns of each one that does.
     end = max(ended.end_ns, infer.end_ns + 3 * _STEP_NS)
@@ -127,7 +127,7 @@ def sent_result(
 
 
 def _root(ended: Ended, root: str, end_ns: int) -> Span:
-    result, trail = ended.result, ended.trail
+    result, times = ended.result, ended.times
     escalated = result.decision is not None and result.decision.escalates
     attributes: dict[str, Value] = {
         "setsuden.event_id": result.event_id,
@@ -149,10 +149,10 @@ def _root(ended: Ended, root: str, end_ns: int) -> Span:
     return Span(
         result.trace_id,
         root,
-        trail.parent_span_id,
+        times.parent_span_id,
         spans.EVENT,
         Kind.CONSUMER if ended.over_nats else Kind.SERVER,
-        trail.accepted_ns,
+        times.accepted_ns,
         end_ns,
         attributes | _totals(result, result.energy.edge),
         error=_error_of(result) if failed else None,
@@ -205,10 +205,10 @@ def _joules(reading: EnergyReading | None) -> float | None:
 
 
 def _preprocess(ended: Ended, root: str) -> Span | None:
-    result, trail = ended.result, ended.trail
-    if not trail.prepare_start_ns:
+    result, times = ended.result, ended.times
+    if not times.prepare_start_ns:
         return None
-    start = max(trail.prepare_start_ns, trail.accepted_ns + _STEP_NS)
+    start = max(times.prepare_start_ns, times.accepted_ns + _STEP_NS)
     return Span(
         result.trace_id,
         derived_span_id(result.trace_id, f"preprocess/{result.event_id}"),
@@ -216,21 +216,21 @@ def _preprocess(ended: Ended, root: str) -> Span | None:
         spans.PREPROCESS,
         Kind.INTERNAL,
         start,
-        max(trail.infer_start_ns - _STEP_NS, start + _STEP_NS),
-        {"setsuden.batch.size": trail.infer_items},
+        max(times.infer_start_ns - _STEP_NS, start + _STEP_NS),
+        {"setsuden.batch.size": times.infer_items},
     )
 
 
 def _infer(ended: Ended, root: str, not_before_ns: int) -> Span:
-    result, trail = ended.result, ended.trail
+    result, times = ended.result, ended.times
     model = (ended.pending.provisional if ended.pending else result).model
     attributes = energy_attributes(result.energy.edge)
-    attributes["setsuden.batch.size"] = trail.infer_items
-    attributes["setsuden.batch.share"] = 1 / trail.infer_items
+    attributes["setsuden.batch.size"] = times.infer_items
+    attributes["setsuden.batch.share"] = 1 / times.infer_items
     if model is not None:
         attributes |= _model(model)
-    start = max(trail.infer_start_ns, not_before_ns)
-    end = max(trail.infer_end_ns, start + _STEP_NS)
+    start = max(times.infer_start_ns, not_before_ns)
+    end = max(times.infer_end_ns, start + _STEP_NS)
     return Span(
         result.trace_id,
         derived_span_id(result.trace_id, f"infer/{result.event_id}"),

@@ -28,7 +28,7 @@ from setsuden.schemas.subjects import Place
 from setsuden.telemetry import Recorder
 
 from . import record_checks, traces
-from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, Trail, state
+from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, StageTimes, encode
 from .engine import Engine, Tell, now
 from .outbox import RowDamagedError
 from .sampling import Sampler
@@ -125,7 +125,7 @@ class Uplink:
             self._metrics.superseded += 1
         if send.reply is None:
             return None
-        return self._tell(send.reply, send.stated.text.encode())
+        return self._tell(send.reply, send.encoded.text.encode())
 
     async def _tell(self, reply: str, body: bytes) -> None:
         """Best effort: a lost word is found again by the application's next question."""
@@ -142,15 +142,15 @@ class Uplink:
             return
         result, clock = send.result, self._engine.clock
         energy_class = self._sampler.energy_class(result)
-        if send.trail is None:
+        if send.times is None:
             return
-        kept = self._sampler.keep(result, energy_class, send.trail.sampled, time.monotonic())
+        kept = self._sampler.keep(result, energy_class, send.times.sampled, time.monotonic())
         self._metrics.traces_declined = self._sampler.declined
         if kept is None:
             return
         ended = traces.Ended(
             result,
-            send.trail,
+            send.times,
             clock.now_ns(),
             send.over_nats,
             send.finished,
@@ -163,9 +163,9 @@ class Uplink:
         if send.publishes:
             self._traced[send.event_id] = 0
 
-    def _follows(self, trail: Trail) -> bool:
+    def _follows(self, times: StageTimes) -> bool:
         """True unless the caller's trace is not sampled, or we make no spans at all."""
-        return self._recorder.enabled and trail.sampled is not False
+        return self._recorder.enabled and times.sampled is not False
 
     async def _escalate(self, send: Escalate) -> None:
         pending = send.pending
@@ -180,7 +180,7 @@ class Uplink:
         headers = escalation.headers(
             event,
             send.ttl_ms,
-            traces.escalation_context(pending.provisional, sampled=self._follows(pending.trail)),
+            traces.escalation_context(pending.provisional, sampled=self._follows(pending.times)),
             copy=pending.restored or pending.tries > 1,
         )
         headers[escalation.MSG_ID_HEADER] = send.message_id
@@ -224,7 +224,7 @@ class Uplink:
             headers["traceparent"] = traces.result_context(result)
         place = send.result.place
         subject = place.late if send.second else place.result
-        body = send.stated.text.encode()
+        body = send.encoded.text.encode()
         await self._link.post(subject, body, headers, partial(self._published, send))
 
     async def _publish_letter(self, result: Result) -> None:
@@ -299,9 +299,9 @@ class Uplink:
             return
         room = PUBLISH_WINDOW - len(self._publishing)
         rows = self._engine.outbox.unpublished(PUBLISH_WINDOW) if room > 0 else []
-        for sequence, stated in rows:
+        for sequence, encoded in rows:
             if sequence not in self._publishing:
-                self._engine.send(PublishFinal(sequence, stated))
+                self._engine.send(PublishFinal(sequence, encoded))
         self._more_unpublished = len(rows) == PUBLISH_WINDOW
 
     async def _forward(self, result: Result) -> None:
@@ -314,7 +314,7 @@ class Uplink:
             )
             self._metrics.superseded += 1
             if known.reply is not None:
-                await self._tell(known.reply, state(late).text.encode())
+                await self._tell(known.reply, encode(late).text.encode())
 
     # -- what comes back ----------------------------------------------------------------------
 

@@ -16,7 +16,7 @@ from .effects import (
     Write,
 )
 from .machine import AgentCore
-from .records import Now, Pending, Policy, Row, Stated, Submission, Trail, state
+from .records import EncodedResult, Now, Pending, Policy, Row, StageTimes, Submission, encode
 from .results import Verdict
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "Clocks",
     "Deadline",
     "Effects",
+    "EncodedResult",
     "Escalate",
     "Finish",
     "Forward",
@@ -38,12 +39,11 @@ __all__ = [
     "Rebind",
     "Row",
     "Send",
-    "Stated",
+    "StageTimes",
     "Submission",
-    "Trail",
     "Verdict",
     "Write",
     "at_moment",
+    "encode",
     "in_time",
-    "state",
 ]

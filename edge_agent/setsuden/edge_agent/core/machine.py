@@ -37,7 +37,7 @@ from .effects import (
     Rebind,
     concerns,
 )
-from .records import Now, Pending, Policy, Row, Sent, Submission, Trail, state
+from .records import Now, Pending, Policy, Row, Sent, StageTimes, Submission, encode
 from .results import NS_PER_MS, Verdict
 from .timers import Timers
 
@@ -129,25 +129,25 @@ class AgentCore:
         result = results.of_edge(
             now, submission, verdict, event_id, region=self._policy.region, status=status
         )
-        stated = state(result)
+        encoded = encode(result)
         publish = not escalates and self._publishes(submission.over_nats)
         row = Row(
             sequence=sequence,
             event_id=event_id,
             event=submission.event,
-            trail=verdict.trail,
+            times=verdict.times,
             over_nats=submission.over_nats,
             deadline=verdict.deadline if escalates else None,
-            stated=stated,
+            encoded=encoded,
             published=not (escalates or publish),
         )
         out.writes.append(Insert(row))
-        trail = None if escalates else verdict.trail
+        times = None if escalates else verdict.times
         reply = submission.event.reply
-        told = Notify(event_id, reply, stated, trail, submission.over_nats, publishes=publish)
+        told = Notify(event_id, reply, encoded, times, submission.over_nats, publishes=publish)
         out.sends.append(told)
         if publish:
-            out.sends.append(PublishFinal(sequence, stated))
+            out.sends.append(PublishFinal(sequence, encoded))
         if escalates:
             self._begin(now, row, submission.received.mono_ns)
             self._backlog.add_live(sequence)
@@ -166,17 +166,17 @@ class AgentCore:
         result = results.refused(now, event, event_id, self._policy.region, problem)
         row = self._final_row(event, True, result, published=False)
         out.writes.append(Insert(row))
-        out.sends.append(PublishFinal(row.sequence, row.stated))
+        out.sends.append(PublishFinal(row.sequence, row.encoded))
 
     def _final_row(self, event: Event, over_nats: bool, result: Result, *, published: bool) -> Row:
         return Row(
             sequence=self._take_sequence(),
             event_id=result.event_id,
             event=event,
-            trail=Trail(None, 0, 0, 0, 0),
+            times=StageTimes(None, 0, 0, 0, 0),
             over_nats=over_nats,
             deadline=None,
-            stated=state(result),
+            encoded=encode(result),
             published=published,
         )
 
@@ -215,8 +215,8 @@ class AgentCore:
         pending = self._pending.get(event_id)
         if pending is not None and pending.reply != reply:
             pending.reply = reply
-            stated = state(pending.provisional)
-            out.writes.append(Rebind(pending.sequence, event_id, reply, stated))
+            encoded = encode(pending.provisional)
+            out.writes.append(Rebind(pending.sequence, event_id, reply, encoded))
         return out
 
     def _take_sequence(self) -> int:
@@ -241,7 +241,7 @@ class AgentCore:
             event_id=row.event_id,
             pipeline=row.event.pipeline,
             provisional=row.result,
-            trail=row.trail,
+            times=row.times,
             accepted_mono_ns=accepted_mono_ns,
             deadline=row.deadline,
             deadline_mono_ns=None,
@@ -350,7 +350,7 @@ class AgentCore:
             return out
         if result.status is Status.SUPERSEDED:
             # Too late by the cloud's clocks; our own deadline will say so in a moment.
-            out.sends.append(Notify(pending.event_id, pending.reply, state(result)))
+            out.sends.append(Notify(pending.event_id, pending.reply, encode(result)))
             return out
         self._finish(pending, results.merged(now, pending, result), out, published=True)
         self._pump(now, out)
@@ -409,7 +409,7 @@ class AgentCore:
         taken = isinstance(error, AlreadyStoredError)
         if taken and not sent.second and sent.result.status is Status.EXPIRED:
             # The cloud was first. Ours stands for the application; both records are kept.
-            out.sends.append(PublishFinal(sent.sequence, sent.stated, second=True))
+            out.sends.append(PublishFinal(sent.sequence, sent.encoded, second=True))
             out.sends.append(Lookup(sent.result.place))
         elif taken or error is None or isinstance(error, MessageTooLargeError):
             # Too large is too large for ever, and must not stand before the others.
@@ -454,7 +454,7 @@ class AgentCore:
     def _may_be_answered(self, pending: Pending) -> bool:
         """True for a row of an older copy of the folder, older than results are kept."""
         before = self._refuse_accepted_before_ns
-        return before is not None and pending.restored and pending.trail.accepted_ns < before
+        return before is not None and pending.restored and pending.times.accepted_ns < before
 
     def rolled_back(self, results_kept_since_ns: int) -> None:
         """The state folder is older than what this device has done since.
@@ -469,21 +469,21 @@ class AgentCore:
         self._finish(pending, result, out, published=False)
 
     def _finish(self, pending: Pending, result: Result, out: Effects, *, published: bool) -> None:
-        sequence, stated = pending.sequence, state(result)
+        sequence, encoded = pending.sequence, encode(result)
         self._forget(pending)
-        out.writes.append(Finish(sequence, pending.event_id, pending.reply, stated, published))
+        out.writes.append(Finish(sequence, pending.event_id, pending.reply, encoded, published))
         told = Notify(
             pending.event_id,
             pending.reply,
-            stated,
-            pending.trail,
+            encoded,
+            pending.times,
             pending.over_nats,
             pending,
             publishes=not published,
         )
         out.sends.append(told)
         if not published:
-            out.sends.append(PublishFinal(sequence, stated))
+            out.sends.append(PublishFinal(sequence, encoded))
 
     def _forget(self, pending: Pending) -> None:
         sequence = pending.sequence

@@ -20,7 +20,7 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from setsuden.edge_agent.core import Insert, Row, Stated, Write
+from setsuden.edge_agent.core import EncodedResult, Insert, Row, Write
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import IDENTITY_MARK, Event
 from setsuden.schemas.result import Result
@@ -357,7 +357,7 @@ class Outbox:
         """Every event without a final result, oldest first. Damaged rows are gone by then."""
         return [rows.row_of(raw) for raw in self._raws(_WITH_STATE, (OPEN,))]
 
-    def unpublished(self, limit: int) -> list[tuple[int, Stated]]:
+    def unpublished(self, limit: int) -> list[tuple[int, EncodedResult]]:
         """Final results that the results stream may not have yet, oldest first."""
         sql = (
             f"SELECT {COLUMNS} FROM events WHERE state = {UNPUBLISHED} "  # noqa: S608  # ours
@@ -367,7 +367,7 @@ class Outbox:
         for raw in self._raws(sql, (limit,)):
             known = _known(raw)
             if isinstance(known, Known):
-                finals.append((raw.sequence, Stated(known.result, raw.result)))
+                finals.append((raw.sequence, EncodedResult(known.result, raw.result)))
         return finals
 
     def cursor(self) -> Cursor | None:
@@ -445,14 +445,14 @@ def _check(raw: Raw) -> None:
     if raw.state == OPEN:
         rows.row_of(raw)
     elif raw.state == UNPUBLISHED:
-        rows.stated_of(raw)
+        rows.encoded_of(raw)
     else:
         raise rows.RowDamagedError(f"row {raw.sequence} of the outbox is in no known state")
 
 
 def _known(raw: Raw) -> Known | rows.RowDamagedError:
     try:
-        return Known(raw.event_id, raw.reply, rows.stated_of(raw).result)
+        return Known(raw.event_id, raw.reply, rows.encoded_of(raw).result)
     except rows.RowDamagedError as error:
         return error
 

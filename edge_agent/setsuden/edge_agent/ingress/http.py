@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from setsuden.edge_agent.core import state
+from setsuden.edge_agent.core import encode
 from setsuden.edge_agent.engine import Engine
 from setsuden.edge_agent.status import AgentStatus
 from setsuden.edge_agent.uplink import Uplink
@@ -31,7 +31,7 @@ from setsuden.schemas.errors import (
 from setsuden.schemas.event import TENSOR_LENGTH_HEADER, Event
 from setsuden.schemas.result import Result
 
-from . import cloudevents, compression, door, guard, oip, request, responses
+from . import cloudevents, compression, guard, oip, request, responses, validation
 from .request import Body, Receive, Request, Scope
 from .responses import Response, Send
 from .submit import Submitter
@@ -59,7 +59,7 @@ _ELSEWHERE = (
 """Extensions of the protocol that its clients know, and what serves their purpose here."""
 
 
-class HttpDoor:
+class HttpIngress:
     """The agent's HTTP application."""
 
     def __init__(
@@ -165,7 +165,7 @@ class HttpDoor:
     def _model(self, path: str) -> Response:
         match = _MODEL.fullmatch(path)
         assert match is not None  # noqa: S101  # method_of has found it
-        student = door.pipeline(match[1], self._engine.students)
+        student = validation.pipeline(match[1], self._engine.students)
         oip.check_version(student, match[2])
         if match[3] == "/ready":
             return responses.document(200, {"name": student.spec.name, "ready": True})
@@ -244,12 +244,12 @@ class HttpDoor:
             names = {"ce-id": given} if isinstance(given, str) else {}
             refusal = responses.refusal_of(error, names).model_dump(mode="json")
             return {"status": responses.refusal_status(error), **refusal}
-        return {"status": responses.status_of(result), "result": json.loads(state(result).text)}
+        return {"status": responses.status_of(result), "result": json.loads(encode(result).text)}
 
     async def _infer(self, path: str, asked: Request, data: bytes, body: Body) -> Response:
         match = _MODEL.fullmatch(path)
         assert match is not None  # noqa: S101  # method_of has found it
-        student = door.pipeline(match[1], self._engine.students)
+        student = validation.pipeline(match[1], self._engine.students)
         oip.check_version(student, match[2])
         with self._counted():
             inference = oip.read(asked.headers, data, student, self._engine.config.device)
@@ -264,7 +264,7 @@ class HttpDoor:
 
     async def _outcome(self, event: Event, seconds: float, body: Body) -> Result:
         with self._counted():
-            event, observation = door.check(event, self._engine.students)
+            event, observation = validation.check(event, self._engine.students)
         result = await self._submitter.submit(event, observation)
         return await self._submitter.final(result, seconds, body.gone())
 

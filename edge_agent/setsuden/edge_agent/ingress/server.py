@@ -18,7 +18,7 @@ from setsuden.edge_agent.config import HttpOptions
 from setsuden.schemas.errors import ConfigError
 
 from .connection import Connection, Connections
-from .http import HttpDoor
+from .http import HttpIngress
 
 log = logging.getLogger(__name__)
 IDLE_SECONDS = 5
@@ -40,7 +40,7 @@ class HttpServer:
     """uvicorn's HTTP on a socket of ours, without its signal handlers and its loop."""
 
     def __init__(
-        self, app: HttpDoor, options: HttpOptions, state: Path, refused: Counter[str]
+        self, app: HttpIngress, options: HttpOptions, state: Path, refused: Counter[str]
     ) -> None:
         self._app = app
         self._socket = bind(options)

@@ -18,7 +18,7 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-from setsuden.edge_agent.core import Now, Submission, state
+from setsuden.edge_agent.core import Now, Submission, encode
 from setsuden.edge_agent.engine import Arrival, Engine, Tell, now
 from setsuden.edge_agent.outbox import Known, StreamPlace
 from setsuden.edge_agent.record_checks import readable
@@ -37,7 +37,7 @@ from setsuden.schemas.stream_service import OVERSIZED_HEADER
 from setsuden.schemas.streams import EVENTS, RESULTS
 from setsuden.schemas.subjects import Place
 
-from . import door
+from . import validation
 from .source import EventSource
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class _Stored(NamedTuple):
     message: Incoming
 
 
-class BrokerDoor:
+class NatsIngress:
     """Takes this device's events into the engine, each subject in the order it was stored."""
 
     def __init__(
@@ -269,9 +269,9 @@ class BrokerDoor:
         except RejectedError as error:
             self._engine.metrics.refused[error.code] += 1
             headers = stored.message.headers
-            reply, source_id = headers.get("ce-reply"), door.source_id(headers)
+            reply, source_id = headers.get("ce-reply"), validation.source_id(headers)
             if reply is not None and subjects.is_reply_of(reply, self._device):
-                self._tell(reply, door.refusal(error, source_id, headers.get("ce-traceid")))
+                self._tell(reply, validation.refusal(error, source_id, headers.get("ce-traceid")))
                 return
             arrival = self._refused(stored, received, place, error)
         await self._engine.put(arrival)
@@ -287,7 +287,7 @@ class BrokerDoor:
         )
         observation = None
         if known is None:
-            event, observation = door.check(event, self._engine.students)
+            event, observation = validation.check(event, self._engine.students)
         submission = Submission(
             event,
             over_nats=True,
@@ -303,7 +303,7 @@ class BrokerDoor:
     ) -> Arrival:
         """An event that cannot be judged, and nobody to tell: a dead letter keeps the reason."""
         event = Event(
-            id=door.source_id(stored.message.headers) or "unreadable",
+            id=validation.source_id(stored.message.headers) or "unreadable",
             source=f"unreadable/{self._event_id(stored)}",  # none of them is another one again
             pipeline=place.pipeline,
             device=self._device,
@@ -322,9 +322,9 @@ class BrokerDoor:
     def _answered(self, event: Event, outcome: Result | SetsudenError, repeated: bool) -> None:
         # What is accepted now is told by the core; refusals and repetitions are told here.
         if isinstance(outcome, SetsudenError):
-            self._tell(event.reply, door.refusal(outcome, event.id, event.trace_id))
+            self._tell(event.reply, validation.refusal(outcome, event.id, event.trace_id))
         elif repeated:
-            self._tell(event.reply, state(outcome).text.encode())
+            self._tell(event.reply, encode(outcome).text.encode())
 
     def _tell(self, reply: str | None, body: bytes) -> None:
         if reply is not None:
