@@ -13,9 +13,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from benchmarks.lines import emit
-from setsuden.energy.metering.assembly import Identity, open_meter
 
 from setsuden.energy import EnergyOptions, Meter, MeteredRun, WorkKey
+from setsuden.energy.metering.assembly import Identity, open_meter
 from setsuden.schemas.energy import Method
 from setsuden.schemas.windows import Component
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from tests.support.agent_world import EASY, HARD, World
 
 from setsuden.edge_agent.core import (
+    Cursor,
     Deadline,
     Finish,
     Insert,
@@ -20,13 +24,22 @@ from setsuden.edge_agent.core import (
     Rebind,
     Row,
     StageTimes,
+    StreamPlace,
     Write,
     encode,
 )
-from setsuden.edge_agent.outbox import Cursor, Outbox, StreamPlace
+from setsuden.edge_agent.outbox import Outbox
 from setsuden.schemas.errors import OutboxLockedError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Status
+
+
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """An event loop in a thread of its own: these tests wait for the writer without one."""
+    running = asyncio.new_event_loop()
+    Thread(target=running.run_forever, daemon=True).start()
+    return running
 
 
 @dataclass
@@ -35,22 +48,29 @@ class Opened:
 
     outbox: Outbox
 
-    def write(self, *writes: Write, cursor: Cursor | None = None) -> Exception | None:
-        return self.begin(*writes, cursor=cursor).get(timeout=10)
+    def write(self, *writes: Write, cursor: Cursor | None = None) -> BaseException | None:
+        return self.begin(*writes, cursor=cursor).exception(timeout=10)
 
-    def begin(
-        self, *writes: Write, cursor: Cursor | None = None
-    ) -> queue.SimpleQueue[Exception | None]:
-        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self.outbox.submit(writes, done.put, cursor)
-        return done
+    def begin(self, *writes: Write, cursor: Cursor | None = None) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(self._submit(writes, cursor), loop())
 
-    def accept(self, *writes: Write, generation: int = 0, cursor: bool = False) -> Exception | None:
-        """As the engine does with new events: they may be refused."""
-        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    def accept(
+        self, *writes: Write, reading: int = 0, cursor: bool = False
+    ) -> BaseException | None:
+        """As the runtime does with new events: they may be refused."""
         place = Cursor("born", {"p": 9}) if cursor else None
-        self.outbox.submit(writes, done.put, place, refusable=True, generation=generation)
-        return done.get(timeout=10)
+        submitted = self._submit(writes, place, refusable=True, reading=reading)
+        return asyncio.run_coroutine_threadsafe(submitted, loop()).exception(timeout=10)
+
+    async def _submit(
+        self,
+        writes: Sequence[Write],
+        cursor: Cursor | None,
+        *,
+        refusable: bool = False,
+        reading: int = 0,
+    ) -> None:
+        await self.outbox.submit(writes, cursor, refusable=refusable, reading=reading)
 
 
 DEADLINE = Deadline("boot", 5, 6, 7, 8, absolute=False)

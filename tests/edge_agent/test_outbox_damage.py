@@ -91,7 +91,7 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_was_accepted(tmp_path: P
         final = encode(row(1).result.model_copy(update={"status": Status.EXPIRED}))
         told = box.begin(Finish(1, "dev-00000000-1", None, final, True))
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-        assert told.get(timeout=10) is None
+        assert told.exception(timeout=10) is None
         assert box.accept(Insert(row(accepted + 1))) is None
         assert box.outbox.unwritable is None
         assert sequences(box) == list(range(2, accepted + 2))
@@ -129,11 +129,11 @@ def fill(ballast: Path) -> None:
 def test_after_a_refusal_no_cursor_moves_past_what_was_refused(tmp_path: Path) -> None:
     """Two batches are in flight when the disk fills, and it has room again for the second."""
     box = opened(tmp_path)
-    box.outbox._refused_generation = 3
-    refused = box.accept(Insert(row(1)), generation=3, cursor=True)
+    box.outbox._refused_reading = 3
+    refused = box.accept(Insert(row(1)), reading=3, cursor=True)
     assert isinstance(refused, OutboxUnwritableError)
     assert box.outbox.cursor() is None
-    assert box.accept(Insert(row(1)), generation=4, cursor=True) is None
+    assert box.accept(Insert(row(1)), reading=4, cursor=True) is None
     box.outbox.close()
 
 

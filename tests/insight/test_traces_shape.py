@@ -93,8 +93,8 @@ def test_of_a_hard_event_nothing_outlives_what_it_is_part_of(
         7, EVENT_ID, "tiny", final, times, 0, None, None, None, over_nats=True, sends=sends
     )
     kept = Kept("escalated", 1.0)
-    ended = traces.Ended(final, times, end_ns, True, pending, kept, None)
-    found = traces.event_spans(ended, lambda mono: mono)
+    finished = traces.FinishedEvent(final, times, end_ns, True, pending, kept, None)
+    found = traces.event_spans(finished, lambda mono: mono)
     contained(found)
     names = [one.name for one in found]
     assert names.count(table.SEND_ESCALATION) == sum(one.end_mono_ns is not None for one in sends)
@@ -104,8 +104,8 @@ def test_of_a_hard_event_nothing_outlives_what_it_is_part_of(
 @given(TRAILS, TIMES)
 def test_no_span_of_an_easy_event_outlives_its_parent(times: StageTimes, end_ns: int) -> None:
     final = result(Status.FINAL, hard=False)
-    ended = traces.Ended(final, times, end_ns, True, None, Kept("share", 100.0), None)
-    contained(traces.event_spans(ended, lambda mono: mono))
+    finished = traces.FinishedEvent(final, times, end_ns, True, None, Kept("share", 100.0), None)
+    contained(traces.event_spans(finished, lambda mono: mono))
 
 
 def test_a_result_is_sent_in_a_trace_of_its_own_for_the_events_has_ended() -> None:
@@ -156,7 +156,7 @@ def answered(work: Work, *, stored_ns: int = ORIGIN + 20_000) -> Work:
 
 
 def wait_span(end_ns: int) -> Span:
-    """The device's ``escalate`` that ended when the result was there."""
+    """The device's ``escalate`` that finished when the result was there."""
     return Span(TRACE, WAIT, "12" * 8, table.ESCALATE, Kind.CLIENT, ORIGIN - 1, end_ns, {})
 
 

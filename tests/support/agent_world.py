@@ -25,7 +25,6 @@ from setsuden.edge_agent.core import (
     StageTimes,
     Submission,
     Verdict,
-    in_time,
 )
 from setsuden.pipelines.gate import Judged
 from setsuden.schemas.decision import Action, Decision, Reason
@@ -107,12 +106,11 @@ class World:
             device="dev",
             reply="reply.app.dev.c.t",
             data=b"x" * size,
+            ttl_ms=None if deadline_s is None else deadline_s * 1000,
         )
         submission = Submission(event, over_nats=True, received=self.now)
-        clocks = self.core.clocks(self.now)
-        deadline = None if deadline_s is None else in_time(clocks, deadline_s * SECOND)
         times = StageTimes(None, self.wall_ns, self.wall_ns, self.wall_ns, 1)
-        verdict = Verdict(judged, None, None, times, "0" * 31 + "1", deadline)
+        verdict = Verdict(judged, None, None, times, "0" * 31 + "1", None)
         out = Effects()
         result = self.core.admit(self.now, submission, verdict, out)
         self.apply(out)

@@ -12,16 +12,20 @@ from .effects import (
     Notify,
     PublishFinal,
     Rebind,
+    Reply,
     Send,
     Write,
 )
 from .machine import AgentCore
+from .positions import Cursor, Positions, StreamPlace
 from .records import EncodedResult, Now, Pending, Policy, Row, StageTimes, Submission, encode
+from .repeats import Repeats
 from .results import Verdict
 
 __all__ = [
     "AgentCore",
     "Clocks",
+    "Cursor",
     "Deadline",
     "Effects",
     "EncodedResult",
@@ -35,11 +39,15 @@ __all__ = [
     "Now",
     "Pending",
     "Policy",
+    "Positions",
     "PublishFinal",
     "Rebind",
+    "Repeats",
+    "Reply",
     "Row",
     "Send",
     "StageTimes",
+    "StreamPlace",
     "Submission",
     "Verdict",
     "Write",

@@ -95,8 +95,15 @@ class Forward(NamedTuple):
     result: Result
 
 
+class Reply(NamedTuple):
+    """Send: a message to an application's reply subject, best effort."""
+
+    subject: str
+    body: bytes
+
+
 Write = Insert | Finish | MarkPublished | Rebind
-Send = Escalate | Lookup | PublishFinal | Notify | Forward
+Send = Escalate | Lookup | PublishFinal | Notify | Forward | Reply
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The state machine: accept, gate, escalate, retry, deadline, dedupe.
+"""The state machine: accept, escalate, retry, deadline.
 
 Time comes in with every call, effects go out. The shell makes ``writes`` durable, then does
 ``sends``. After a crash :meth:`AgentCore.restore` starts again from the rows alone.
@@ -23,7 +23,7 @@ from setsuden.schemas.result import Problem, Result, Status, Tier
 
 from . import results
 from .backlog import Backlog
-from .deadline import Clocks, due
+from .deadline import NS_PER_MS, Clocks, Deadline, due, of_event, waited_ns
 from .effects import (
     Effects,
     Escalate,
@@ -38,7 +38,7 @@ from .effects import (
     concerns,
 )
 from .records import Now, Pending, Policy, Row, Sent, StageTimes, Submission, encode
-from .results import NS_PER_MS, Verdict
+from .results import Verdict
 from .timers import Timers
 
 _FIRST_RETRY_NS = 100_000_000
@@ -137,7 +137,7 @@ class AgentCore:
             event=submission.event,
             times=verdict.times,
             over_nats=submission.over_nats,
-            deadline=verdict.deadline if escalates else None,
+            deadline=self._deadline(submission, verdict) if escalates else None,
             encoded=encoded,
             published=not (escalates or publish),
         )
@@ -161,12 +161,13 @@ class AgentCore:
         """
         out.writes.append(Insert(self._final_row(submission.event, True, result, published=True)))
 
-    def bury(self, now: Now, event: Event, event_id: str, problem: Problem, out: Effects) -> None:
+    def bury(self, now: Now, event: Event, event_id: str, problem: Problem, out: Effects) -> Result:
         """Keep an event from the broker that cannot be judged as a dead one, with the reason."""
         result = results.refused(now, event, event_id, self._policy.region, problem)
         row = self._final_row(event, True, result, published=False)
         out.writes.append(Insert(row))
         out.sends.append(PublishFinal(row.sequence, row.encoded))
+        return result
 
     def _final_row(self, event: Event, over_nats: bool, result: Result, *, published: bool) -> Row:
         return Row(
@@ -219,12 +220,21 @@ class AgentCore:
             out.writes.append(Rebind(pending.sequence, event_id, reply, encoded))
         return out
 
+    def _deadline(self, submission: Submission, verdict: Verdict) -> Deadline | None:
+        event, clocks = submission.event, self.clocks(submission.received)
+        waited = waited_ns(event, clocks, submission.stored_ns)
+        return of_event(event, clocks, waited, verdict.deadline_seconds)
+
     def _take_sequence(self) -> int:
         sequence, self.next_sequence = self.next_sequence, self.next_sequence + 1
         return sequence
 
     def _local_id(self, sequence: int) -> str:
         return subjects.event_id(self._policy.device, self._policy.epoch, sequence)
+
+    def can_ever_hold(self, event: Event) -> bool:
+        """False for an observation larger than the whole outbox."""
+        return len(event.data) <= self._policy.max_bytes
 
     def _check_room(self, size: int) -> None:
         policy = self._policy

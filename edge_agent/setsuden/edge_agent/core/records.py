@@ -60,8 +60,8 @@ class Submission(NamedTuple):
     received: Now
     event_id: str | None = None
     """Of an event that came over the broker: it follows from its place in the stream."""
-    waited_ns: int = 0
-    """How long it was in the broker's stream before it was received, where that is known."""
+    stored_ns: int | None = None
+    """When the broker stored it, by the cloud's clock."""
 
 
 class EncodedResult(NamedTuple):

@@ -13,10 +13,8 @@ from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Energy, ModelRef, Problem, Result, Status, Tier, Timing
 
-from .deadline import Deadline
+from .deadline import NS_PER_MS
 from .records import Now, Pending, StageTimes, Submission
-
-NS_PER_MS = 1_000_000
 
 
 class Verdict(NamedTuple):
@@ -27,7 +25,8 @@ class Verdict(NamedTuple):
     energy: EnergyReading | None
     times: StageTimes
     trace_id: str
-    deadline: Deadline | None
+    deadline_seconds: float | None
+    """What the pipeline gives to events without a deadline of their own."""
 
 
 def of_edge(
