@@ -77,7 +77,7 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_was_accepted(tmp_path: P
     try:
         box = opened(disk / "state")
         accepted = 0
-        refusal: Exception | None = None
+        refusal: BaseException | None = None
         while refusal is None:
             big = row(accepted + 1)
             big = big._replace(event=big.event.model_copy(update={"data": bytes(20_000)}))

@@ -33,6 +33,7 @@ from setsuden.telemetry import Recorder, SpanClock
 from setsuden.telemetry.metrics_ship import MetricsShipper
 from setsuden.telemetry.recorder import host_id
 from setsuden.telemetry.ship import Shipper
+from setsuden.telemetry.supervise import Supervisor
 
 from . import student
 from .clock import CloudClock
@@ -79,6 +80,7 @@ class Agent:
     clock: CloudClock
     lease: Lease
     recorder: Recorder
+    telemetry: Supervisor
     shipper: Shipper
     metrics_shipper: MetricsShipper
 
@@ -120,15 +122,10 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
             asyncio.create_task(agent.nats.run(), name="nats"),
             asyncio.create_task(agent.clock.run(), name="clock"),
             asyncio.create_task(agent.renew_lease(), name="lease"),
-            *(
-                [
-                    asyncio.create_task(agent.shipper.run(), name="spans"),
-                    asyncio.create_task(agent.metrics_shipper.run(), name="metrics"),
-                ]
-                if config.traces.ship
-                else []
-            ),
         ]
+        if config.traces.ship:
+            agent.telemetry.start("spans", agent.shipper.run)
+            agent.telemetry.start("metrics", agent.metrics_shipper.run)
         agent.link.start()
         await server.listening.wait()
         log.info("agent_ready", extra={"device": config.device, "http_port": server.port})
@@ -190,7 +187,7 @@ async def build(
     )
     sender = subjects.Sender(Tier.EDGE, config.device)
     shipper = Shipper(link, recorder, sender, clock.timeline)
-    metrics_shipper = MetricsShipper(
+    telemetry, metrics_shipper = Supervisor(), MetricsShipper(
         link, meter, recorder.resource, sender, config.traces.metrics_seconds
     )
     try:
@@ -231,17 +228,19 @@ async def build(
             link=link,
             clock=clock,
             recorder=recorder,
+            telemetry=telemetry,
             meter=meter,
         )
         http = HttpIngress(ingress, status, config.http, token)
         meter.start()
         yield Agent(
-            runtime, sending, ingress, nats, link, status, http, clock, lease, recorder, shipper,
-            metrics_shipper,
+            runtime, sending, ingress, nats, link, status, http, clock, lease, recorder, telemetry,
+            shipper, metrics_shipper,
         )  # fmt: skip
     finally:
         meter.close()
         recorder.close()  # after the meter: the last spans get their settled joules
+        await telemetry.stop()
         if config.traces.ship:
             await asyncio.gather(
                 shipper.finish(FAREWELL_SECONDS), metrics_shipper.finish(FAREWELL_SECONDS)

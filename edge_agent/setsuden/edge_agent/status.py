@@ -9,6 +9,7 @@ from setsuden.energy import Meter
 from setsuden.energy.metering.instruments import instruments
 from setsuden.link import Link, LinkState
 from setsuden.telemetry import Recorder
+from setsuden.telemetry.supervise import Supervisor
 
 from .clock import CloudClock
 from .config import AgentConfig
@@ -35,13 +36,14 @@ class AgentStatus:
         link: Link,
         clock: CloudClock,
         recorder: Recorder,
+        telemetry: Supervisor,
         meter: Meter,
     ) -> None:
         self._config, self._students, self._metrics = config, students, metrics
         self._core, self._outbox = durable.core, durable.outbox
         self._sender, self._nats = sender, nats
         self._link, self._clock = link, clock
-        self._recorder, self._meter = recorder, meter
+        self._recorder, self._telemetry, self._meter = recorder, telemetry, meter
         self.stopping = False
 
     def report(self) -> dict[str, Any]:
@@ -120,6 +122,7 @@ class AgentStatus:
             waiting_to_send=core.waiting_to_send,
             spans_recorded=self._recorder.recorded,
             spans_lost=self._recorder.lost,
+            telemetry_failures=self._telemetry.failures,
             spool_bytes=self._recorder.spool.size_bytes,
             outbox_set_aside=len(self._outbox.set_aside),
             outbox_unwritable=self._outbox.unwritable is not None,
