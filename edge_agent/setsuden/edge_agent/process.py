@@ -187,8 +187,9 @@ async def build(
     )
     sender = subjects.Sender(Tier.EDGE, config.device)
     shipper = Shipper(link, recorder, sender, clock.timeline)
-    telemetry, metrics_shipper = Supervisor(), MetricsShipper(
-        link, meter, recorder.resource, sender, config.traces.metrics_seconds
+    telemetry, metrics_shipper = (
+        Supervisor(),
+        MetricsShipper(link, meter, recorder.resource, sender, config.traces.metrics_seconds),
     )
     try:
         policy = _policy(config, spans_clock.boot)
