@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
 from tests.support.agent_world import EASY, HARD, World
 
 from setsuden.edge_agent.core import Clocks, Cursor, Positions, Repeats, StreamPlace
-from setsuden.edge_agent.core.deadline import of_event, waited_ns
+from setsuden.edge_agent.core.deadline import of_event
 from setsuden.schemas.event import Event
 
 SECOND = 1_000_000_000
@@ -110,7 +111,7 @@ def event(ttl_ms: int | None, at_s: int | None) -> Event:
 def test_the_sooner_of_its_own_deadlines_counts_and_the_pipelines_only_without_one(
     ttl: int | None, at_s: int | None, default: float | None, waited: int
 ) -> None:
-    deadline = of_event(event(ttl, at_s), CLOCKS, waited, default)
+    deadline = of_event(event(ttl, at_s), CLOCKS, 1010 * SECOND - waited, default)
     own = []
     if ttl is not None:
         own.append(CLOCKS.mono_ns + ttl * 1_000_000 - waited)
@@ -126,12 +127,22 @@ def test_the_sooner_of_its_own_deadlines_counts_and_the_pipelines_only_without_o
         assert deadline.mono_ns == CLOCKS.mono_ns + int(default * SECOND)
 
 
-def test_a_time_to_live_counts_from_when_the_broker_stored_the_event() -> None:
-    stored = 1007 * SECOND
-    assert waited_ns(event(1, None), CLOCKS, stored) == 3 * SECOND
-    assert waited_ns(event(1, None), CLOCKS._replace(cloud_ns=None), stored) == 0
-    assert waited_ns(event(None, 1), CLOCKS, stored) == 0
-    assert waited_ns(event(1, None), CLOCKS, 2000 * SECOND) == 0
+@pytest.mark.parametrize(
+    ("cloud_ns", "stored_ns", "left_ms"),
+    [
+        (1010 * SECOND, 1007 * SECOND, 6000),
+        (1010 * SECOND, 2000 * SECOND, 9000),  # stored later than now: some clock was set
+        (1010 * SECOND, None, 9000),
+        (None, 1007 * SECOND, 9000),
+    ],
+)
+def test_a_time_to_live_counts_from_when_the_broker_stored_the_event(
+    cloud_ns: int | None, stored_ns: int | None, left_ms: int
+) -> None:
+    clocks = CLOCKS._replace(cloud_ns=cloud_ns)
+    deadline = of_event(event(9000, None), clocks, stored_ns, None)
+    assert deadline is not None
+    assert deadline.mono_ns == clocks.mono_ns + left_ms * 1_000_000
 
 
 def test_an_easy_event_has_no_deadline_to_keep() -> None:

@@ -187,16 +187,11 @@ async def build(
     )
     sender = subjects.Sender(Tier.EDGE, config.device)
     shipper = Shipper(link, recorder, sender, clock.timeline)
-    telemetry, metrics_shipper = (
-        Supervisor(),
-        MetricsShipper(link, meter, recorder.resource, sender, config.traces.metrics_seconds),
-    )
+    seconds, telemetry = config.traces.metrics_seconds, Supervisor()
+    metrics_shipper = MetricsShipper(link, meter, recorder.resource, sender, seconds)
     try:
-        policy = _policy(config, spans_clock.boot)
-        core = AgentCore(policy, outbox.next_sequence, random.SystemRandom())
-        durable = DurableCore(core, outbox)
+        durable = _durable(config, outbox, clock, spans_clock.boot)
         metrics.rows_damaged += durable.restore()
-        clock.on_known = lambda ahead: durable.apply(core.cloud_clock(now(), ahead))
         tracer = EventTracer(recorder, spans_clock, metrics)
         finals = FinalResults()
         runtime = Runtime(
@@ -205,33 +200,18 @@ async def build(
         ingress = Ingress(runtime, finals)
         await jetstream.start()
         sending = Sender(
-            durable,
-            link,
-            jetstream,
-            config=config,
-            students=students,
-            finals=finals,
-            metrics=metrics,
-            tracer=tracer,
-        )
+            durable, link, jetstream, config=config, students=students, finals=finals,
+            metrics=metrics, tracer=tracer,
+        )  # fmt: skip
         nats = NatsIngress(ingress, link, jetstream, source)
         await asyncio.gather(sending.start(), nats.start())
         lease = Lease(config.device, outbox, link, jetstream)
-        lease.on_rolled_back = lambda: core.rolled_back(_results_since(spans_clock, clock))
+        lease.on_rolled_back = lambda: durable.core.rolled_back(_results_since(spans_clock, clock))
         link.admission = lease.acquire
         status = AgentStatus(
-            config,
-            students,
-            durable,
-            metrics=metrics,
-            sender=sending,
-            nats=nats,
-            link=link,
-            clock=clock,
-            recorder=recorder,
-            telemetry=telemetry,
-            meter=meter,
-        )
+            config, students, durable, metrics=metrics, sender=sending, nats=nats, link=link,
+            clock=clock, recorder=recorder, telemetry=telemetry, meter=meter,
+        )  # fmt: skip
         http = HttpIngress(ingress, status, config.http, token)
         meter.start()
         yield Agent(
@@ -251,6 +231,13 @@ async def build(
         for each in loaded:
             each.close()
         watchdog.close()
+
+
+def _durable(config: AgentConfig, outbox: Outbox, clock: CloudClock, boot: str) -> DurableCore:
+    core = AgentCore(_policy(config, boot), outbox.next_sequence, random.SystemRandom())
+    durable = DurableCore(core, outbox)
+    clock.on_known = lambda ahead: durable.apply(core.cloud_clock(now(), ahead))
+    return durable
 
 
 async def _outbox(config: AgentConfig, state: Path) -> Outbox:

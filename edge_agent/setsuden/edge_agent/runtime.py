@@ -382,7 +382,8 @@ class Runtime:
         try:
             result = self._core.admit(at, submission, said, out)
         except OutboxFullError as error:
-            if arrival.place is None or not self._core.can_ever_hold(submission.event):
+            never_fits = len(submission.event.data) > self.config.outbox.max_bytes
+            if arrival.place is None or never_fits:
                 self._refuse(arrival, error)
                 self._settle_repeats(arrival, error)
                 return

@@ -64,15 +64,15 @@ def at_moment(clocks: Clocks, moment_ns: int) -> Deadline:
 
 
 def of_event(
-    event: Event, clocks: Clocks, waited_ns: int, default_seconds: float | None
+    event: Event, clocks: Clocks, stored_ns: int | None, default_seconds: float | None
 ) -> Deadline | None:
     """The event's own, the sooner of two; else what its pipeline gives to all.
 
-    ``waited_ns`` is how long the event was stored before it was received.
+    A time to live counts from when the event was stored, by the cloud's clock.
     """
     own = []
     if event.ttl_ms is not None:
-        own.append(in_time(clocks, event.ttl_ms * NS_PER_MS - waited_ns))
+        own.append(in_time(clocks, event.ttl_ms * NS_PER_MS - _waited_ns(clocks, stored_ns)))
     if event.deadline is not None:
         own.append(at_moment(clocks, int(event.deadline.timestamp() * 1e9)))
     if not own and default_seconds is not None:
@@ -80,9 +80,8 @@ def of_event(
     return min(own, key=lambda deadline: deadline.mono_ns, default=None)
 
 
-def waited_ns(event: Event, clocks: Clocks, stored_ns: int | None) -> int:
-    """How long an event with a time to live was stored, by the cloud's clock; 0 if unknown."""
-    if event.ttl_ms is None or stored_ns is None or clocks.cloud_ns is None:
+def _waited_ns(clocks: Clocks, stored_ns: int | None) -> int:
+    if stored_ns is None or clocks.cloud_ns is None:
         return 0
     return max(0, clocks.cloud_ns - stored_ns)
 

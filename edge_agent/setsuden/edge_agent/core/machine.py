@@ -23,7 +23,7 @@ from setsuden.schemas.result import Problem, Result, Status, Tier
 
 from . import results
 from .backlog import Backlog
-from .deadline import NS_PER_MS, Clocks, Deadline, due, of_event, waited_ns
+from .deadline import NS_PER_MS, Clocks, due, of_event
 from .effects import (
     Effects,
     Escalate,
@@ -121,8 +121,11 @@ class AgentCore:
         Raises OutboxFullError for a hard case without room; nothing changes then.
         """
         escalates = verdict.judged.decision.escalates
+        deadline = None
         if escalates:
             self._check_room(len(submission.event.data))
+            clocks, default = self.clocks(submission.received), verdict.deadline_seconds
+            deadline = of_event(submission.event, clocks, submission.stored_ns, default)
         sequence = self._take_sequence()
         event_id = submission.event_id or self._local_id(sequence)
         status = Status.PROVISIONAL if escalates else Status.FINAL
@@ -137,7 +140,7 @@ class AgentCore:
             event=submission.event,
             times=verdict.times,
             over_nats=submission.over_nats,
-            deadline=self._deadline(submission, verdict) if escalates else None,
+            deadline=deadline,
             encoded=encoded,
             published=not (escalates or publish),
         )
@@ -220,21 +223,12 @@ class AgentCore:
             out.writes.append(Rebind(pending.sequence, event_id, reply, encoded))
         return out
 
-    def _deadline(self, submission: Submission, verdict: Verdict) -> Deadline | None:
-        event, clocks = submission.event, self.clocks(submission.received)
-        waited = waited_ns(event, clocks, submission.stored_ns)
-        return of_event(event, clocks, waited, verdict.deadline_seconds)
-
     def _take_sequence(self) -> int:
         sequence, self.next_sequence = self.next_sequence, self.next_sequence + 1
         return sequence
 
     def _local_id(self, sequence: int) -> str:
         return subjects.event_id(self._policy.device, self._policy.epoch, sequence)
-
-    def can_ever_hold(self, event: Event) -> bool:
-        """False for an observation larger than the whole outbox."""
-        return len(event.data) <= self._policy.max_bytes
 
     def _check_room(self, size: int) -> None:
         policy = self._policy
@@ -382,8 +376,7 @@ class AgentCore:
         pending = self._pending.get(event_id)
         if pending is not None:
             words = "a record that is not of this event is stored under its name"
-            problem = Problem(code="result_not_believed", message=words)
-            self._die(now, pending, problem, out)
+            self._die(now, pending, Problem(code="result_not_believed", message=words), out)
             self._pump(now, out)
         return out
 
@@ -432,7 +425,8 @@ class AgentCore:
         for sequence in self._deadlines.pop(now.mono_ns):
             pending = self._by_sequence.get(sequence)
             if pending is not None:
-                self._expire(now, pending, out)
+                expired = results.settled(now, pending, Status.EXPIRED)
+                self._finish(pending, expired, out, published=False)
         for sequence in self._checks.pop(now.mono_ns):
             pending = self._by_sequence.get(sequence)
             if pending is not None:
@@ -447,9 +441,6 @@ class AgentCore:
             out.sends.append(Lookup(pending.provisional.place))
         # Asked again even if the question is lost with the link.
         self._checks.set(pending.sequence, now.mono_ns + self._policy.lookup_ns)
-
-    def _expire(self, now: Now, pending: Pending, out: Effects) -> None:
-        self._finish(pending, results.settled(now, pending, Status.EXPIRED), out, published=False)
 
     def damaged(self, now: Now, sequence: int, error: SetsudenError) -> Effects:
         """The observation can no longer be read: the event ends with that reason."""
