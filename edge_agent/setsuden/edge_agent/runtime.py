@@ -382,7 +382,7 @@ class Runtime:
         try:
             result = self._core.admit(at, submission, said, out)
         except OutboxFullError as error:
-            never_fits = len(submission.event.data) > self.config.outbox.max_bytes
+            never_fits = len(submission.event.data) > error.quota_bytes
             if arrival.place is None or never_fits:
                 self._refuse(arrival, error)
                 self._settle_repeats(arrival, error)
