@@ -1,6 +1,6 @@
 """What the agent costs beyond its student's run, without any transport.
 
-Feeds checked events straight into the engine of a whole agent (student, gate, outbox with
+Feeds checked events straight into the ingress of a whole agent (student, gate, outbox with
 ``synchronous=FULL``, metrics, traces at the default share; no broker) and counts the CPU time of
 the process. One JSON line. ``python benchmarks/agent.py [events]``.
 """
@@ -25,8 +25,6 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.lines import emit
 
 from setsuden.edge_agent.config import AgentConfig, HttpOptions
-from setsuden.edge_agent.core import Submission
-from setsuden.edge_agent.engine import Arrival, now
 from setsuden.edge_agent.process import Agent, build
 from setsuden.pipelines.workloads.digits import data
 from setsuden.schemas.event import Event
@@ -40,22 +38,23 @@ NUMBERS = itertools.count()
 
 
 async def measure(events: int, folder: Path) -> dict[str, object]:
-    """Events all easy (threshold 0), taken in as fast as the engine accepts them."""
+    """Events all easy (threshold 0), taken in as fast as the agent accepts them."""
     bundle = str(files("setsuden.pipelines.workloads") / "digits")
     spec = PipelineSpec(name="digits", bundle=bundle, gate=GateOverride(threshold=0.0))
     config = AgentConfig(
         device="bench", pipelines=(spec,), http=HttpOptions(port=0), publish_results="none"
     )
     async with build(config, folder) as agent:
-        engine = asyncio.create_task(agent.engine.run(agent.uplink.perform))
+        running = [asyncio.create_task(part.run()) for part in (agent.runtime, agent.sender)]
         await feed(agent, 2000)
         cpu, wall, student = time.process_time(), time.perf_counter(), student_cpu(agent)
         windows = [await window(agent) for _ in range(events // WINDOW)]
         used, passed = time.process_time() - cpu, time.perf_counter() - wall
         student = student_cpu(agent) - student
-        commits = agent.engine.outbox.commits
-        engine.cancel()
-        await asyncio.gather(engine, return_exceptions=True)
+        commits = agent.runtime.durable.outbox.commits
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     events = len(windows) * WINDOW
     each = used / events * 1e6
     return {
@@ -86,7 +85,7 @@ def images() -> Any:
 
 def student_cpu(agent: Agent) -> float:
     """CPU-seconds of all student runs so far."""
-    return agent.engine.metrics.student_cpu_seconds
+    return agent.runtime.metrics.student_cpu_seconds
 
 
 async def feed(agent: Agent, events: int) -> None:
@@ -96,7 +95,7 @@ async def feed(agent: Agent, events: int) -> None:
     places = asyncio.Semaphore(OPEN)
     left = events
 
-    def answered(_outcome: object, _repeated: bool) -> None:
+    def answered(_outcome: object) -> None:
         nonlocal left
         left -= 1
         places.release()
@@ -111,8 +110,7 @@ async def feed(agent: Agent, events: int) -> None:
             id=str(index), source="bench", pipeline="digits", device="bench", data=image.tobytes()
         )
         observation = np.frombuffer(event.data, np.uint8).reshape(28, 28)
-        submission = Submission(event, over_nats=False, received=now())
-        await agent.engine.put(Arrival(submission, observation, answered))
+        await agent.ingress.offer(event, observation, answered)
     await done
 
 

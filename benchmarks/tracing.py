@@ -163,16 +163,17 @@ async def intake(folder: Path, *, enabled: bool) -> float:
         traces=TraceOptions(enabled=enabled),
     )
     async with build(config, folder) as agent:
-        engine = asyncio.create_task(agent.engine.run(agent.uplink.perform))
+        running = [asyncio.create_task(part.run()) for part in (agent.runtime, agent.sender)]
         await feed(agent, 1000)
         if enabled:
-            await asyncio.to_thread(sealed, agent.uplink._recorder)
+            await asyncio.to_thread(sealed, agent.recorder)
         cpu = time.process_time()
         await feed(agent, INTAKE_EVENTS)
-        agent.uplink._recorder.close()
+        agent.recorder.close()
         used = time.process_time() - cpu
-        engine.cancel()
-        await asyncio.gather(engine, return_exceptions=True)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
     return used / INTAKE_EVENTS * 1e6
 
 

@@ -25,10 +25,10 @@ from tests.support.agent import AgentProcess, config
 
 from setsuden.edge_agent.config import HttpOptions
 from setsuden.edge_agent.hosts import is_loopback, name_of
-from setsuden.edge_agent.ingest import compression, guard, json_tensor
-from setsuden.edge_agent.ingest.connection import HEAD_SECONDS, WRITE_SECONDS
-from setsuden.edge_agent.ingest.request import BODY_SECONDS, Request
-from setsuden.edge_agent.ingest.server import HttpServer
+from setsuden.edge_agent.ingress import compression, guard, json_tensor
+from setsuden.edge_agent.ingress.connection import HEAD_SECONDS, WRITE_SECONDS
+from setsuden.edge_agent.ingress.request import BODY_SECONDS, Request
+from setsuden.edge_agent.ingress.server import HttpServer
 from setsuden.pipelines import codec
 from setsuden.schemas.bundle import ITEM_BYTES, DType, Observation
 from setsuden.schemas.errors import ConfigError, InvalidTensorError, RequestRefusedError

@@ -2,31 +2,44 @@
 
 from __future__ import annotations
 
-import queue
+import asyncio
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import closing
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from tests.support.agent_world import EASY, HARD, World
 
 from setsuden.edge_agent.core import (
+    Cursor,
     Deadline,
     Finish,
     Insert,
     MarkPublished,
     Rebind,
     Row,
-    Trail,
+    StageTimes,
+    StreamPlace,
     Write,
-    state,
+    encode,
 )
-from setsuden.edge_agent.outbox import Cursor, Outbox, StreamPlace
+from setsuden.edge_agent.outbox import Outbox
 from setsuden.schemas.errors import OutboxLockedError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Status
+
+
+@cache
+def loop() -> asyncio.AbstractEventLoop:
+    """An event loop in a thread of its own: these tests wait for the writer without one."""
+    running = asyncio.new_event_loop()
+    Thread(target=running.run_forever, daemon=True).start()
+    return running
 
 
 @dataclass
@@ -35,22 +48,29 @@ class Opened:
 
     outbox: Outbox
 
-    def write(self, *writes: Write, cursor: Cursor | None = None) -> Exception | None:
-        return self.begin(*writes, cursor=cursor).get(timeout=10)
+    def write(self, *writes: Write, cursor: Cursor | None = None) -> BaseException | None:
+        return self.begin(*writes, cursor=cursor).exception(timeout=10)
 
-    def begin(
-        self, *writes: Write, cursor: Cursor | None = None
-    ) -> queue.SimpleQueue[Exception | None]:
-        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self.outbox.submit(writes, done.put, cursor)
-        return done
+    def begin(self, *writes: Write, cursor: Cursor | None = None) -> Future[None]:
+        return asyncio.run_coroutine_threadsafe(self._submit(writes, cursor), loop())
 
-    def accept(self, *writes: Write, generation: int = 0, cursor: bool = False) -> Exception | None:
-        """As the engine does with new events: they may be refused."""
-        done: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+    def accept(
+        self, *writes: Write, reading: int = 0, cursor: bool = False
+    ) -> BaseException | None:
+        """As the runtime does with new events: they may be refused."""
         place = Cursor("born", {"p": 9}) if cursor else None
-        self.outbox.submit(writes, done.put, place, refusable=True, generation=generation)
-        return done.get(timeout=10)
+        submitted = self._submit(writes, place, refusable=True, reading=reading)
+        return asyncio.run_coroutine_threadsafe(submitted, loop()).exception(timeout=10)
+
+    async def _submit(
+        self,
+        writes: Sequence[Write],
+        cursor: Cursor | None,
+        *,
+        refusable: bool = False,
+        reading: int = 0,
+    ) -> None:
+        await self.outbox.submit(writes, cursor, refusable=refusable, reading=reading)
 
 
 DEADLINE = Deadline("boot", 5, 6, 7, 8, absolute=False)
@@ -83,10 +103,10 @@ def row(sequence: int = 1, *, hard: bool = True, key: str | None = None) -> Row:
         sequence,
         f"dev-00000000-{sequence}",
         event,
-        Trail("2" * 16, 10, 20, 30, 1, 15, sampled=False),
+        StageTimes("2" * 16, 10, 20, 30, 1, 15, sampled=False),
         True,
         DEADLINE,
-        state(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
+        encode(result.model_copy(update={"event_id": f"dev-00000000-{sequence}"})),
         published=True,
     )
 
@@ -102,7 +122,7 @@ def test_an_observation_lives_until_its_event_is_final(box: Opened) -> None:
     event = box.outbox.event(1)
     assert event is not None
     assert event.data == b"\x00\xff observation"
-    final = state(row().result.model_copy(update={"status": Status.EXPIRED}))
+    final = encode(row().result.model_copy(update={"status": Status.EXPIRED}))
     box.write(Finish(1, "dev-00000000-1", None, final, False))
     assert box.outbox.event(1) is None
     assert list(box.outbox.open_rows()) == []
@@ -161,7 +181,7 @@ def test_a_cursor_goes_forward_only_and_begins_again_with_a_new_stream() -> None
 
 
 def test_a_new_reply_replaces_the_old(box: Opened) -> None:
-    rebound = Rebind(1, "dev-00000000-1", "reply.app.dev.c.new", row().stated)
+    rebound = Rebind(1, "dev-00000000-1", "reply.app.dev.c.new", row().encoded)
     box.write(Insert(row()), rebound)
     (found,) = box.outbox.open_rows()
     assert found.event.reply == "reply.app.dev.c.new"

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.edge_agent.test_outbox import Opened, opened, row
 
-from setsuden.edge_agent.core import Finish, Insert, state
+from setsuden.edge_agent.core import Finish, Insert, encode
 from setsuden.edge_agent.outbox import OutboxTroubleError, OutboxUnwritableError, files
 from setsuden.edge_agent.outbox.rows import OPEN, STATES
 from setsuden.edge_agent.outbox.salvage import salvage
@@ -77,7 +77,7 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_was_accepted(tmp_path: P
     try:
         box = opened(disk / "state")
         accepted = 0
-        refusal: Exception | None = None
+        refusal: BaseException | None = None
         while refusal is None:
             big = row(accepted + 1)
             big = big._replace(event=big.event.model_copy(update={"data": bytes(20_000)}))
@@ -88,10 +88,10 @@ def test_a_full_disk_refuses_what_is_new_and_keeps_what_was_accepted(tmp_path: P
         assert "bytes free" in str(refusal)
         assert box.outbox.unwritable is not None
         # A final result may not be refused: it waits until the disk takes it.
-        final = state(row(1).result.model_copy(update={"status": Status.EXPIRED}))
+        final = encode(row(1).result.model_copy(update={"status": Status.EXPIRED}))
         told = box.begin(Finish(1, "dev-00000000-1", None, final, True))
         subprocess.run(["mount", "-o", "remount,size=8m", str(disk)], check=True)
-        assert told.get(timeout=10) is None
+        assert told.exception(timeout=10) is None
         assert box.accept(Insert(row(accepted + 1))) is None
         assert box.outbox.unwritable is None
         assert sequences(box) == list(range(2, accepted + 2))
@@ -129,11 +129,11 @@ def fill(ballast: Path) -> None:
 def test_after_a_refusal_no_cursor_moves_past_what_was_refused(tmp_path: Path) -> None:
     """Two batches are in flight when the disk fills, and it has room again for the second."""
     box = opened(tmp_path)
-    box.outbox._refused_generation = 3
-    refused = box.accept(Insert(row(1)), generation=3, cursor=True)
+    box.outbox._refused_reading = 3
+    refused = box.accept(Insert(row(1)), reading=3, cursor=True)
     assert isinstance(refused, OutboxUnwritableError)
     assert box.outbox.cursor() is None
-    assert box.accept(Insert(row(1)), generation=4, cursor=True) is None
+    assert box.accept(Insert(row(1)), reading=4, cursor=True) is None
     box.outbox.close()
 
 
@@ -207,7 +207,7 @@ def test_an_observation_is_overwritten_when_its_event_is_final(tmp_path: Path) -
     box.write(Insert(hard._replace(event=hard.event.model_copy(update={"data": secret}))))
     box.outbox._reader.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     assert secret[:100] in (tmp_path / "outbox.db").read_bytes()
-    final = state(hard.result.model_copy(update={"status": Status.EXPIRED}))
+    final = encode(hard.result.model_copy(update={"status": Status.EXPIRED}))
     box.write(Finish(1, "dev-00000000-1", None, final, True))
     box.outbox.close()
     left = b"".join(path.read_bytes() for path in tmp_path.glob("outbox.db*"))
@@ -337,7 +337,7 @@ def test_finals_that_nobody_has_are_salvaged_too(tmp_path: Path) -> None:
     report = salvage(tmp_path / "old" / "outbox.db", tmp_path / "new")
     assert report[1:] == (1, 1, 0, 0)
     again = opened(tmp_path / "new")
-    assert [stated.result.event_id for _, stated in again.outbox.unpublished(9)] == [
+    assert [encoded.result.event_id for _, encoded in again.outbox.unpublished(9)] == [
         "dev-00000000-1"
     ]
     again.outbox.close()

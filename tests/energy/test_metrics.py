@@ -58,6 +58,7 @@ GAUGES = Gauges(
     waiting_to_send=0,
     spans_recorded=0,
     spans_lost=0,
+    telemetry_failures=0,
     spool_bytes=0,
     outbox_set_aside=0,
     outbox_unwritable=False,

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from setsuden.edge_agent import traces
-from setsuden.edge_agent.core import Pending, Trail
+from setsuden.edge_agent.core import Pending, StageTimes
 from setsuden.edge_agent.core.records import Sent
 from setsuden.edge_agent.sampling import Kept
 from setsuden.energy import MeteredRun, WorkKey
@@ -62,7 +62,7 @@ def result(status: Status, *, hard: bool) -> Result:
 
 
 TRAILS = st.builds(
-    Trail,
+    StageTimes,
     parent_span_id=st.none(),
     accepted_ns=TIMES,
     infer_start_ns=TIMES,
@@ -86,15 +86,15 @@ SENDS = st.lists(
 @settings(max_examples=500)
 @given(TRAILS, TIMES, SENDS, st.sampled_from([Status.FINAL, Status.EXPIRED, Status.DEAD]))
 def test_of_a_hard_event_nothing_outlives_what_it_is_part_of(
-    trail: Trail, end_ns: int, sends: list[Sent], status: Status
+    times: StageTimes, end_ns: int, sends: list[Sent], status: Status
 ) -> None:
     final = result(status, hard=True)
     pending = Pending(
-        7, EVENT_ID, "tiny", final, trail, 0, None, None, None, over_nats=True, sends=sends
+        7, EVENT_ID, "tiny", final, times, 0, None, None, None, over_nats=True, sends=sends
     )
     kept = Kept("escalated", 1.0)
-    ended = traces.Ended(final, trail, end_ns, True, pending, kept, None)
-    found = traces.event_spans(ended, lambda mono: mono)
+    finished = traces.FinishedEvent(final, times, end_ns, True, pending, kept, None)
+    found = traces.event_spans(finished, lambda mono: mono)
     contained(found)
     names = [one.name for one in found]
     assert names.count(table.SEND_ESCALATION) == sum(one.end_mono_ns is not None for one in sends)
@@ -102,10 +102,10 @@ def test_of_a_hard_event_nothing_outlives_what_it_is_part_of(
 
 @settings(max_examples=300)
 @given(TRAILS, TIMES)
-def test_of_an_easy_event_nothing_outlives_what_it_is_part_of(trail: Trail, end_ns: int) -> None:
+def test_no_span_of_an_easy_event_outlives_its_parent(times: StageTimes, end_ns: int) -> None:
     final = result(Status.FINAL, hard=False)
-    ended = traces.Ended(final, trail, end_ns, True, None, Kept("share", 100.0), None)
-    contained(traces.event_spans(ended, lambda mono: mono))
+    finished = traces.FinishedEvent(final, times, end_ns, True, None, Kept("share", 100.0), None)
+    contained(traces.event_spans(finished, lambda mono: mono))
 
 
 def test_a_result_is_sent_in_a_trace_of_its_own_for_the_events_has_ended() -> None:
@@ -156,7 +156,7 @@ def answered(work: Work, *, stored_ns: int = ORIGIN + 20_000) -> Work:
 
 
 def wait_span(end_ns: int) -> Span:
-    """The device's ``escalate`` that ended when the result was there."""
+    """The device's ``escalate`` that finished when the result was there."""
     return Span(TRACE, WAIT, "12" * 8, table.ESCALATE, Kind.CLIENT, ORIGIN - 1, end_ns, {})
 
 

@@ -15,7 +15,7 @@ import pytest
 from tests.support.agent import AgentProcess, config
 
 from setsuden.edge_agent.config import HttpOptions
-from setsuden.edge_agent.ingest import cloudevents, connection, guard, http, request, server
+from setsuden.edge_agent.ingress import cloudevents, connection, guard, http, request, server
 
 PAGE = Path(__file__).parents[2] / "docs" / "http.md"
 pytestmark = pytest.mark.skipif(not PAGE.exists(), reason="no documents beside these tests")

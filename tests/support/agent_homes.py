@@ -20,8 +20,8 @@ from setsuden.edge_agent.core import (
     Escalate,
     Insert,
     Row,
+    StageTimes,
     Submission,
-    Trail,
     Verdict,
 )
 from setsuden.edge_agent.core.results import fits
@@ -147,12 +147,12 @@ class Home(World):
         judged = HARD if hard else EASY
         answer = Answer(label=str(content), index=0, confidence=0.5)
         judged = judged._replace(answer=answer)
-        trail = Trail(None, self.wall_ns, self.wall_ns, self.wall_ns, 1)
+        times = StageTimes(None, self.wall_ns, self.wall_ns, self.wall_ns, 1)
         # As the engine does: what is read again from the broker has the same trace again.
         trace_id = f"{0 if over_nats else self.cloud.starts:016x}{content:016x}"
         out = Effects()
         result = self.core.admit(
-            self.now, submission, Verdict(judged, None, None, trail, trace_id, None), out
+            self.now, submission, Verdict(judged, None, None, times, trace_id, None), out
         )
         self.apply(out)
         if result.is_final:
@@ -166,7 +166,7 @@ class Home(World):
         super().apply(out)
         for write in finals:
             row = self.disk.get(getattr(write, "sequence", -1))
-            if row is not None and row.result.is_final and hasattr(write, "stated"):
+            if row is not None and row.result.is_final and hasattr(write, "encoded"):
                 self._tell(int(row.event.data or b"0"), row.result)
 
     # -- the broker -----------------------------------------------------------------------------

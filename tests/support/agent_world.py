@@ -22,10 +22,9 @@ from setsuden.edge_agent.core import (
     Rebind,
     Row,
     Send,
+    StageTimes,
     Submission,
-    Trail,
     Verdict,
-    in_time,
 )
 from setsuden.pipelines.gate import Judged
 from setsuden.schemas.decision import Action, Decision, Reason
@@ -89,10 +88,10 @@ class World:
                 case Insert(row):
                     assert row.sequence not in self.disk
                     self.disk[row.sequence] = row
-                case Finish(sequence=sequence, stated=stated, published=published):
+                case Finish(sequence=sequence, encoded=encoded, published=published):
                     row = self.disk[sequence]
                     assert not row.result.is_final, "an event got a second final result"
-                    self.disk[sequence] = row._replace(stated=stated, published=published)
+                    self.disk[sequence] = row._replace(encoded=encoded, published=published)
                 case MarkPublished(sequence):
                     self.disk[sequence] = self.disk[sequence]._replace(published=True)
                 case Rebind():
@@ -107,12 +106,11 @@ class World:
             device="dev",
             reply="reply.app.dev.c.t",
             data=b"x" * size,
+            ttl_ms=None if deadline_s is None else deadline_s * 1000,
         )
         submission = Submission(event, over_nats=True, received=self.now)
-        clocks = self.core.clocks(self.now)
-        deadline = None if deadline_s is None else in_time(clocks, deadline_s * SECOND)
-        trail = Trail(None, self.wall_ns, self.wall_ns, self.wall_ns, 1)
-        verdict = Verdict(judged, None, None, trail, "0" * 31 + "1", deadline)
+        times = StageTimes(None, self.wall_ns, self.wall_ns, self.wall_ns, 1)
+        verdict = Verdict(judged, None, None, times, "0" * 31 + "1", None)
         out = Effects()
         result = self.core.admit(self.now, submission, verdict, out)
         self.apply(out)
@@ -188,7 +186,7 @@ class World:
     def republish(self) -> None:
         for row in self.disk.values():
             if row.result.is_final and not row.published:
-                self.sends.append(PublishFinal(row.sequence, row.stated))
+                self.sends.append(PublishFinal(row.sequence, row.encoded))
 
     def advance(self, seconds: float) -> None:
         self.mono_ns += int(seconds * SECOND)

@@ -1,4 +1,4 @@
-"""An event on its way from a door to the core."""
+"""An event on its way from an ingress to the core, and what becomes of it there."""
 
 from __future__ import annotations
 
@@ -10,12 +10,28 @@ from numpy.typing import NDArray
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.result import Problem, Result
 
-from .core import Submission
-from .outbox import StreamPlace
+from .core import StreamPlace, Submission
 from .student import StudentRun
 
-Answered = Callable[[Result | SetsudenError, bool], None]
-"""Told (outcome, whether the event had been accepted before)."""
+
+class Accepted(NamedTuple):
+    """The event is durable."""
+
+    result: Result
+    """The newest: provisional while the cloud is asked, else final."""
+    repeated: bool
+    """It had been accepted before, or its result was known before anybody judged it."""
+
+
+class Deferred(NamedTuple):
+    """Not accepted now and not refused: the event is safe where it is stored; read it again."""
+
+    reason: SetsudenError
+
+
+Outcome = Accepted | Deferred | SetsudenError
+"""An error is a refusal: nothing has changed."""
+Answered = Callable[[Outcome], None]
 
 
 class Arrival(NamedTuple):
@@ -24,20 +40,28 @@ class Arrival(NamedTuple):
     submission: Submission
     observation: NDArray[Any] | None
     answered: Answered
-    """Told once: the accepted result when it is durable, or why the event was refused."""
+    """Called once, with the outcome."""
     place: StreamPlace | None = None
-    """Where the event lay in the broker's stream."""
-    generation: int = 0
+    """Where the event is stored, if it is."""
+    reading: int = 0
+    """The reading of the stream that brought it."""
     settled: Result | Problem | None = None
-    """It needs no judging: its final result is known, or why it can have no other than none."""
+    """It is not judged: its final result is known, or the reason why it cannot have one."""
 
     @property
     def pipeline(self) -> str:
-        """Whose event it is."""
+        """The pipeline it is for."""
         return self.submission.event.pipeline
 
+    @property
+    def key(self) -> str:
+        """What makes it the same event as another."""
+        return self.submission.event.key
 
-Placed = tuple[StudentRun, int]
-"""A run and an observation's position in it."""
-Runs = dict[int, Placed]
-"""By the identity of the arrival."""
+
+class JudgedArrival(NamedTuple):
+    """An arrival with its observation's place in the student's run; no run when it is settled."""
+
+    arrival: Arrival
+    run: StudentRun | None
+    place: int = 0

@@ -13,7 +13,7 @@ from setsuden.schemas.log import get_logger
 from setsuden.schemas.stream_service import StreamInfo
 from setsuden.telemetry import Offset, OffsetEstimator, SpanClock, Timeline
 
-from .ingest.source import EventSource
+from .ingress.source import EventSource
 
 log = get_logger(__name__)
 _FIRST_QUESTIONS = 4

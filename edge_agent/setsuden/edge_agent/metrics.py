@@ -119,6 +119,7 @@ class Gauges:
     waiting_to_send: int
     spans_recorded: int
     spans_lost: int
+    telemetry_failures: int
     spool_bytes: int
     outbox_set_aside: int
     outbox_unwritable: bool
@@ -214,6 +215,7 @@ def _plain(metrics: Metrics, gauges: Gauges) -> Iterator[object]:
         "link_unreadable_messages": ("Messages nobody could read", gauges.link_unreadable),
         "spans_recorded": ("Spans sealed", gauges.spans_recorded),
         "spans_lost": ("Spans nobody keeps", gauges.spans_lost),
+        "telemetry_failures": ("Failures of its parts", gauges.telemetry_failures),
         "traces_declined": ("Callers' sampled events past the bound", metrics.traces_declined),
     }
     for name, (text, value) in counters.items():

@@ -23,6 +23,7 @@ from setsuden.process import logs
 from setsuden.process.reload import Reloader
 from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas import spans, subjects
+from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
@@ -31,22 +32,27 @@ from setsuden.telemetry import Recorder, SpanClock
 from setsuden.telemetry.metrics_ship import MetricsShipper
 from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
+from setsuden.telemetry.supervise import Supervisor
 
 from . import student
 from .clock import CloudClock
 from .config import AgentConfig
 from .core import AgentCore, Policy
-from .engine import Engine, now
-from .ingest.broker import BrokerDoor
-from .ingest.guard import read_token
-from .ingest.http import HttpDoor
-from .ingest.server import STOP_SECONDS, HttpServer
-from .ingest.source import EventSource
+from .durable import DurableCore, now
+from .finals import FinalResults
+from .ingress.guard import read_token
+from .ingress.http import HttpIngress
+from .ingress.nats import NatsIngress
+from .ingress.seam import Ingress
+from .ingress.server import STOP_SECONDS, HttpServer
+from .ingress.source import EventSource
 from .lease import Lease
 from .metrics import Metrics
 from .outbox import Outbox, OutboxTroubleError, prepare_folder
+from .runtime import Runtime
+from .sender import Sender
 from .status import AgentStatus
-from .uplink import Uplink
+from .tracer import EventTracer
 
 log = get_logger(__name__)
 Made = TypeVar("Made")
@@ -63,20 +69,23 @@ FAREWELL_SECONDS = 2.0
 class Agent:
     """One agent's parts, wired and not yet running."""
 
-    engine: Engine
-    uplink: Uplink
-    door: BrokerDoor
+    runtime: Runtime
+    sender: Sender
+    ingress: Ingress
+    nats: NatsIngress
     link: Link
     status: AgentStatus
-    http: HttpDoor
+    http: HttpIngress
     clock: CloudClock
     lease: Lease
+    recorder: Recorder
+    telemetry: Supervisor
     shipper: Shipper
     metrics_shipper: MetricsShipper
 
     async def renew_lease(self) -> None:
         """Keep the device's name, until cancelled."""
-        await self.lease.run(lambda: self.engine.core.next_sequence)
+        await self.lease.run(lambda: self.runtime.durable.core.next_sequence)
 
 
 def run_agent(
@@ -101,41 +110,36 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
         notifying(agent.status.line, agent.link) as manager,
     ):
         stop = stop_signal()
-        refused = agent.engine.metrics.http_refused
+        refused = agent.runtime.metrics.http_refused
         Reloader(config, load, agent.link, manager).install()
         server = HttpServer(agent.http, config.http, base / config.state, refused)
         serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
             serving,
-            asyncio.create_task(agent.engine.run(agent.uplink.perform), name="engine"),
-            asyncio.create_task(agent.door.run(), name="door"),
-            asyncio.create_task(agent.uplink.run_lookups(), name="lookups"),
+            asyncio.create_task(agent.runtime.run(), name="runtime"),
+            asyncio.create_task(agent.sender.run(), name="sender"),
+            asyncio.create_task(agent.nats.run(), name="nats"),
             asyncio.create_task(agent.clock.run(), name="clock"),
             asyncio.create_task(agent.renew_lease(), name="lease"),
-            *(
-                [
-                    asyncio.create_task(agent.shipper.run(), name="spans"),
-                    asyncio.create_task(agent.metrics_shipper.run(), name="metrics"),
-                ]
-                if config.traces.ship
-                else []
-            ),
         ]
+        if config.traces.ship:
+            agent.telemetry.start("spans", agent.shipper.run)
+            agent.telemetry.start("metrics", agent.metrics_shipper.run)
         agent.link.start()
         await server.listening.wait()
         log.info("agent_ready", device=config.device, http_port=server.port)
         manager.ready()
-        ended: list[asyncio.Future[Any]] = [*tasks, agent.engine.broken, stop]
+        ended: list[asyncio.Future[Any]] = [*tasks, agent.runtime.durable.broken, stop]
         await asyncio.wait(ended, return_when=asyncio.FIRST_COMPLETED)
         agent.status.stopping = True
         manager.stopping()
         server.stop()
         await asyncio.wait([serving], timeout=LANE_SECONDS)
-        agent.engine.refuse_lanes()
+        agent.runtime.refuse_lanes()
         await asyncio.wait([serving], timeout=STOP_SECONDS)
-        agent.engine.refuse_queued()
+        agent.runtime.refuse_queued()
         outcomes = [await _ended(task) for task in tasks]
-    return _verdict(agent.engine, outcomes)
+    return _verdict(agent.runtime.durable.broken, outcomes)
 
 
 async def _ended(task: asyncio.Task[None]) -> BaseException | None:
@@ -144,10 +148,10 @@ async def _ended(task: asyncio.Task[None]) -> BaseException | None:
     return None if task.cancelled() else task.exception()
 
 
-def _verdict(engine: Engine, outcomes: list[BaseException | None]) -> int:
+def _verdict(broken: asyncio.Future[SetsudenError], outcomes: list[BaseException | None]) -> int:
     failures = [outcome for outcome in outcomes if outcome is not None]
-    if engine.broken.done():
-        failures.append(engine.broken.result())
+    if broken.done():
+        failures.append(broken.result())
     for failure in failures:
         log.error("agent_failed", detail=repr(failure), exc_info=failure)
     if not failures:
@@ -173,43 +177,50 @@ async def build(
     loaded = student.load_all(config.pipelines, base, meter, watchdog)
     students = {each.spec.name: each for each in loaded}
     outbox = await _outbox(config, state)
-    extra: dict[str, Any] = {"device.id": config.device}
     jetstream = JetStream(link)
     spans_clock = SpanClock(state)
     source = EventSource(jetstream, config.device)
     clock = CloudClock(spans_clock, link, source, config.traces.clock_seconds)
-    recorder = Recorder(config.traces, state, spans.SERVICE_EDGE, extra, clock.timeline)
+    recorder = Recorder(
+        config.traces, state, spans.SERVICE_EDGE, {"device.id": config.device}, clock.timeline
+    )
     sender = subjects.Sender(Tier.EDGE, config.device)
     shipper = Shipper(link, recorder, sender, clock.timeline)
-    metrics_shipper = MetricsShipper(
-        link, meter, recorder.resource, sender, config.traces.metrics_seconds
-    )
+    seconds, telemetry = config.traces.metrics_seconds, Supervisor()
+    metrics_shipper = MetricsShipper(link, meter, recorder.resource, sender, seconds)
     try:
-        policy = _policy(config, spans_clock.boot)
-        core = AgentCore(policy, outbox.next_sequence, random.SystemRandom())
-        core.restore(now(), outbox.open_rows())
-        engine = Engine(config, students, outbox, core, metrics, clock=spans_clock)
-        engine.bury_damaged()
-        clock.on_known = lambda ahead: engine.apply(core.cloud_clock(now(), ahead))
+        durable = _durable(config, outbox, clock, spans_clock.boot)
+        metrics.rows_damaged += durable.restore()
+        tracer = EventTracer(recorder, spans_clock, metrics)
+        finals = FinalResults()
+        runtime = Runtime(
+            config, students, durable, metrics=metrics, tracer=tracer, clock=spans_clock
+        )
+        ingress = Ingress(runtime, finals)
         await jetstream.start()
-        uplink = Uplink(engine, link, jetstream, recorder)
-        await uplink.start()
-        door = BrokerDoor(engine, link, jetstream, source)
-        await door.start()
+        sending = Sender(
+            durable, link, jetstream, config=config, students=students, finals=finals,
+            metrics=metrics, tracer=tracer,
+        )  # fmt: skip
+        nats = NatsIngress(ingress, link, jetstream, source)
+        await asyncio.gather(sending.start(), nats.start())
         lease = Lease(config.device, outbox, link, jetstream)
-        lease.on_rolled_back = lambda: core.rolled_back(_results_since(spans_clock, clock))
+        lease.on_rolled_back = lambda: durable.core.rolled_back(_results_since(spans_clock, clock))
         link.admission = lease.acquire
         status = AgentStatus(
-            engine, uplink, door, link=link, clock=clock, recorder=recorder, meter=meter
-        )
-        http = HttpDoor(engine, uplink, status, token)
+            config, students, durable, metrics=metrics, sender=sending, nats=nats, link=link,
+            clock=clock, recorder=recorder, telemetry=telemetry, meter=meter,
+        )  # fmt: skip
+        http = HttpIngress(ingress, status, config.http, token)
         meter.start()
         yield Agent(
-            engine, uplink, door, link, status, http, clock, lease, shipper, metrics_shipper
-        )
+            runtime, sending, ingress, nats, link, status, http, clock, lease, recorder, telemetry,
+            shipper, metrics_shipper,
+        )  # fmt: skip
     finally:
         meter.close()
         recorder.close()  # after the meter: the last spans get their settled joules
+        await telemetry.stop()
         if config.traces.ship:
             await asyncio.gather(
                 shipper.finish(FAREWELL_SECONDS), metrics_shipper.finish(FAREWELL_SECONDS)
@@ -219,6 +230,13 @@ async def build(
         for each in loaded:
             each.close()
         watchdog.close()
+
+
+def _durable(config: AgentConfig, outbox: Outbox, clock: CloudClock, boot: str) -> DurableCore:
+    core = AgentCore(_policy(config, boot), outbox.next_sequence, random.SystemRandom())
+    durable = DurableCore(core, outbox)
+    clock.on_known = lambda ahead: durable.apply(core.cloud_clock(now(), ahead))
+    return durable
 
 
 async def _outbox(config: AgentConfig, state: Path) -> Outbox:

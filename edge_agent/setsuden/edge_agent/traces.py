@@ -23,7 +23,7 @@ from setsuden.telemetry import (
 )
 from setsuden.telemetry.span import Value, energy_attributes
 
-from .core import Pending, Trail
+from .core import Pending, StageTimes
 from .core.records import Sent
 from .sampling import Kept
 
@@ -39,13 +39,13 @@ At = Callable[[int], int]
 """From the monotonic clock to the span timeline."""
 
 
-class Ended(NamedTuple):
+class FinishedEvent(NamedTuple):
     """An event that is final, with all that its spans are made from."""
 
     result: Result
-    trail: Trail
+    times: StageTimes
     end_ns: int
-    """On the span timeline, like the trail."""
+    """On the span timeline, like the stage times."""
     over_nats: bool
     pending: Pending | None
     """Set for a hard case."""
@@ -82,16 +82,16 @@ def _send_result_ids(result: Result) -> tuple[str, str]:
     return trace_id, derived_span_id(trace_id, "send-res")
 
 
-def event_spans(ended: Ended, at: At) -> list[Span]:
+def event_spans(finished: FinishedEvent, at: At) -> list[Span]:
     """Root, preprocessing, inference and, for a hard case, the escalation with its sends."""
-    result, pending = ended.result, ended.pending
+    result, pending = finished.result, finished.pending
     root = root_id(result)
-    prepared = _preprocess(ended, root)
-    after = ended.trail.accepted_ns if prepared is None else prepared.end_ns
-    infer = _infer(ended, root, after + _STEP_NS)
+    prepared = _preprocess(finished, root)
+    after = finished.times.accepted_ns if prepared is None else prepared.end_ns
+    infer = _infer(finished, root, after + _STEP_NS)
     # No child may outlive its parent, whatever the clocks said: Jaeger warns of each one that does.
-    end = max(ended.end_ns, infer.end_ns + 3 * _STEP_NS)
-    found = [_root(ended, root, end), infer]
+    end = max(finished.end_ns, infer.end_ns + 3 * _STEP_NS)
+    found = [_root(finished, root, end), infer]
     if prepared is not None:
         found.append(prepared)
     if pending is not None:
@@ -126,37 +126,37 @@ def sent_result(
     )
 
 
-def _root(ended: Ended, root: str, end_ns: int) -> Span:
-    result, trail = ended.result, ended.trail
+def _root(finished: FinishedEvent, root: str, end_ns: int) -> Span:
+    result, times = finished.result, finished.times
     escalated = result.decision is not None and result.decision.escalates
     attributes: dict[str, Value] = {
         "setsuden.event_id": result.event_id,
         "setsuden.pipeline": result.pipeline,
         "setsuden.status": result.status.value,
         "setsuden.escalated": escalated,
-        "setsuden.sampling.reason": ended.kept.reason,
-        "setsuden.sampling.adjusted_count": ended.kept.adjusted_count,
+        "setsuden.sampling.reason": finished.kept.reason,
+        "setsuden.sampling.adjusted_count": finished.kept.adjusted_count,
     }
     if result.tier is not None:
         attributes["setsuden.tier"] = result.tier.value
     if escalated and result.decision is not None:
         attributes["setsuden.escalation.reason"] = result.decision.reason.value
-    if ended.energy_class is not None:
-        attributes["setsuden.energy.class"] = ended.energy_class
+    if finished.energy_class is not None:
+        attributes["setsuden.energy.class"] = finished.energy_class
     failed = result.status in {Status.DEAD, Status.EXPIRED}
     if failed:
         attributes["error.type"] = _error_of(result)
     return Span(
         result.trace_id,
         root,
-        trail.parent_span_id,
+        times.parent_span_id,
         spans.EVENT,
-        Kind.CONSUMER if ended.over_nats else Kind.SERVER,
-        trail.accepted_ns,
+        Kind.CONSUMER if finished.over_nats else Kind.SERVER,
+        times.accepted_ns,
         end_ns,
         attributes | _totals(result, result.energy.edge),
         error=_error_of(result) if failed else None,
-        later=_later(ended, partial(_totals, result)),
+        later=_later(finished, partial(_totals, result)),
     )
 
 
@@ -165,10 +165,10 @@ def _error_of(result: Result) -> str:
 
 
 def _later(
-    ended: Ended, attributes: Callable[[EnergyReading], dict[str, Value]]
+    finished: FinishedEvent, attributes: Callable[[EnergyReading], dict[str, Value]]
 ) -> Callable[[], dict[str, Value] | None] | None:
     """The attributes of the student's run once its window has closed."""
-    run = ended.run
+    run = finished.run
     if run is None:
         return None
     return lambda: None if run.settled is None else attributes(run.settled)
@@ -204,11 +204,11 @@ def _joules(reading: EnergyReading | None) -> float | None:
     return None if reading is None else reading.joules
 
 
-def _preprocess(ended: Ended, root: str) -> Span | None:
-    result, trail = ended.result, ended.trail
-    if not trail.prepare_start_ns:
+def _preprocess(finished: FinishedEvent, root: str) -> Span | None:
+    result, times = finished.result, finished.times
+    if not times.prepare_start_ns:
         return None
-    start = max(trail.prepare_start_ns, trail.accepted_ns + _STEP_NS)
+    start = max(times.prepare_start_ns, times.accepted_ns + _STEP_NS)
     return Span(
         result.trace_id,
         derived_span_id(result.trace_id, f"preprocess/{result.event_id}"),
@@ -216,21 +216,21 @@ def _preprocess(ended: Ended, root: str) -> Span | None:
         spans.PREPROCESS,
         Kind.INTERNAL,
         start,
-        max(trail.infer_start_ns - _STEP_NS, start + _STEP_NS),
-        {"setsuden.batch.size": trail.infer_items},
+        max(times.infer_start_ns - _STEP_NS, start + _STEP_NS),
+        {"setsuden.batch.size": times.infer_items},
     )
 
 
-def _infer(ended: Ended, root: str, not_before_ns: int) -> Span:
-    result, trail = ended.result, ended.trail
-    model = (ended.pending.provisional if ended.pending else result).model
+def _infer(finished: FinishedEvent, root: str, not_before_ns: int) -> Span:
+    result, times = finished.result, finished.times
+    model = (finished.pending.provisional if finished.pending else result).model
     attributes = energy_attributes(result.energy.edge)
-    attributes["setsuden.batch.size"] = trail.infer_items
-    attributes["setsuden.batch.share"] = 1 / trail.infer_items
+    attributes["setsuden.batch.size"] = times.infer_items
+    attributes["setsuden.batch.share"] = 1 / times.infer_items
     if model is not None:
         attributes |= _model(model)
-    start = max(trail.infer_start_ns, not_before_ns)
-    end = max(trail.infer_end_ns, start + _STEP_NS)
+    start = max(times.infer_start_ns, not_before_ns)
+    end = max(times.infer_end_ns, start + _STEP_NS)
     return Span(
         result.trace_id,
         derived_span_id(result.trace_id, f"infer/{result.event_id}"),
@@ -241,7 +241,7 @@ def _infer(ended: Ended, root: str, not_before_ns: int) -> Span:
         end,
         attributes,
         events=(SpanEvent(spans.GATE_DECISION, end, _gate(result.decision)),),
-        later=_later(ended, energy_attributes),
+        later=_later(finished, energy_attributes),
     )
 
 

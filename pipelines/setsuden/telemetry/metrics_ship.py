@@ -53,7 +53,7 @@ class MetricsShipper:
         A moment at which the link is down is made up for as soon as it is up.
         """
         if not self._seconds:
-            await asyncio.Event().wait()  # an agent ends when one of its tasks does
+            await asyncio.Event().wait()  # its supervisor would begin it again
         # A site's devices that got their power back together would speak together for ever.
         await asyncio.sleep(random.uniform(0, self._seconds))  # noqa: S311  # jitter
         while True:

@@ -12,18 +12,23 @@ from .effects import (
     Notify,
     PublishFinal,
     Rebind,
+    Reply,
     Send,
     Write,
 )
 from .machine import AgentCore
-from .records import Now, Pending, Policy, Row, Stated, Submission, Trail, state
+from .positions import Cursor, Positions, StreamPlace
+from .records import EncodedResult, Now, Pending, Policy, Row, StageTimes, Submission, encode
+from .repeats import Repeats
 from .results import Verdict
 
 __all__ = [
     "AgentCore",
     "Clocks",
+    "Cursor",
     "Deadline",
     "Effects",
+    "EncodedResult",
     "Escalate",
     "Finish",
     "Forward",
@@ -34,16 +39,19 @@ __all__ = [
     "Now",
     "Pending",
     "Policy",
+    "Positions",
     "PublishFinal",
     "Rebind",
+    "Repeats",
+    "Reply",
     "Row",
     "Send",
-    "Stated",
+    "StageTimes",
+    "StreamPlace",
     "Submission",
-    "Trail",
     "Verdict",
     "Write",
     "at_moment",
+    "encode",
     "in_time",
-    "state",
 ]

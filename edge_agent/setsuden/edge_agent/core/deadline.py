@@ -11,6 +11,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from setsuden.schemas.event import Event
+
+NS_PER_MS = 1_000_000
+
 
 class Clocks(NamedTuple):
     """The present on every clock the device has, nanoseconds."""
@@ -57,6 +61,29 @@ def at_moment(clocks: Clocks, moment_ns: int) -> Deadline:
     left = moment_ns - present
     mono, wall = clocks.mono_ns + left, clocks.wall_ns + left
     return Deadline(clocks.boot, mono, wall, moment_ns, max(0, left), absolute=True)
+
+
+def of_event(
+    event: Event, clocks: Clocks, stored_ns: int | None, default_seconds: float | None
+) -> Deadline | None:
+    """The event's own, the sooner of two; else what its pipeline gives to all.
+
+    A time to live counts from when the event was stored, by the cloud's clock.
+    """
+    own = []
+    if event.ttl_ms is not None:
+        own.append(in_time(clocks, event.ttl_ms * NS_PER_MS - _waited_ns(clocks, stored_ns)))
+    if event.deadline is not None:
+        own.append(at_moment(clocks, int(event.deadline.timestamp() * 1e9)))
+    if not own and default_seconds is not None:
+        own.append(in_time(clocks, int(default_seconds * 1e9)))
+    return min(own, key=lambda deadline: deadline.mono_ns, default=None)
+
+
+def _waited_ns(clocks: Clocks, stored_ns: int | None) -> int:
+    if stored_ns is None or clocks.cloud_ns is None:
+        return 0
+    return max(0, clocks.cloud_ns - stored_ns)
 
 
 def due(deadline: Deadline, clocks: Clocks) -> Due:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from setsuden.schemas.result import Result
 from setsuden.schemas.subjects import Place
 
-from .records import Pending, Row, Stated, Trail
+from .records import EncodedResult, Pending, Row, StageTimes
 
 
 class Insert(NamedTuple):
@@ -23,7 +23,7 @@ class Finish(NamedTuple):
     sequence: int
     event_id: str
     reply: str | None
-    stated: Stated
+    encoded: EncodedResult
     published: bool
 
 
@@ -39,7 +39,7 @@ class Rebind(NamedTuple):
     sequence: int
     event_id: str
     reply: str
-    stated: Stated
+    encoded: EncodedResult
 
 
 class Escalate(NamedTuple):
@@ -60,13 +60,13 @@ class PublishFinal(NamedTuple):
     """Send: store a final result, by compare-and-set, or beside it as the one that came second."""
 
     sequence: int
-    stated: Stated
+    encoded: EncodedResult
     second: bool = False
 
     @property
     def result(self) -> Result:
         """The final result."""
-        return self.stated.result
+        return self.encoded.result
 
 
 class Notify(NamedTuple):
@@ -74,8 +74,8 @@ class Notify(NamedTuple):
 
     event_id: str
     reply: str | None
-    stated: Stated
-    trail: Trail | None = None
+    encoded: EncodedResult
+    times: StageTimes | None = None
     """Set with a final result: the event's spans can be made."""
     over_nats: bool = False
     finished: Pending | None = None
@@ -86,7 +86,7 @@ class Notify(NamedTuple):
     @property
     def result(self) -> Result:
         """What is told."""
-        return self.stated.result
+        return self.encoded.result
 
 
 class Forward(NamedTuple):
@@ -95,8 +95,15 @@ class Forward(NamedTuple):
     result: Result
 
 
+class Reply(NamedTuple):
+    """Send: a message to an application's reply subject, best effort."""
+
+    subject: str
+    body: bytes
+
+
 Write = Insert | Finish | MarkPublished | Rebind
-Send = Escalate | Lookup | PublishFinal | Notify | Forward
+Send = Escalate | Lookup | PublishFinal | Notify | Forward | Reply
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The state machine: accept, gate, escalate, retry, deadline, dedupe.
+"""The state machine: accept, escalate, retry, deadline.
 
 Time comes in with every call, effects go out. The shell makes ``writes`` durable, then does
 ``sends``. After a crash :meth:`AgentCore.restore` starts again from the rows alone.
@@ -23,7 +23,7 @@ from setsuden.schemas.result import Problem, Result, Status, Tier
 
 from . import results
 from .backlog import Backlog
-from .deadline import Clocks, due
+from .deadline import NS_PER_MS, Clocks, due, of_event
 from .effects import (
     Effects,
     Escalate,
@@ -37,8 +37,8 @@ from .effects import (
     Rebind,
     concerns,
 )
-from .records import Now, Pending, Policy, Row, Sent, Submission, Trail, state
-from .results import NS_PER_MS, Verdict
+from .records import Now, Pending, Policy, Row, Sent, StageTimes, Submission, encode
+from .results import Verdict
 from .timers import Timers
 
 _FIRST_RETRY_NS = 100_000_000
@@ -121,33 +121,36 @@ class AgentCore:
         Raises OutboxFullError for a hard case without room; nothing changes then.
         """
         escalates = verdict.judged.decision.escalates
+        deadline = None
         if escalates:
             self._check_room(len(submission.event.data))
+            clocks, default = self.clocks(submission.received), verdict.deadline_seconds
+            deadline = of_event(submission.event, clocks, submission.stored_ns, default)
         sequence = self._take_sequence()
         event_id = submission.event_id or self._local_id(sequence)
         status = Status.PROVISIONAL if escalates else Status.FINAL
         result = results.of_edge(
             now, submission, verdict, event_id, region=self._policy.region, status=status
         )
-        stated = state(result)
+        encoded = encode(result)
         publish = not escalates and self._publishes(submission.over_nats)
         row = Row(
             sequence=sequence,
             event_id=event_id,
             event=submission.event,
-            trail=verdict.trail,
+            times=verdict.times,
             over_nats=submission.over_nats,
-            deadline=verdict.deadline if escalates else None,
-            stated=stated,
+            deadline=deadline,
+            encoded=encoded,
             published=not (escalates or publish),
         )
         out.writes.append(Insert(row))
-        trail = None if escalates else verdict.trail
+        times = None if escalates else verdict.times
         reply = submission.event.reply
-        told = Notify(event_id, reply, stated, trail, submission.over_nats, publishes=publish)
+        told = Notify(event_id, reply, encoded, times, submission.over_nats, publishes=publish)
         out.sends.append(told)
         if publish:
-            out.sends.append(PublishFinal(sequence, stated))
+            out.sends.append(PublishFinal(sequence, encoded))
         if escalates:
             self._begin(now, row, submission.received.mono_ns)
             self._backlog.add_live(sequence)
@@ -161,22 +164,23 @@ class AgentCore:
         """
         out.writes.append(Insert(self._final_row(submission.event, True, result, published=True)))
 
-    def bury(self, now: Now, event: Event, event_id: str, problem: Problem, out: Effects) -> None:
+    def bury(self, now: Now, event: Event, event_id: str, problem: Problem, out: Effects) -> Result:
         """Keep an event from the broker that cannot be judged as a dead one, with the reason."""
         result = results.refused(now, event, event_id, self._policy.region, problem)
         row = self._final_row(event, True, result, published=False)
         out.writes.append(Insert(row))
-        out.sends.append(PublishFinal(row.sequence, row.stated))
+        out.sends.append(PublishFinal(row.sequence, row.encoded))
+        return result
 
     def _final_row(self, event: Event, over_nats: bool, result: Result, *, published: bool) -> Row:
         return Row(
             sequence=self._take_sequence(),
             event_id=result.event_id,
             event=event,
-            trail=Trail(None, 0, 0, 0, 0),
+            times=StageTimes(None, 0, 0, 0, 0),
             over_nats=over_nats,
             deadline=None,
-            stated=state(result),
+            encoded=encode(result),
             published=published,
         )
 
@@ -215,8 +219,8 @@ class AgentCore:
         pending = self._pending.get(event_id)
         if pending is not None and pending.reply != reply:
             pending.reply = reply
-            stated = state(pending.provisional)
-            out.writes.append(Rebind(pending.sequence, event_id, reply, stated))
+            encoded = encode(pending.provisional)
+            out.writes.append(Rebind(pending.sequence, event_id, reply, encoded))
         return out
 
     def _take_sequence(self) -> int:
@@ -241,7 +245,7 @@ class AgentCore:
             event_id=row.event_id,
             pipeline=row.event.pipeline,
             provisional=row.result,
-            trail=row.trail,
+            times=row.times,
             accepted_mono_ns=accepted_mono_ns,
             deadline=row.deadline,
             deadline_mono_ns=None,
@@ -350,7 +354,7 @@ class AgentCore:
             return out
         if result.status is Status.SUPERSEDED:
             # Too late by the cloud's clocks; our own deadline will say so in a moment.
-            out.sends.append(Notify(pending.event_id, pending.reply, state(result)))
+            out.sends.append(Notify(pending.event_id, pending.reply, encode(result)))
             return out
         self._finish(pending, results.merged(now, pending, result), out, published=True)
         self._pump(now, out)
@@ -372,8 +376,7 @@ class AgentCore:
         pending = self._pending.get(event_id)
         if pending is not None:
             words = "a record that is not of this event is stored under its name"
-            problem = Problem(code="result_not_believed", message=words)
-            self._die(now, pending, problem, out)
+            self._die(now, pending, Problem(code="result_not_believed", message=words), out)
             self._pump(now, out)
         return out
 
@@ -409,7 +412,7 @@ class AgentCore:
         taken = isinstance(error, AlreadyStoredError)
         if taken and not sent.second and sent.result.status is Status.EXPIRED:
             # The cloud was first. Ours stands for the application; both records are kept.
-            out.sends.append(PublishFinal(sent.sequence, sent.stated, second=True))
+            out.sends.append(PublishFinal(sent.sequence, sent.encoded, second=True))
             out.sends.append(Lookup(sent.result.place))
         elif taken or error is None or isinstance(error, MessageTooLargeError):
             # Too large is too large for ever, and must not stand before the others.
@@ -422,7 +425,8 @@ class AgentCore:
         for sequence in self._deadlines.pop(now.mono_ns):
             pending = self._by_sequence.get(sequence)
             if pending is not None:
-                self._expire(now, pending, out)
+                expired = results.settled(now, pending, Status.EXPIRED)
+                self._finish(pending, expired, out, published=False)
         for sequence in self._checks.pop(now.mono_ns):
             pending = self._by_sequence.get(sequence)
             if pending is not None:
@@ -438,9 +442,6 @@ class AgentCore:
         # Asked again even if the question is lost with the link.
         self._checks.set(pending.sequence, now.mono_ns + self._policy.lookup_ns)
 
-    def _expire(self, now: Now, pending: Pending, out: Effects) -> None:
-        self._finish(pending, results.settled(now, pending, Status.EXPIRED), out, published=False)
-
     def damaged(self, now: Now, sequence: int, error: SetsudenError) -> Effects:
         """The observation can no longer be read: the event ends with that reason."""
         out = Effects()
@@ -454,7 +455,7 @@ class AgentCore:
     def _may_be_answered(self, pending: Pending) -> bool:
         """True for a row of an older copy of the folder, older than results are kept."""
         before = self._refuse_accepted_before_ns
-        return before is not None and pending.restored and pending.trail.accepted_ns < before
+        return before is not None and pending.restored and pending.times.accepted_ns < before
 
     def rolled_back(self, results_kept_since_ns: int) -> None:
         """The state folder is older than what this device has done since.
@@ -469,21 +470,21 @@ class AgentCore:
         self._finish(pending, result, out, published=False)
 
     def _finish(self, pending: Pending, result: Result, out: Effects, *, published: bool) -> None:
-        sequence, stated = pending.sequence, state(result)
+        sequence, encoded = pending.sequence, encode(result)
         self._forget(pending)
-        out.writes.append(Finish(sequence, pending.event_id, pending.reply, stated, published))
+        out.writes.append(Finish(sequence, pending.event_id, pending.reply, encoded, published))
         told = Notify(
             pending.event_id,
             pending.reply,
-            stated,
-            pending.trail,
+            encoded,
+            pending.times,
             pending.over_nats,
             pending,
             publishes=not published,
         )
         out.sends.append(told)
         if not published:
-            out.sends.append(PublishFinal(sequence, stated))
+            out.sends.append(PublishFinal(sequence, encoded))
 
     def _forget(self, pending: Pending) -> None:
         sequence = pending.sequence

@@ -37,7 +37,7 @@ class Now(NamedTuple):
     mono_ns: int
 
 
-class Trail(NamedTuple):
+class StageTimes(NamedTuple):
     """Moments of an event that its spans are made from, nanoseconds on the span timeline."""
 
     parent_span_id: str | None
@@ -60,20 +60,20 @@ class Submission(NamedTuple):
     received: Now
     event_id: str | None = None
     """Of an event that came over the broker: it follows from its place in the stream."""
-    waited_ns: int = 0
-    """How long it was in the broker's stream before it was received, where that is known."""
+    stored_ns: int | None = None
+    """When the broker stored it, by the cloud's clock."""
 
 
-class Stated(NamedTuple):
+class EncodedResult(NamedTuple):
     """A result and its JSON: stored, published and told as the same words, encoded once."""
 
     result: Result
     text: str
 
 
-def state(result: Result) -> Stated:
+def encode(result: Result) -> EncodedResult:
     """The result with its JSON, without what is not there."""
-    return Stated(result, result.model_dump_json(exclude_none=True, warnings=False))
+    return EncodedResult(result, result.model_dump_json(exclude_none=True, warnings=False))
 
 
 class Row(NamedTuple):
@@ -83,10 +83,10 @@ class Row(NamedTuple):
     event_id: str
     event: Event
     """Its data is dropped once the event is final."""
-    trail: Trail
+    times: StageTimes
     over_nats: bool
     deadline: Deadline | None
-    stated: Stated
+    encoded: EncodedResult
     """Provisional while the cloud is asked, else final."""
     published: bool
     """Nothing is left to store in the results stream."""
@@ -94,7 +94,7 @@ class Row(NamedTuple):
     @property
     def result(self) -> Result:
         """The newest result."""
-        return self.stated.result
+        return self.encoded.result
 
 
 @dataclass(slots=True)
@@ -116,7 +116,7 @@ class Pending:
     event_id: str
     pipeline: str
     provisional: Result
-    trail: Trail
+    times: StageTimes
     accepted_mono_ns: int
     deadline: Deadline | None
     deadline_mono_ns: int | None

@@ -13,10 +13,8 @@ from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Energy, ModelRef, Problem, Result, Status, Tier, Timing
 
-from .deadline import Deadline
-from .records import Now, Pending, Submission, Trail
-
-NS_PER_MS = 1_000_000
+from .deadline import NS_PER_MS
+from .records import Now, Pending, StageTimes, Submission
 
 
 class Verdict(NamedTuple):
@@ -25,9 +23,10 @@ class Verdict(NamedTuple):
     judged: Judged
     model: ModelRef | None
     energy: EnergyReading | None
-    trail: Trail
+    times: StageTimes
     trace_id: str
-    deadline: Deadline | None
+    deadline_seconds: float | None
+    """What the pipeline gives to events without a deadline of their own."""
 
 
 def of_edge(
@@ -40,7 +39,7 @@ def of_edge(
     status: Status,
 ) -> Result:
     """The student's answer. Built without validation: every part was validated before."""
-    event, trail = submission.event, verdict.trail
+    event, times = submission.event, verdict.times
     answer = verdict.judged.answer
     return trusted(
         Result,
@@ -57,7 +56,7 @@ def of_edge(
         energy=trusted(Energy, edge=verdict.energy, cloud=None),
         timing=trusted(
             Timing,
-            edge_infer_ms=(trail.infer_end_ns - trail.infer_start_ns) / NS_PER_MS,
+            edge_infer_ms=(times.infer_end_ns - times.infer_start_ns) / NS_PER_MS,
             queue_ms=None,
             cloud_infer_ms=None,
             total_ms=(now.mono_ns - submission.received.mono_ns) / NS_PER_MS,

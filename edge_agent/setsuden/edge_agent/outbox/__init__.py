@@ -2,10 +2,9 @@
 
 from .files import OutboxTroubleError, OutboxUnwritableError, prepare_folder
 from .rows import RowDamagedError
-from .store import Cursor, Damaged, Known, Outbox, OutboxBrokenError, StreamPlace
+from .store import Damaged, Known, Outbox, OutboxBrokenError
 
 __all__ = [
-    "Cursor",
     "Damaged",
     "Known",
     "Outbox",
@@ -13,6 +12,5 @@ __all__ = [
     "OutboxTroubleError",
     "OutboxUnwritableError",
     "RowDamagedError",
-    "StreamPlace",
     "prepare_folder",
 ]

@@ -16,13 +16,13 @@ from pydantic_core import to_json
 
 from setsuden.edge_agent.core import (
     Deadline,
+    EncodedResult,
     Finish,
     Insert,
     MarkPublished,
     Rebind,
     Row,
-    Stated,
-    Trail,
+    StageTimes,
     Write,
 )
 from setsuden.schemas.errors import SetsudenError
@@ -130,22 +130,22 @@ def statement(write: Write, age_ns: int) -> tuple[str, tuple[object, ...]]:
     match write:
         case Insert(row):
             return INSERT, _values(row, age_ns)
-        case Finish(sequence, event_id, reply, stated, published):
+        case Finish(sequence, event_id, reply, encoded, published):
             state = PUBLISHED if published else UNPUBLISHED
-            checksum = _result_sum(event_id, reply, stated.text)
-            return _FINISH, (state, reply, stated.text, checksum, sequence)
+            checksum = _result_sum(event_id, reply, encoded.text)
+            return _FINISH, (state, reply, encoded.text, checksum, sequence)
         case MarkPublished(sequence):
             return _MARK, (sequence,)
-        case Rebind(sequence, event_id, reply, stated):
-            checksum = _result_sum(event_id, reply, stated.text)
-            return _REBIND, (reply, stated.text, checksum, sequence)
+        case Rebind(sequence, event_id, reply, encoded):
+            checksum = _result_sum(event_id, reply, encoded.text)
+            return _REBIND, (reply, encoded.text, checksum, sequence)
 
 
 def _values(row: Row, age_ns: int) -> tuple[object, ...]:
     final, event = row.result.is_final, row.event
-    key, text = event.key, row.stated.text
+    key, text = event.key, row.encoded.text
     deadline = None if row.deadline is None else json.dumps(row.deadline)
-    trail = to_json(row.trail).decode()  # an eighth of the time of json.dumps
+    trail = to_json(row.times).decode()  # an eighth of the time of json.dumps
     headers, data, content_sum = None, None, 0
     if not final:
         headers, data = json.dumps(event.headers()), event.data
@@ -169,12 +169,12 @@ def row_of(raw: Raw) -> Row:
     try:
         event = event_of(raw).model_copy(update={"reply": raw.reply})
         deadline = None if raw.deadline is None else Deadline(*json.loads(raw.deadline))
-        trail, stated = Trail(*json.loads(raw.trail)), stated_of(raw)
+        trail, encoded = StageTimes(*json.loads(raw.trail)), encoded_of(raw)
     except (ValueError, TypeError, SetsudenError) as error:
         # The checksums hold, so it was written so: by another version of us.
         raise RowDamagedError(f"row {raw.sequence} cannot be read: {error}") from error
     return Row(
-        raw.sequence, raw.event_id, event, trail, bool(raw.over_nats), deadline, stated,
+        raw.sequence, raw.event_id, event, trail, bool(raw.over_nats), deadline, encoded,
         published=True,
     )  # fmt: skip
 
@@ -188,12 +188,12 @@ def event_of(raw: Raw) -> Event:
     return Event.from_headers(headers, raw.data, pipeline=raw.pipeline, device=device)
 
 
-def stated_of(raw: Raw) -> Stated:
+def encoded_of(raw: Raw) -> EncodedResult:
     """The newest result; raises RowDamagedError."""
     if not raw.result_holds:
         raise _damage(raw)
     try:
-        return Stated(Result.model_validate_json(raw.result), raw.result)
+        return EncodedResult(Result.model_validate_json(raw.result), raw.result)
     except ValueError as error:
         raise RowDamagedError(f"row {raw.sequence} holds no result") from error
 
@@ -213,7 +213,7 @@ def repaired_state(raw: Raw) -> int | None:
     """The state of a row whose state alone was damaged; None when more of it was."""
     if not (raw.fixed_holds and raw.content_holds and raw.result_holds):
         return None
-    final = stated_of(raw).result.is_final
+    final = encoded_of(raw).result.is_final
     return UNPUBLISHED if final else OPEN
 
 

@@ -16,7 +16,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from setsuden.edge_agent.core import Insert, Row, Trail
+from setsuden.edge_agent.core import Insert, Row, StageTimes
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.event import Event
 
@@ -173,8 +173,8 @@ def _row(raw: Raw, sequence: int) -> Row | None:
 
 
 def _final(raw: Raw, sequence: int) -> Row:
-    stated = rows.stated_of(raw)
-    result = stated.result
+    encoded = rows.encoded_of(raw)
+    result = encoded.result
     event = Event(
         id=result.source_id or result.event_id,
         source="outbox",
@@ -186,6 +186,6 @@ def _final(raw: Raw, sequence: int) -> Row:
     )
     over_nats = bool(raw.over_nats)
     return Row(
-        sequence, raw.event_id, event, Trail(None, 0, 0, 0, 0), over_nats, None, stated,
+        sequence, raw.event_id, event, StageTimes(None, 0, 0, 0, 0), over_nats, None, encoded,
         published=False,
     )  # fmt: skip

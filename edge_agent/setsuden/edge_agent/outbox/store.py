@@ -7,19 +7,20 @@ commit runs shares the next one, so the cost of an fsync is divided by the load.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from setsuden.edge_agent.core import Insert, Row, Stated, Write
+from setsuden.edge_agent.core import Cursor, EncodedResult, Insert, Row, Write
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.event import IDENTITY_MARK, Event
 from setsuden.schemas.log import get_logger
@@ -59,34 +60,6 @@ _IDENTITIES = (
 _RETRY_SECONDS = 1.0
 """Pause before a disk that took nothing is tried again."""
 
-Committed = Callable[[Exception | None], None]
-"""Told in the writer's thread: None once durable, else why nothing of it was written."""
-
-
-class StreamPlace(NamedTuple):
-    """Where one event lay in the broker's stream."""
-
-    created: str
-    """The stream's own birth: a new stream of the same name begins again."""
-    pipeline: str
-    sequence: int
-
-
-class Cursor(NamedTuple):
-    """How far the events of one stream were accepted."""
-
-    created: str
-    positions: Mapping[str, int]
-    """Last accepted sequence by pipeline: each subject is a line of its own."""
-
-    def past(self, place: StreamPlace) -> Cursor:
-        """The cursor with this event behind it."""
-        if place.created != self.created:
-            return Cursor(place.created, {place.pipeline: place.sequence})
-        if place.sequence <= self.positions.get(place.pipeline, 0):
-            return self
-        return Cursor(self.created, {**self.positions, place.pipeline: place.sequence})
-
 
 class Known(NamedTuple):
     """What is known of an event that was accepted before."""
@@ -107,10 +80,10 @@ class Damaged(NamedTuple):
 class _Job(NamedTuple):
     writes: Sequence[Write]
     cursor: Cursor | None
-    committed: Committed
+    done: asyncio.Future[None]
     refusable: bool
     """An acceptance, which may be refused while the disk is full; all else must be written."""
-    generation: int
+    reading: int
 
 
 class Outbox:
@@ -136,7 +109,7 @@ class Outbox:
         """Why the disk takes nothing now."""
         self._kept: list[_Job] = []
         """Waiting for a disk that takes nothing now."""
-        self._refused_generation = -1
+        self._refused_reading = -1
         self._recent: dict[str, int] | None = None
         """Places of the newest events by their identity; read when it is first asked for."""
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
@@ -199,21 +172,23 @@ class Outbox:
     def submit(
         self,
         writes: Sequence[Write],
-        committed: Committed,
         cursor: Cursor | None = None,
         *,
         refusable: bool = False,
-        generation: int = 0,
-    ) -> None:
-        """Queue writes, all or nothing; ``committed`` is told when they are durable.
+        reading: int = 0,
+    ) -> asyncio.Future[None]:
+        """Queue writes, all or nothing; done when they are durable, in the order they were queued.
 
-        While the disk is full, refusable writes fail with OutboxUnwritableError; the others wait.
-        After a refusal all further writes of that generation with a cursor are refused, too: the
-        cursor must not move past what was refused.
+        Fails with what kept them from being written. While the disk is full, refusable writes fail
+        with OutboxUnwritableError; the others wait. After a refusal all further writes of that
+        reading of the stream with a cursor are refused, too: the cursor must not move past what
+        was refused.
         """
         if self._recent is not None:
             _remember(self._recent, writes)
-        self._jobs.put(_Job(writes, cursor, committed, refusable, generation))
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._jobs.put(_Job(writes, cursor, done, refusable, reading))
+        return done
 
     def _write_loop(self) -> None:
         with closing(files.connect(self.path)) as writer:
@@ -239,32 +214,29 @@ class Outbox:
     def _work(self, writer: sqlite3.Connection, jobs: list[_Job]) -> None:
         jobs, self._kept = [*self._kept, *jobs], []
         passing = [job for job in jobs if not self._is_past_refusal(job)]
-        for job in jobs:
-            if self._is_past_refusal(job):
-                self._refuse(job, files.unwritable(self.path, RuntimeError("as before")))
+        refused = [job for job in jobs if self._is_past_refusal(job)]
+        if refused:
+            self._refuse(refused, RuntimeError("as before"))
         if passing:
             self._commit(writer, passing)
 
     def _is_past_refusal(self, job: _Job) -> bool:
-        return (
-            job.refusable and job.cursor is not None and job.generation <= self._refused_generation
-        )
+        return job.refusable and job.cursor is not None and job.reading <= self._refused_reading
 
     def _commit(self, writer: sqlite3.Connection, jobs: list[_Job]) -> None:
         error = self._transact(writer, jobs)
         self.commits += 1
         if error is None:
             self.unwritable = None
-            for job in jobs:
-                job.committed(None)
+            _settle([(job.done, None) for job in jobs])
         elif files.no_space(error):
             self._keep_or_refuse(jobs, error)
         elif len(jobs) > 1:
             # One of them is at fault: the others must not fail with it.
             for job in jobs:
-                job.committed(self._transact(writer, [job]))
+                _settle([(job.done, self._transact(writer, [job]))])
         else:
-            jobs[0].committed(error)
+            _settle([(jobs[0].done, error)])
         if self.commits % 64 == 0:
             self._prune(writer)
 
@@ -272,16 +244,13 @@ class Outbox:
         if self.unwritable is None:
             log.error("outbox_unwritable", detail=str(files.unwritable(self.path, error)))
         self.unwritable = error
-        for job in jobs:
-            if job.refusable:
-                self._refuse(job, files.unwritable(self.path, error))
-            else:
-                self._kept.append(job)
+        self._kept += [job for job in jobs if not job.refusable]
+        self._refuse([job for job in jobs if job.refusable], error)
 
-    def _refuse(self, job: _Job, error: Exception) -> None:
-        if job.cursor is not None:
-            self._refused_generation = max(self._refused_generation, job.generation)
-        job.committed(error)
+    def _refuse(self, jobs: list[_Job], error: Exception) -> None:
+        readings = [job.reading for job in jobs if job.cursor is not None]
+        self._refused_reading = max([self._refused_reading, *readings])
+        _settle([(job.done, files.unwritable(self.path, error)) for job in jobs])
 
     def _transact(self, writer: sqlite3.Connection, jobs: Iterable[_Job]) -> Exception | None:
         age = self.age_ns()
@@ -355,7 +324,7 @@ class Outbox:
         """Every event without a final result, oldest first. Damaged rows are gone by then."""
         return [rows.row_of(raw) for raw in self._raws(_WITH_STATE, (OPEN,))]
 
-    def unpublished(self, limit: int) -> list[tuple[int, Stated]]:
+    def unpublished(self, limit: int) -> list[tuple[int, EncodedResult]]:
         """Final results that the results stream may not have yet, oldest first."""
         sql = (
             f"SELECT {COLUMNS} FROM events WHERE state = {UNPUBLISHED} "  # noqa: S608  # ours
@@ -365,7 +334,7 @@ class Outbox:
         for raw in self._raws(sql, (limit,)):
             known = _known(raw)
             if isinstance(known, Known):
-                finals.append((raw.sequence, Stated(known.result, raw.result)))
+                finals.append((raw.sequence, EncodedResult(known.result, raw.result)))
         return finals
 
     def cursor(self) -> Cursor | None:
@@ -431,6 +400,28 @@ class Outbox:
         return max(newest or 0, removed or 0) + 1
 
 
+Settled = Sequence[tuple[asyncio.Future[None], Exception | None]]
+
+
+def _settle(outcomes: Settled) -> None:
+    """Let those who wait know, from the writer's thread: one call for a whole commit."""
+    loops = {done.get_loop() for done, _ in outcomes}
+    for loop in loops:
+        own = outcomes if len(loops) == 1 else [o for o in outcomes if o[0].get_loop() is loop]
+        with suppress(RuntimeError):  # nobody waits any more: the loop is closed
+            loop.call_soon_threadsafe(_finish, own)
+
+
+def _finish(outcomes: Settled) -> None:
+    for done, error in outcomes:
+        if done.done():
+            continue
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+
 def _remember(recent: dict[str, int], writes: Iterable[Write]) -> None:
     for write in writes:
         if isinstance(write, Insert) and write.row.event.idempotency_key is None:
@@ -443,14 +434,14 @@ def _check(raw: Raw) -> None:
     if raw.state == OPEN:
         rows.row_of(raw)
     elif raw.state == UNPUBLISHED:
-        rows.stated_of(raw)
+        rows.encoded_of(raw)
     else:
         raise rows.RowDamagedError(f"row {raw.sequence} of the outbox is in no known state")
 
 
 def _known(raw: Raw) -> Known | rows.RowDamagedError:
     try:
-        return Known(raw.event_id, raw.reply, rows.stated_of(raw).result)
+        return Known(raw.event_id, raw.reply, rows.encoded_of(raw).result)
     except rows.RowDamagedError as error:
         return error
 

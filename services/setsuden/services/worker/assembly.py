@@ -13,7 +13,6 @@ from pathlib import Path
 from setsuden.energy import Meter
 from setsuden.energy.open import Identity, fingerprint, open_meter, resolved
 from setsuden.link import JetStream, Link
-from setsuden.link.tasks import end
 from setsuden.pipelines import bundle
 from setsuden.pipelines.models import forked_trial
 from setsuden.pipelines.models.run_record import RunRecord
@@ -29,6 +28,7 @@ from setsuden.telemetry import Recorder
 from setsuden.telemetry.metrics_ship import MetricsShipper
 from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
+from setsuden.telemetry.supervise import Supervisor
 
 from .teacher import Teacher
 from .worker import Worker
@@ -98,11 +98,13 @@ async def assembled(
     recorder = Recorder(config.traces, state / slot.name, spans.SERVICE_WORKER, {})
     sender = subjects.Sender(Tier.CLOUD, slot.name)
     shipper = Shipper(link, recorder, sender)
-    shipping = asyncio.create_task(shipper.run()) if config.traces.ship else None
     meter.start()
     seconds = config.traces.metrics_seconds
-    telling = MetricsShipper(link, meter, recorder.resource, sender, seconds)
-    told = asyncio.create_task(telling.run()) if config.traces.ship else None
+    metrics_shipper = MetricsShipper(link, meter, recorder.resource, sender, seconds)
+    telemetry = Supervisor()
+    if config.traces.ship:
+        telemetry.start("spans", shipper.run)
+        telemetry.start("metrics", metrics_shipper.run)
     try:
         jetstream = JetStream(link)
         await jetstream.start()
@@ -115,17 +117,17 @@ async def assembled(
             link=link,
             jetstream=jetstream,
             recorder=recorder,
+            telemetry=telemetry,
         )
         meter.counts = lambda: _counts(worker, link)
         yield worker, link
     finally:
         meter.close()
         recorder.close()  # after the meter: the last spans get their settled joules
-        if shipping is not None and told is not None:
-            await end(shipping)
-            await end(told)
+        await telemetry.stop()
+        if config.traces.ship:
             await shipper.finish(FAREWELL_SECONDS)
-            await telling.finish(FAREWELL_SECONDS)
+            await metrics_shipper.finish(FAREWELL_SECONDS)
         await link.close()
         slot.close()
 

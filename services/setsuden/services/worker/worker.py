@@ -20,6 +20,7 @@ from setsuden.services.config import CloudConfig
 from setsuden.services.pull import Puller
 from setsuden.telemetry import Recorder
 from setsuden.telemetry.span import energy_attributes
+from setsuden.telemetry.supervise import Supervisor
 
 from . import settle
 from .clock import Clock
@@ -59,6 +60,7 @@ class Worker:
         link: Link,
         jetstream: JetStream,
         recorder: Recorder | None = None,
+        telemetry: Supervisor | None = None,
     ) -> None:
         self.counters = Counters()
         self._config, self._options, self._pipeline = config, config.worker, pipeline
@@ -70,6 +72,7 @@ class Worker:
         consumer = streams.consumer_name(config.region, pipeline.name)
         self._spans = SpanMaker(pipeline.name, consumer, teacher.ref)
         self._recorder = recorder if config.traces.enabled else None
+        self._telemetry = telemetry
         self._settler = Settler(
             link=link,
             jetstream=jetstream,
@@ -160,6 +163,7 @@ class Worker:
             "ready": int(self.ready),
             "link_handler_errors": self._link.handler_errors,
             "link_unreadable_messages": self._link.unreadable_messages,
+            "telemetry_failures": 0 if self._telemetry is None else self._telemetry.failures,
         }
 
     @property

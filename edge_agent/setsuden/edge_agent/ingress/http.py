@@ -15,10 +15,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from setsuden.edge_agent.core import state
-from setsuden.edge_agent.engine import Engine
+from setsuden.edge_agent.config import HttpOptions
+from setsuden.edge_agent.core import encode
 from setsuden.edge_agent.status import AgentStatus
-from setsuden.edge_agent.uplink import Uplink
 from setsuden.pipelines import codec
 from setsuden.schemas import cloudevents as forms
 from setsuden.schemas.errors import (
@@ -31,10 +30,10 @@ from setsuden.schemas.event import TENSOR_LENGTH_HEADER, Event
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result
 
-from . import cloudevents, compression, door, guard, oip, request, responses
+from . import cloudevents, compression, guard, oip, request, responses, validation
 from .request import Body, Receive, Request, Scope
 from .responses import Response, Send
-from .submit import Submitter
+from .seam import Ingress, Receipt
 
 log = get_logger(__name__)
 MAX_BUFFERED_BYTES = 64 << 20
@@ -59,17 +58,17 @@ _ELSEWHERE = (
 """Extensions of the protocol that its clients know, and what serves their purpose here."""
 
 
-class HttpDoor:
+class HttpIngress:
     """The agent's HTTP application."""
 
     def __init__(
-        self, engine: Engine, uplink: Uplink, status: AgentStatus, token: bytes | None = None
+        self, ingress: Ingress, status: AgentStatus, options: HttpOptions, token: bytes | None
     ) -> None:
-        self._engine = engine
-        self._submitter = Submitter(engine, uplink)
+        self._ingress = ingress
         self._status = status
-        self._options = engine.config.http
-        self._guard = guard.Guard(engine.config.http, token)
+        self._options = options
+        self._guard = guard.Guard(options, token)
+        self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._max_asking = self._options.max_waiting
         self._asking = 0
         self._discarding = 0
@@ -77,7 +76,8 @@ class HttpDoor:
 
     def stop(self) -> None:
         """Answer those who wait for the cloud with what is known."""
-        self._submitter.stop()
+        if not self._stopping.done():
+            self._stopping.set_result(None)
 
     def fit(self, connections: int) -> None:
         """Answer fewer requests at once than there can be connections: health needs one too."""
@@ -118,7 +118,7 @@ class HttpDoor:
                 "the agent failed on this request", http_status=500, field=""
             )
         headers = asked.headers if asked is not None else {}
-        self._engine.metrics.http_refused[error.code] += 1
+        self._ingress.metrics.http_refused[error.code] += 1
         refusal = responses.refusal_of(error, headers)
         inference = asked is not None and asked.path.startswith("/v2")
         return responses.of_refusal(error, refusal, inference=inference)
@@ -165,7 +165,7 @@ class HttpDoor:
     def _model(self, path: str) -> Response:
         match = _MODEL.fullmatch(path)
         assert match is not None  # noqa: S101  # method_of has found it
-        student = door.pipeline(match[1], self._engine.students)
+        student = validation.pipeline(match[1], self._ingress.students)
         oip.check_version(student, match[2])
         if match[3] == "/ready":
             return responses.document(200, {"name": student.spec.name, "ready": True})
@@ -173,23 +173,21 @@ class HttpDoor:
         return responses.document(200, about(student))
 
     async def _result(self, event_id: str, asked: Request, body: Body) -> Response:
-        known = self._engine.outbox.result(event_id)
-        if known is None:
+        receipt = self._ingress.result(event_id)
+        if receipt is None:
             raise RequestRefusedError(f"no event {event_id}", http_status=404, field="path")
         seconds = request.wait_seconds(asked, 0.0)
-        if known.result.is_final or not seconds:
-            return responses.of_result(known.result)
+        if receipt.result.is_final or not seconds:
+            return responses.of_result(receipt.result)
         with self._place(asked, 0):
-            return responses.of_result(
-                await self._submitter.final(known.result, seconds, body.gone())
-            )
+            return responses.of_result(await self._final(receipt, seconds, body))
 
     # -- events -------------------------------------------------------------------------------
 
     async def _post(self, path: str, asked: Request, body: Body) -> Response:
         compression.check(asked.encoding)
         if path == _INDEX:
-            return responses.document(200, oip.index(self._engine.students))
+            return responses.document(200, oip.index(self._ingress.students))
         limit = self._limit()
         bounded = body.announced is not None and not asked.encoding
         with self._place(asked, body.announced or 0 if bounded else limit):
@@ -217,12 +215,12 @@ class HttpDoor:
 
     def _limit(self) -> int:
         """The largest body any pipeline takes, with room for base64 and an envelope."""
-        largest = max(s.spec.limits.max_body_bytes for s in self._engine.students.values())
+        largest = max(s.spec.limits.max_body_bytes for s in self._ingress.students.values())
         return largest * 4 // 3 + codec.MAX_TENSOR_HEADER_BYTES
 
     async def _events(self, asked: Request, data: bytes, body: Body) -> Response:
         seconds = request.wait_seconds(asked, 0.0)
-        device, pipelines = self._engine.config.device, list(self._engine.students)
+        device, pipelines = self._ingress.device, list(self._ingress.students)
         if not cloudevents.is_batch(asked):
             with self._counted():
                 event = cloudevents.read(asked, data, device, pipelines)
@@ -234,7 +232,7 @@ class HttpDoor:
     async def _one_of_batch(
         self, asked: Request, document: object, seconds: float, body: Body
     ) -> dict[str, Any]:
-        device, pipelines = self._engine.config.device, list(self._engine.students)
+        device, pipelines = self._ingress.device, list(self._ingress.students)
         try:
             with self._counted():
                 event = cloudevents.of_document(asked, document, device, pipelines)
@@ -244,15 +242,15 @@ class HttpDoor:
             names = {"ce-id": given} if isinstance(given, str) else {}
             refusal = responses.refusal_of(error, names).model_dump(mode="json")
             return {"status": responses.refusal_status(error), **refusal}
-        return {"status": responses.status_of(result), "result": json.loads(state(result).text)}
+        return {"status": responses.status_of(result), "result": json.loads(encode(result).text)}
 
     async def _infer(self, path: str, asked: Request, data: bytes, body: Body) -> Response:
         match = _MODEL.fullmatch(path)
         assert match is not None  # noqa: S101  # method_of has found it
-        student = door.pipeline(match[1], self._engine.students)
+        student = validation.pipeline(match[1], self._ingress.students)
         oip.check_version(student, match[2])
         with self._counted():
-            inference = oip.read(asked.headers, data, student, self._engine.config.device)
+            inference = oip.read(asked.headers, data, student, self._ingress.device)
         seconds = request.wait_seconds(asked, self._options.wait_seconds)
         result = await self._outcome(inference.event, seconds, body)
         text, json_length = oip.answer(result, student, inference)
@@ -263,18 +261,19 @@ class HttpDoor:
         return responses.compressed(response, asked.headers.get("accept-encoding", ""))
 
     async def _outcome(self, event: Event, seconds: float, body: Body) -> Result:
-        with self._counted():
-            event, observation = door.check(event, self._engine.students)
-        result = await self._submitter.submit(event, observation)
-        return await self._submitter.final(result, seconds, body.gone())
+        return await self._final(await self._ingress.submit(event), seconds, body)
+
+    async def _final(self, receipt: Receipt, seconds: float, body: Body) -> Result:
+        """Nobody waits for a client that has hung up: its place is another's."""
+        return await receipt.final(seconds, body.gone(), self._stopping)
 
     @contextmanager
     def _counted(self) -> Iterator[None]:
-        """Count an event that is refused before the engine sees it."""
+        """Count an event that cannot be read."""
         try:
             yield
         except RejectedError as error:
-            self._engine.metrics.refused[error.code] += 1
+            self._ingress.count_refusal(error)
             raise
 
 

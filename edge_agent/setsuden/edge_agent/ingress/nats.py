@@ -17,9 +17,8 @@ from datetime import datetime
 from functools import partial
 from typing import NamedTuple
 
-from setsuden.edge_agent.core import Now, Submission, state
-from setsuden.edge_agent.engine import Arrival, Engine, Tell, now
-from setsuden.edge_agent.outbox import Known, StreamPlace
+from setsuden.edge_agent.arrival import Accepted, Deferred, Outcome
+from setsuden.edge_agent.core import StreamPlace, encode
 from setsuden.edge_agent.record_checks import readable
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
@@ -29,7 +28,6 @@ from setsuden.schemas.errors import (
     LinkError,
     PayloadTooLargeError,
     RejectedError,
-    SetsudenError,
 )
 from setsuden.schemas.event import Event
 from setsuden.schemas.log import get_logger
@@ -38,7 +36,8 @@ from setsuden.schemas.stream_service import OVERSIZED_HEADER
 from setsuden.schemas.streams import EVENTS, RESULTS
 from setsuden.schemas.subjects import Place
 
-from . import door
+from . import validation
+from .seam import Ingress, Position
 from .source import EventSource
 
 log = get_logger(__name__)
@@ -65,29 +64,29 @@ class _Stored(NamedTuple):
     message: Incoming
 
 
-class BrokerDoor:
-    """Takes this device's events into the engine, each subject in the order it was stored."""
+class NatsIngress:
+    """Brings this device's events in, each subject in the order it was stored."""
 
     def __init__(
-        self, engine: Engine, link: Link, jetstream: JetStream, source: EventSource
+        self, ingress: Ingress, link: Link, jetstream: JetStream, source: EventSource
     ) -> None:
-        self._engine = engine
+        self._ingress = ingress
         self._link = link
         self._jetstream = jetstream
-        self._device = engine.config.device
+        self._device = ingress.device
         self._source = source
         self._notified: deque[_Stored] = deque()
         self._something = asyncio.Event()
         self._caught_up = False
-        self._generation = engine.generation
-        self._created = engine.cursor.created
+        self._created = ingress.cursor.created
         self._met = False
-        self._read = dict(engine.cursor.positions)
+        self._read = dict(ingress.cursor.positions)
         self._newest: dict[str, datetime] = {}
         """When the last event read of each pipeline was stored."""
         self._released = dict(self._read)
         self._behind: set[str] = set()
-        """Pipelines whose lanes were full: they are read on when there is room."""
+        """Pipelines that had no room: they are read on when there is some."""
+        self._tasks: asyncio.TaskGroup | None = None
         self._earlier: int | None = None
         """Events up to this sequence may have been accepted by an earlier start of this device;
         None until the stream was first met."""
@@ -99,12 +98,11 @@ class BrokerDoor:
         """Listen for notifications; before the link starts."""
         await self._link.subscribe(subjects.notifications_of(self._device), self._on_notification)
         self._link.listen(self._on_link)
-        self._engine.on_blocked = self._something.set
 
     def _on_notification(self, message: Incoming) -> None:
         stored = _stored(message, self._device)
         if stored is None:
-            self._engine.metrics.refused["notification_invalid"] += 1
+            self._ingress.metrics.refused["notification_invalid"] += 1
             return
         if self._caught_up and len(self._notified) < MAX_WAITING:
             self._notified.append(stored)
@@ -119,6 +117,10 @@ class BrokerDoor:
 
     async def run(self) -> None:
         """Take events until cancelled."""
+        async with asyncio.TaskGroup() as self._tasks:
+            await self._take_events()
+
+    async def _take_events(self) -> None:
         while True:
             if not await wait(self._something, SAFETY_POLL_SECONDS):
                 self._caught_up = self._met = False
@@ -141,11 +143,9 @@ class BrokerDoor:
             self.problem, self._retry = None, RETRY_SECONDS
 
     async def _advance(self) -> None:
-        await self._engine.room.wait()
-        if self._generation != self._engine.generation:
-            self._generation = self._engine.generation
-            self._read = dict(self._engine.cursor.positions)
-            self._newest.clear()  # what was read past the cursor was refused, and is read again
+        if self._ingress.deferring:
+            self._read = dict((await self._ingress.resume()).positions)
+            self._newest.clear()  # what was read past the cursor was deferred, and is read again
             self._caught_up = self._met = False  # a pipeline without a position is read from 1
         while self._caught_up and self._notified:
             stored = self._notified.popleft()
@@ -153,9 +153,9 @@ class BrokerDoor:
                 await self._take(stored, None)
         if not self._caught_up:
             await self._catch_up()
-        for pipeline in sorted(filter(self._engine.intake.takes, self._behind)):
+        for pipeline in sorted(filter(self._ingress.takes, self._behind)):
             await self._read_on(pipeline)
-        if self._generation != self._engine.generation:
+        if self._ingress.deferring:
             self._something.set()
         await self._release()
 
@@ -186,9 +186,9 @@ class BrokerDoor:
             await self._read_on(pipeline)
 
     async def _read_on(self, pipeline: str) -> None:
-        """Read one subject to its end, or until its pipeline's lane is full."""
+        """Read one subject to its end, or until the agent has no room."""
         self._behind.discard(pipeline)
-        while self._generation == self._engine.generation:
+        while not self._ingress.deferring:
             before = self._read.setdefault(pipeline, 0)
             messages = await self._source.read(pipeline, before + 1)
             stored = [one for m in messages if (one := _stored(m, self._device)) is not None]
@@ -207,7 +207,7 @@ class BrokerDoor:
                     "events_stream_is_new",
                     detail="events that nobody had read from the one before are lost",
                 )
-                self._engine.metrics.streams_replaced += 1
+                self._ingress.metrics.streams_replaced += 1
             # What it stored before it was met has been accepted, and is not accepted again.
             born = _moment(info.created)
             ours = {name for name, at in self._newest.items() if born is None or at >= born}
@@ -216,7 +216,7 @@ class BrokerDoor:
             self._earlier = 0 if self._earlier is not None else None
         if self._earlier is None:
             self._earlier = info.last_seq
-        for pipeline in [*self._engine.students, *info.pipelines]:
+        for pipeline in [*self._ingress.students, *info.pipelines]:
             self._read.setdefault(pipeline, 0)
         self._met = True
 
@@ -232,12 +232,8 @@ class BrokerDoor:
     async def _known_results(self, suspects: list[_Stored]) -> Mapping[str, Result]:
         """Final results that these events have already, here or in the results stream."""
         names = [self._event_id(stored) for stored in suspects]
-        known = {
-            name: one.result
-            for name, one in self._engine.outbox.accepted(names).items()
-            if isinstance(one, Known)
-        }
-        region = self._engine.config.region
+        known = dict(self._ingress.accepted(names))
+        region = self._ingress.region
         places = {
             Place(region, stored.pipeline, self._device, name).result: name
             for stored, name in zip(suspects, names, strict=True)
@@ -255,85 +251,87 @@ class BrokerDoor:
     async def _take(self, stored: _Stored, known: Result | None) -> None:
         if stored.sequence <= self._read.get(stored.pipeline, 0):
             return  # an answer that came twice
-        if stored.pipeline in self._behind or not self._engine.intake.takes(stored.pipeline):
-            self._behind.add(stored.pipeline)
+        if stored.pipeline in self._behind or not self._ingress.takes(stored.pipeline):
+            self._fall_behind(stored.pipeline)
             return
-        place = StreamPlace(self._created, stored.pipeline, stored.sequence)
-        self._read[place.pipeline] = place.sequence
-        self._newest[place.pipeline] = stored.stored_at
-        received = now()
+        self._read[stored.pipeline] = stored.sequence
+        self._newest[stored.pipeline] = stored.stored_at
         try:
-            arrival = self._arrival(stored, received, place, known)
+            await self._offer(stored, known)
         except RejectedError as error:
-            self._engine.metrics.refused[error.code] += 1
-            headers = stored.message.headers
-            reply, source_id = headers.get("ce-reply"), door.source_id(headers)
-            if reply is not None and subjects.is_reply_of(reply, self._device):
-                self._tell(reply, door.refusal(error, source_id, headers.get("ce-traceid")))
-                return
-            arrival = self._refused(stored, received, place, error)
-        await self._engine.put(arrival)
+            await self._reject(stored, error)
 
-    def _arrival(
-        self, stored: _Stored, received: Now, place: StreamPlace, known: Result | None
-    ) -> Arrival:
+    def _fall_behind(self, pipeline: str) -> None:
+        if pipeline not in self._behind and self._tasks is not None:
+            self._behind.add(pipeline)
+            self._tasks.create_task(self._catch_up_later(pipeline))
+
+    async def _catch_up_later(self, pipeline: str) -> None:
+        await self._ingress.room(pipeline)
+        self._something.set()
+
+    async def _offer(self, stored: _Stored, known: Result | None) -> None:
+        """Offer a stored event; raises RejectedError, and nothing was offered then."""
         message = stored.message
-        if OVERSIZED_HEADER in message.headers:
-            raise PayloadTooLargeError("the event is over the broker's own bound", field="body")
-        event = Event.from_headers(
-            message.headers, message.data, pipeline=place.pipeline, device=self._device
-        )
+        try:
+            if OVERSIZED_HEADER in message.headers:
+                raise PayloadTooLargeError("the event is over the broker's own bound", field="body")
+            event = Event.from_headers(
+                message.headers, message.data, pipeline=stored.pipeline, device=self._device
+            )
+        except RejectedError as error:
+            self._ingress.count_refusal(error)
+            raise
         observation = None
         if known is None:
-            event, observation = door.check(event, self._engine.students)
-        submission = Submission(
-            event,
-            over_nats=True,
-            received=received,
-            event_id=self._event_id(stored),
-            waited_ns=self._waited_ns(stored, received),
-        )
-        answered = partial(self._answered, event)
-        return Arrival(submission, observation, answered, place, self._generation, known)
+            event, observation = self._ingress.check(event)
+        answered, position = partial(self._answered, event), self._position(stored)
+        await self._ingress.offer(event, observation, answered, position=position, settled=known)
 
-    def _refused(
-        self, stored: _Stored, received: Now, place: StreamPlace, error: RejectedError
-    ) -> Arrival:
-        """An event that cannot be judged, and nobody to tell: a dead letter keeps the reason."""
+    async def _reject(self, stored: _Stored, error: RejectedError) -> None:
+        """Tell whoever sent it; where nobody can be told, a dead letter keeps the reason."""
+        headers = stored.message.headers
+        reply, source_id = headers.get("ce-reply"), validation.source_id(headers)
+        if reply is not None and subjects.is_reply_of(reply, self._device):
+            trace_id = headers.get("ce-traceid")
+            self._ingress.reply(reply, validation.refusal(error, source_id, trace_id))
+            return
+        position = self._position(stored)
         event = Event(
-            id=door.source_id(stored.message.headers) or "unreadable",
-            source=f"unreadable/{self._event_id(stored)}",  # none of them is another one again
-            pipeline=place.pipeline,
+            id=source_id or "unreadable",
+            source=f"unreadable/{position.event_id}",  # its own, so that no two are the same event
+            pipeline=stored.pipeline,
             device=self._device,
             data=b"",
         )
-        submission = Submission(event, True, received, self._event_id(stored))
         problem = Problem(code=error.code, message=error.message[:1024])
-        return Arrival(submission, None, lambda *_: None, place, self._generation, settled=problem)
+        answered = partial(self._answered, event)
+        await self._ingress.offer(event, None, answered, position=position, settled=problem)
 
-    def _waited_ns(self, stored: _Stored, received: Now) -> int:
-        cloud_ns = self._engine.core.clocks(received).cloud_ns
-        if cloud_ns is None or "ce-ttlms" not in stored.message.headers:
-            return 0
-        return max(0, cloud_ns - int(stored.stored_at.timestamp() * 1e9))
+    def _position(self, stored: _Stored) -> Position:
+        place = StreamPlace(self._created, stored.pipeline, stored.sequence)
+        stored_ns = int(stored.stored_at.timestamp() * 1e9)
+        return Position(place, self._event_id(stored), stored_ns)
 
-    def _answered(self, event: Event, outcome: Result | SetsudenError, repeated: bool) -> None:
+    def _answered(self, event: Event, outcome: Outcome) -> None:
         # What is accepted now is told by the core; refusals and repetitions are told here.
-        if isinstance(outcome, SetsudenError):
-            self._tell(event.reply, door.refusal(outcome, event.id, event.trace_id))
-        elif repeated:
-            self._tell(event.reply, state(outcome).text.encode())
-
-    def _tell(self, reply: str | None, body: bytes) -> None:
-        if reply is not None:
-            self._engine.send(Tell(reply, body))
+        match outcome:
+            case Accepted(result, repeated):
+                if repeated and event.reply is not None:
+                    self._ingress.reply(event.reply, encode(result).text.encode())
+            case Deferred():
+                self._something.set()
+            case error if event.reply is not None:
+                self._ingress.reply(
+                    event.reply, validation.refusal(error, event.id, event.trace_id)
+                )
 
     async def _release(self) -> None:
         """Free the stream's space of what the outbox holds durably."""
         behind = self._read.items() - self._released.items()
         if all(read - self._released.get(name, 0) < RELEASE_EVERY for name, read in behind):
             return
-        durable = self._engine.outbox.cursor()
+        durable = self._ingress.durable_cursor
         if durable is None or durable.created != self._created:
             return
         for pipeline, sequence in durable.positions.items():

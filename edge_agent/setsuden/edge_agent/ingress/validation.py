@@ -1,4 +1,4 @@
-"""What every door does with an event before anybody judges it."""
+"""What every ingress does with an event before anybody judges it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from setsuden.schemas.trace_context import parse_traceparent
 from . import json_tensor
 
 
-def check(event: Event, students: dict[str, Student]) -> tuple[Event, NDArray[Any]]:
+def check(event: Event, students: Mapping[str, Student]) -> tuple[Event, NDArray[Any]]:
     """The event as it is kept, and its observation.
 
     Numbers in JSON become the octets they stand for. Raises RejectedError, with the event's trace
@@ -37,7 +37,7 @@ def check(event: Event, students: dict[str, Student]) -> tuple[Event, NDArray[An
         raise
 
 
-def pipeline(name: str, students: dict[str, Student]) -> Student:
+def pipeline(name: str, students: Mapping[str, Student]) -> Student:
     """The named pipeline; raises UnknownPipelineError."""
     found = students.get(name)
     if found is None:

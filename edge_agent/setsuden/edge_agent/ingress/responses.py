@@ -6,14 +6,14 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 
-from setsuden.edge_agent.core import state
+from setsuden.edge_agent.core import encode
 from setsuden.schemas import cloudevents as forms
 from setsuden.schemas.errors import RejectedError, SetsudenError
 from setsuden.schemas.event import trace_id_of
 from setsuden.schemas.refusal import Refusal
 from setsuden.schemas.result import Result
 
-from . import cloudevents, compression, door
+from . import cloudevents, compression, validation
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 RETRY_STATUSES = frozenset({503, 507})
@@ -42,13 +42,13 @@ def status_of(result: Result) -> int:
 def of_result(result: Result) -> Response:
     """A result: JSON, and an event of CloudEvents at the same time."""
     headers = (("location", f"/events/{result.event_id}"), *cloudevents.headers_of(result))
-    return Response(status_of(result), state(result).text.encode(), headers=headers)
+    return Response(status_of(result), encode(result).text.encode(), headers=headers)
 
 
 def refusal_of(error: SetsudenError, headers: Mapping[str, str]) -> Refusal:
     """The refusal, under the id and the trace that the caller named."""
     trace_id = error.trace_id or trace_id_of(headers)
-    return Refusal.of(error, source_id=door.source_id(headers), trace_id=trace_id)
+    return Refusal.of(error, source_id=validation.source_id(headers), trace_id=trace_id)
 
 
 def refusal_status(error: SetsudenError) -> int:

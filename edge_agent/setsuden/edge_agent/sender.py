@@ -1,12 +1,10 @@
-"""Does what the core wants sent, and hands it what the broker says."""
+"""Executes the core's send effects and reports the broker's answers back to it."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import time
-from collections import defaultdict
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from functools import partial
 
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
@@ -24,13 +22,16 @@ from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.streams import RESULTS
 from setsuden.schemas.subjects import Place
-from setsuden.telemetry import Recorder
 
 from . import record_checks, traces
-from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Send, Trail, state
-from .engine import Engine, Tell, now
+from .config import AgentConfig
+from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Reply, Send, encode
+from .durable import DurableCore, now
+from .finals import FinalResults
+from .metrics import Metrics
 from .outbox import RowDamagedError
-from .sampling import Sampler
+from .student import Student
+from .tracer import EventTracer
 
 log = get_logger(__name__)
 TIER_HEADER = "setsuden-tier"
@@ -40,28 +41,30 @@ REPUBLISH_SECONDS = 2.0
 LONGEST_REPUBLISH_SECONDS = 60.0
 """Pauses before finals that the broker did not take are offered again double up to it."""
 
-Waiter = asyncio.Future[Result]
 
-
-class Uplink:
-    """Between one agent's engine and its link."""
+class Sender:
+    """Sends what the durable core has ready, over the link."""
 
     def __init__(
-        self, engine: Engine, link: Link, jetstream: JetStream, recorder: Recorder
+        self,
+        durable: DurableCore,
+        link: Link,
+        jetstream: JetStream,
+        *,
+        config: AgentConfig,
+        students: Mapping[str, Student],
+        finals: FinalResults,
+        metrics: Metrics,
+        tracer: EventTracer,
     ) -> None:
-        self._engine = engine
+        self._durable, self._core, self._outbox = durable, durable.core, durable.outbox
         self._link = link
         self._jetstream = jetstream
-        self._recorder = recorder
-        self._metrics = engine.metrics
-        self._device = engine.config.device
-        self._waiters: dict[str, set[Waiter]] = defaultdict(set)
+        self._students, self._device, self._region = students, config.device, config.region
+        self._finals, self._metrics, self._tracer = finals, metrics, tracer
         self._lookups: dict[Place, None] = {}
         self._lookups_waiting = asyncio.Event()
         self._publishing: set[int] = set()
-        self._sampler = Sampler(recorder.easy_share, recorder.slow_ms)
-        self._traced: dict[str, int] = {}
-        """Traced events whose own final result is on its way, and since when."""
         self._republish: asyncio.TimerHandle | None = None
         self._republish_pause = REPUBLISH_SECONDS
         self._more_unpublished = False
@@ -71,30 +74,28 @@ class Uplink:
 
     async def start(self) -> None:
         """Listen for results and for the link's state; before the link starts."""
-        region = self._engine.config.region
-        for pipeline in self._engine.students:
-            for subject in subjects.pushes_of(region, pipeline, self._device):
+        for pipeline in self._students:
+            for subject in subjects.pushes_of(self._region, pipeline, self._device):
                 await self._link.subscribe(subject, self._on_push)
         self._link.listen(self._on_link)
 
-    def wait_for(self, event_id: str) -> Waiter:
-        """A future of the event's final result, told in this process."""
-        waiter: Waiter = asyncio.get_running_loop().create_future()
-        self._waiters[event_id].add(waiter)
-        waiter.add_done_callback(partial(self._forget, event_id))
-        return waiter
-
-    def _forget(self, event_id: str, waiter: Waiter) -> None:
-        waiting = self._waiters.get(event_id)
-        if waiting is not None:
-            waiting.discard(waiter)
-            if not waiting:
-                del self._waiters[event_id]
+    async def run(self) -> None:
+        """Send what is durable, in order, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._run_lookups())
+            while True:
+                for send in await self._durable.sends():
+                    waiting = self._execute(send)
+                    if waiting is not None:
+                        await waiting
 
     # -- sends --------------------------------------------------------------------------------
 
-    def perform(self, send: Send | Tell) -> Awaitable[None] | None:
-        """Do one send; what fails is told to the core or found again after the link is back."""
+    def _execute(self, send: Send) -> Awaitable[None] | None:
+        """Do one send; what fails is reported to the core or found again when the link is back.
+
+        None where there is nothing to wait for: a coroutine for each easy event is dear.
+        """
         match send:
             case Notify():
                 return self._notify(send)
@@ -108,78 +109,47 @@ class Uplink:
                 return None
             case Forward(result):
                 return self._forward(result)
-            case Tell(reply, body):
-                return self._tell(reply, body)
+            case Reply(subject, body):
+                return self._reply(subject, body)
 
     def _notify(self, send: Notify) -> Awaitable[None] | None:
         result = send.result
         if result.is_final:
             pending = send.finished
             self._metrics.final(result, None if pending is None else pending.provisional)
-            for waiter in self._waiters.get(send.event_id, ()):
-                if not waiter.done():
-                    waiter.set_result(result)
-            self._trace(send)
+            self._finals.announce(result)
+            self._tracer.finished(send)
         if result.status is Status.SUPERSEDED:
             self._metrics.superseded += 1
         if send.reply is None:
             return None
-        return self._tell(send.reply, send.stated.text.encode())
+        return self._reply(send.reply, send.encoded.text.encode())
 
-    async def _tell(self, reply: str, body: bytes) -> None:
-        """Best effort: a lost word is found again by the application's next question."""
-        if not subjects.is_reply_of(reply, self._device):
+    async def _reply(self, subject: str, body: bytes) -> None:
+        """Best effort: the application asks again for what it did not get."""
+        if not subjects.is_reply_of(subject, self._device):
             return
         try:
-            await self._link.send(reply, body)
+            await self._link.send(subject, body)
         except LinkError as error:
             log.debug("reply_not_sent", detail=str(error))
-
-    def _trace(self, send: Notify) -> None:
-        run = self._engine.runs.pop(send.event_id, None)
-        if not self._recorder.enabled:
-            return
-        result, clock = send.result, self._engine.clock
-        energy_class = self._sampler.energy_class(result)
-        if send.trail is None:
-            return
-        kept = self._sampler.keep(result, energy_class, send.trail.sampled, time.monotonic())
-        self._metrics.traces_declined = self._sampler.declined
-        if kept is None:
-            return
-        ended = traces.Ended(
-            result,
-            send.trail,
-            clock.now_ns(),
-            send.over_nats,
-            send.finished,
-            kept,
-            energy_class,
-            run,
-        )
-        found = traces.event_spans(ended, clock.at)
-        self._recorder.add(found, keep=kept.reason in {"failed", "escalated"})
-        if send.publishes:
-            self._traced[send.event_id] = 0
-
-    def _follows(self, trail: Trail) -> bool:
-        """True unless the caller's trace is not sampled, or we make no spans at all."""
-        return self._recorder.enabled and trail.sampled is not False
 
     async def _escalate(self, send: Escalate) -> None:
         pending = send.pending
         try:
-            event = self._engine.outbox.event(pending.sequence)
+            event = self._outbox.event(pending.sequence)
         except RowDamagedError as error:
-            self._engine.apply(self._engine.core.damaged(now(), pending.sequence, error))
+            self._durable.apply(self._core.damaged(now(), pending.sequence, error))
             return
         if event is None:  # became final meanwhile: the core forgets the outcome
-            self._engine.apply(self._engine.core.escalated(now(), pending.sequence, 0, None))
+            self._durable.apply(self._core.escalated(now(), pending.sequence, 0, None))
             return
         headers = escalation.headers(
             event,
             send.ttl_ms,
-            traces.escalation_context(pending.provisional, sampled=self._follows(pending.trail)),
+            traces.escalation_context(
+                pending.provisional, sampled=self._tracer.follows(pending.times)
+            ),
             copy=pending.restored or pending.tries > 1,
         )
         headers[escalation.MSG_ID_HEADER] = send.message_id
@@ -195,7 +165,7 @@ class Uplink:
         if error is not None and not isinstance(error, AlreadyStoredError):
             self._metrics.escalations_failed += 1
         self._note("escalation", error)
-        self._engine.apply(self._engine.core.escalated(now(), sequence, stored, error))
+        self._durable.apply(self._core.escalated(now(), sequence, stored, error))
 
     def _note(self, kind: str, error: LinkError | None) -> None:
         """Say once that the broker stores no more, and once that it does again.
@@ -217,13 +187,12 @@ class Uplink:
         if send.result.status is Status.DEAD and not send.second:
             await self._publish_letter(send.result)
         headers = {escalation.EXPECTED_SUBJECT_SEQUENCE: "0", TIER_HEADER: Tier.EDGE.value}
-        if send.result.event_id in self._traced:
-            result = send.result
-            self._traced[result.event_id] = self._engine.clock.now_ns()
-            headers["traceparent"] = traces.result_context(result)
+        context = self._tracer.publishing(send.result)
+        if context is not None:
+            headers["traceparent"] = context
         place = send.result.place
         subject = place.late if send.second else place.result
-        body = send.stated.text.encode()
+        body = send.encoded.text.encode()
         await self._link.post(subject, body, headers, partial(self._published, send))
 
     async def _publish_letter(self, result: Result) -> None:
@@ -262,8 +231,8 @@ class Uplink:
         self._publishing.discard(send.sequence)
         error = None if isinstance(outcome, Stored) else outcome
         self._note("result", error)
-        self._trace_publish(send.result, outcome)
-        self._engine.apply(self._engine.core.published(send, error))
+        self._tracer.published(send.result, outcome)
+        self._durable.apply(self._core.published(send, error))
         if error is None:
             self._republish_pause = REPUBLISH_SECONDS
         if isinstance(error, MessageTooLargeError):
@@ -286,17 +255,6 @@ class Uplink:
                 suppressed=suppressed,
             )
 
-    def _trace_publish(self, result: Result, outcome: Outcome) -> None:
-        """The span of the first try; a result stored after an outage has no more of them."""
-        start = self._traced.pop(result.event_id, 0)
-        if not start:
-            return
-        stored = outcome.sequence if isinstance(outcome, Stored) else None
-        error = None if isinstance(outcome, Stored) else outcome.code
-        end = self._engine.clock.now_ns()
-        span = traces.sent_result(result, start, end, sequence=stored, error=error)
-        self._recorder.add([span], keep=error is not None)
-
     def _republish_later(self) -> None:
         if self._republish is None and self._link.state is LinkState.UP:
             loop = asyncio.get_running_loop()
@@ -309,14 +267,14 @@ class Uplink:
         if self._link.state is not LinkState.UP:
             return
         room = PUBLISH_WINDOW - len(self._publishing)
-        rows = self._engine.outbox.unpublished(PUBLISH_WINDOW) if room > 0 else []
-        for sequence, stated in rows:
+        rows = self._outbox.unpublished(PUBLISH_WINDOW) if room > 0 else []
+        for sequence, encoded in rows:
             if sequence not in self._publishing:
-                self._engine.send(PublishFinal(sequence, stated))
+                self._durable.send(PublishFinal(sequence, encoded))
         self._more_unpublished = len(rows) == PUBLISH_WINDOW
 
     async def _forward(self, result: Result) -> None:
-        known = self._engine.outbox.result(result.event_id)
+        known = self._outbox.result(result.event_id)
         if known is None or known.result.trace_id != result.trace_id:
             return
         if known.result.status is Status.EXPIRED:
@@ -325,16 +283,16 @@ class Uplink:
             )
             self._metrics.superseded += 1
             if known.reply is not None:
-                await self._tell(known.reply, state(late).text.encode())
+                await self._reply(known.reply, encode(late).text.encode())
 
     # -- what comes back ----------------------------------------------------------------------
 
     def _on_link(self, state: LinkState) -> None:
         if state is LinkState.UP:
-            self._engine.apply(self._engine.core.link_up(now()))
+            self._durable.apply(self._core.link_up(now()))
             self.republish()
         else:
-            self._engine.core.link_down()
+            self._core.link_down()
 
     def _on_push(self, message: Incoming) -> None:
         if message.headers.get(TIER_HEADER) != Tier.EDGE.value:  # our own come back too
@@ -359,19 +317,17 @@ class Uplink:
                     suppressed=suppressed,
                 )
             return False
-        self._engine.apply(self._engine.core.cloud_result(now(), result))
+        self._durable.apply(self._core.cloud_result(now(), result))
         return True
 
     def _doubt(self, result: Result) -> str | None:
-        student = self._engine.students.get(result.pipeline)
+        student = self._students.get(result.pipeline)
         if student is None or result.device != self._device:
             return "it is of another device, or of a pipeline that is not here"
         classes = student.manifest.classes
-        return record_checks.doubt_of_answer(result.answer, classes) or self._engine.core.doubt(
-            result
-        )
+        return record_checks.doubt_of_answer(result.answer, classes) or self._core.doubt(result)
 
-    async def run_lookups(self) -> None:
+    async def _run_lookups(self) -> None:
         """Ask the results stream for many events at a time, until cancelled."""
         while True:
             await self._lookups_waiting.wait()
@@ -393,9 +349,9 @@ class Uplink:
         for place in wanted:
             record = stored.get(place.result)
             if record is None:
-                self._engine.apply(self._engine.core.not_found(now(), place.event_id))
+                self._durable.apply(self._core.not_found(now(), place.event_id))
             elif not self.take_record(record):
-                self._engine.apply(self._engine.core.spoiled(now(), place.event_id))
+                self._durable.apply(self._core.spoiled(now(), place.event_id))
 
 
 def _wire_bytes(subject: str, headers: dict[str, str], data: bytes) -> int:

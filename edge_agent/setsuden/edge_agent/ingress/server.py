@@ -19,7 +19,7 @@ from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.log import get_logger
 
 from .connection import Connection, Connections
-from .http import HttpDoor
+from .http import HttpIngress
 
 log = get_logger(__name__)
 IDLE_SECONDS = 5
@@ -41,7 +41,7 @@ class HttpServer:
     """uvicorn's HTTP on a socket of ours, without its signal handlers and its loop."""
 
     def __init__(
-        self, app: HttpDoor, options: HttpOptions, state: Path, refused: Counter[str]
+        self, app: HttpIngress, options: HttpOptions, state: Path, refused: Counter[str]
     ) -> None:
         self._app = app
         self._socket = bind(options)
