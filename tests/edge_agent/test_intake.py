@@ -18,8 +18,8 @@ from setsuden.edge_agent.core import Now, Submission
 from setsuden.edge_agent.intake import Intake
 from setsuden.edge_agent.lane import Lane
 from setsuden.edge_agent.outbox import StreamPlace
-from setsuden.edge_agent.student import StudentRun
 from setsuden.pipelines.gate import unusable
+from setsuden.pipelines.pipeline import JudgedBatch
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.event import Event
 
@@ -46,16 +46,16 @@ class Moody:
     def quick(self, items: int) -> bool:
         return self._random.random() < 0.6
 
-    def judge_now(self, observations: Sequence[Any]) -> StudentRun | None:
+    def judge_now(self, observations: Sequence[Any]) -> JudgedBatch | None:
         return self._run(observations) if self._random.random() < 0.8 else None
 
-    async def judge(self, observations: Sequence[Any]) -> StudentRun:
+    async def judge(self, observations: Sequence[Any]) -> JudgedBatch:
         for _ in range(self._random.randrange(6)):
             await asyncio.sleep(0)
         return self._run(observations)
 
-    def _run(self, observations: Sequence[Any]) -> StudentRun:
-        return StudentRun([unusable(Reason.NO_STUDENT)] * len(observations), None, 0, 0, 0)
+    def _run(self, observations: Sequence[Any]) -> JudgedBatch:
+        return JudgedBatch([unusable(Reason.NO_STUDENT)] * len(observations), None, 0, 0, 0)
 
 
 class Shell:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from setsuden.pipelines.pipeline import JudgedBatch
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.result import Problem, Result
 
 from .core import Submission
 from .outbox import StreamPlace
-from .student import StudentRun
 
 Answered = Callable[[Result | SetsudenError, bool], None]
 """Told (outcome, whether the event had been accepted before)."""
@@ -37,7 +37,7 @@ class Arrival(NamedTuple):
         return self.submission.event.pipeline
 
 
-Placed = tuple[StudentRun, int]
+Placed = tuple[JudgedBatch, int]
 """A run and an observation's position in it."""
 Runs = dict[int, Placed]
 """By the identity of the arrival."""

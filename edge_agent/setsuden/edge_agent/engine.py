@@ -7,12 +7,13 @@ import hashlib
 import logging
 import time
 from collections import defaultdict, deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from random import Random, SystemRandom
 from typing import NamedTuple
 
 from setsuden.energy import MeteredRun
+from setsuden.pipelines.pipeline import JudgedBatch, Pipeline
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.event import Event
 from setsuden.schemas.result import Problem, Result
@@ -43,7 +44,6 @@ from .outbox import (
     OutboxUnwritableError,
     RowDamagedError,
 )
-from .student import Student, StudentRun
 
 log = logging.getLogger(__name__)
 MAX_UNCOMMITTED_BATCHES = 2
@@ -71,7 +71,7 @@ class Engine:
     def __init__(
         self,
         config: AgentConfig,
-        students: dict[str, Student],
+        students: Mapping[str, Pipeline],
         outbox: Outbox,
         core: AgentCore,
         metrics: Metrics,
@@ -231,7 +231,7 @@ class Engine:
         self.metrics.refused[error.code] += 1
         arrival.answered(error, False)
 
-    def _verdict(self, submission: Submission, run: StudentRun, place: int) -> Verdict:
+    def _verdict(self, submission: Submission, run: JudgedBatch, place: int) -> Verdict:
         event = submission.event
         judged = run.judged[place]
         context = parse_traceparent(event.traceparent)
@@ -248,7 +248,7 @@ class Engine:
         )
         return Verdict(
             judged,
-            self.students[event.pipeline].model,
+            run.model,
             run.energy,
             trail,
             _trace_id(submission, context),

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
+from setsuden.pipelines.pipeline import JudgedBatch
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.errors import UnavailableError
 
 from .arrival import Arrival, Runs
 from .lane import MAX_WAITING, Lane
-from .student import Student, StudentRun
 
 if TYPE_CHECKING:
     from .engine import Engine
@@ -114,7 +114,7 @@ class Intake:
                 self._note(run, part, runs)
         return runs, overrun
 
-    def _note(self, run: StudentRun, part: Sequence[Arrival], runs: Runs) -> None:
+    def _note(self, run: JudgedBatch, part: Sequence[Arrival], runs: Runs) -> None:
         runs.update({id(arrival): (run, place) for place, arrival in enumerate(part)})
         if run.energy is not None:
             self._engine.metrics.student_cpu_seconds += run.energy.cpu_seconds * len(part)
@@ -132,7 +132,7 @@ class Intake:
         student = self._engine.students[arrival.pipeline]
         if lane is None:
             lane = self._lanes[arrival.pipeline] = Lane(self._lane_room())
-            self._start(self._serve(student, lane))
+            self._start(self._serve(arrival.pipeline, lane))
         if arrival.place is None and lane.full:
             self._start(self._go_without(arrival))
             return
@@ -151,9 +151,11 @@ class Intake:
         assert self._tasks is not None  # noqa: S101  # arrivals are taken inside run() alone
         self._tasks.create_task(work)
 
-    async def _serve(self, student: Student, lane: Lane) -> None:
+    async def _serve(self, pipeline: str, lane: Lane) -> None:
         """Judge one pipeline's arrivals, batch after batch, until cancelled."""
         while True:
+            await lane.arrived()
+            student = self._engine.students[pipeline]  # the one in force, for this batch
             await lane.take(min(student.max_batch, self._options.batch))
             lane.judging = [each for each in lane.judging if self._engine.is_current(each)]
             fresh = self._engine.without_repeats(lane.judging)

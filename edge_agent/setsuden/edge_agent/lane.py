@@ -44,11 +44,15 @@ class Lane:
         self._was_full = self._was_full or self.full
         self._something.set()
 
-    async def take(self, most: int) -> list[Arrival]:
-        """The next ones, which are being judged from here on until :meth:`done`."""
+    async def arrived(self) -> None:
+        """Return when something waits; at once when it does already."""
         while not self._waiting:
             self._something.clear()
             await self._something.wait()
+
+    async def take(self, most: int) -> list[Arrival]:
+        """The next ones, which are being judged from here on until :meth:`done`."""
+        await self.arrived()
         count = min(most, len(self._waiting))
         self.judging = [self._waiting.popleft() for _ in range(count)]
         return self.judging

@@ -20,11 +20,14 @@ from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter,
 
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
+from setsuden.pipelines.models.apart import RestartPolicy
 from setsuden.pipelines.models.run_record import RunRecord
+from setsuden.pipelines.models.runner import Tier as ModelTier
 from setsuden.pipelines.models.watchdog import Watchdog
+from setsuden.pipelines.registry import Opener, PipelineReload, Registry
 from setsuden.process import logs
 from setsuden.process.notify import notifying
-from setsuden.process.reload import Reloader
+from setsuden.process.reload import OUTCOME_FILE, Change, Reloader
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.result import Tier
 from setsuden.schemas.streams import StreamBounds
@@ -34,7 +37,6 @@ from setsuden.telemetry.metrics_ship import MetricsShipper
 from setsuden.telemetry.recorder import host_id
 from setsuden.telemetry.ship import Shipper
 
-from . import student
 from .clock import CloudClock
 from .config import AgentConfig
 from .core import AgentCore, Policy
@@ -56,6 +58,13 @@ LANE_SECONDS = 2.0
 """How long a stopping agent waits for students that take their time."""
 DISK_PAUSE_SECONDS = 2.0
 """Between two looks at a disk that does not let the outbox be opened."""
+MODEL_TIER = ModelTier(
+    quick_seconds=0.002, restarts=RestartPolicy(20, seconds_each=1.0, waits=False)
+)
+"""Two milliseconds keep no other pipeline waiting that one would notice. A student whose process
+dies more often than this rests, so that a hundredth of a core goes into new ones."""
+START_SECONDS = 2.0
+"""How long all trials together may keep an agent from starting; they go on beside it."""
 DEFAULT_RESULTS_AGE_SECONDS = StreamBounds().results_max_age_seconds
 FAREWELL_SECONDS = 2.0
 """How long a stopping agent sends spans; the next life sends the rest."""
@@ -75,10 +84,15 @@ class Agent:
     lease: Lease
     shipper: Shipper
     metrics_shipper: MetricsShipper
+    pipelines: PipelineReload
 
     async def renew_lease(self) -> None:
         """Keep the device's name, until cancelled."""
         await self.lease.run(lambda: self.engine.core.next_sequence)
+
+    async def reload_pipelines(self, config: AgentConfig) -> Change:
+        """Open what has changed of them; raises SetsudenError when it cannot be used."""
+        return await self.pipelines.prepare(config.pipelines)
 
 
 def run_agent(
@@ -104,7 +118,14 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
     ):
         stop = _stop_signal()
         refused = agent.engine.metrics.http_refused
-        Reloader(config, load, agent.link, manager).install()
+        Reloader(
+            config,
+            load,
+            agent.link,
+            manager,
+            pipelines=agent.reload_pipelines,
+            outcome_file=state / OUTCOME_FILE,
+        ).install()
         server = HttpServer(agent.http, config.http, base / config.state, refused)
         serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
@@ -172,8 +193,14 @@ async def build(
         counts=lambda: metrics.counts(link.wire()),
     )
     watchdog = watchdog or Watchdog()
-    loaded = student.load_all(config.pipelines, base, meter, watchdog)
-    students = {each.spec.name: each for each in loaded}
+    opener = Opener(
+        Tier.EDGE,
+        MODEL_TIER,
+        lambda spec: base / spec.bundle,
+        meter=meter,
+        watchdog=watchdog,
+    )
+    registry = Registry(opener.open(config.pipelines, START_SECONDS))
     outbox = await _outbox(config, state)
     extra: dict[str, Any] = {"device.id": config.device}
     jetstream = JetStream(link)
@@ -190,7 +217,7 @@ async def build(
         policy = _policy(config, spans_clock.boot)
         core = AgentCore(policy, outbox.next_sequence, random.SystemRandom())
         core.restore(now(), outbox.open_rows())
-        engine = Engine(config, students, outbox, core, metrics, clock=spans_clock)
+        engine = Engine(config, registry, outbox, core, metrics, clock=spans_clock)
         engine.bury_damaged()
         clock.on_known = lambda ahead: engine.apply(core.cloud_clock(now(), ahead))
         await jetstream.start()
@@ -207,7 +234,17 @@ async def build(
         http = HttpDoor(engine, uplink, status, token)
         meter.start()
         yield Agent(
-            engine, uplink, door, link, status, http, clock, lease, shipper, metrics_shipper
+            engine,
+            uplink,
+            door,
+            link,
+            status,
+            http,
+            clock,
+            lease,
+            shipper,
+            metrics_shipper,
+            PipelineReload(registry, opener, config.pipelines),
         )
     finally:
         meter.close()
@@ -218,8 +255,7 @@ async def build(
             )
         await link.close()
         outbox.close()
-        for each in loaded:
-            each.close()
+        registry.close()
         watchdog.close()
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from setsuden.link.faults import Throttle
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.refusal import Refusal
-from setsuden.schemas.result import Energy, Result, Status, Tier
+from setsuden.schemas.result import Result, Status, Tier
 
 log = logging.getLogger(__name__)
 _LINES = Throttle()
@@ -46,13 +46,7 @@ def completed(record: Result, provisional: Result | None) -> Result:
     """A cloud record with what the device alone knew, as the agent would have told it."""
     if provisional is None or record.tier is Tier.EDGE:
         return record
-    energy = Energy(edge=provisional.energy.edge, cloud=record.energy.cloud)
-    known: dict[str, object] = {"energy": energy, "decision": provisional.decision}
-    edge_ms = provisional.timing.edge_infer_ms
-    known["timing"] = record.timing.model_copy(update={"edge_infer_ms": edge_ms})
-    if record.answer is None:  # a dead letter: the student's answer is the best there is
-        known |= {name: getattr(provisional, name) for name in ("answer", "tier", "model")}
-    return record.model_copy(update=known)
+    return provisional.merged_with(record)
 
 
 def record(data: bytes | None) -> Result | None:
