@@ -8,9 +8,11 @@ changes nothing.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import hashlib
 import json
 import logging
+import os
 import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
@@ -19,7 +21,7 @@ from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from setsuden.link import Link, LinkOptions
-from setsuden.schemas.errors import ConfigError, SetsudenError
+from setsuden.schemas.errors import ConfigError, SetsudenError, UnavailableError
 
 from .notify import ServiceManager
 
@@ -46,6 +48,7 @@ class Reloadable(Protocol):
 
 OUTCOME_FILE = "reload.json"
 """In the state folder."""
+_LOOK_SECONDS = 0.05
 ConfigT = TypeVar("ConfigT", bound=Reloadable)
 
 
@@ -86,6 +89,55 @@ def read_outcome(path: Path) -> Outcome | None:
     with suppress(OSError, ValueError, TypeError):
         return Outcome(**json.loads(path.read_text(encoding="utf-8")))
     return None
+
+
+def request(lock: Path, outcome_file: Path, patience_seconds: float) -> Outcome:
+    """Have the process that holds ``lock`` reload, and wait for what comes of it.
+
+    Raises UnavailableError when none holds it, or when the outcome does not come in time.
+    """
+    pid = _holder(lock)
+    if pid is None:
+        raise UnavailableError(
+            f"no process uses {lock.parent}", remedy="start it: it reads its files then"
+        )
+    asked_ns = time.monotonic_ns()
+    os.kill(pid, signal.SIGHUP)
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline and _holder(lock) == pid:
+        outcome = read_outcome(outcome_file)
+        if outcome is not None and outcome.began_ns >= asked_ns:
+            return outcome
+        time.sleep(_LOOK_SECONDS)
+    raise UnavailableError(
+        f"process {pid} was asked to reload and has not said what came of it",
+        remedy="look at its log for config_reloaded or reload_refused",
+    )
+
+
+def _holder(lock: Path) -> int | None:
+    """Who holds a lock file that carries its holder's process id.
+
+    The file must be open in that process: after a full disk it may carry the id of a former one,
+    which may be anybody's by now.
+    """
+    try:
+        with lock.open("r+", encoding="ascii") as file:
+            pid = int(file.read(20))
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return pid if _has_open(pid, lock) else None
+    except (OSError, ValueError):
+        return None
+    return None
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    for entry in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            if entry.samefile(path):
+                return True
+    return False
 
 
 class Reloader(Generic[ConfigT]):
