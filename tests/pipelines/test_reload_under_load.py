@@ -87,6 +87,11 @@ class Load:
             digest = result.model.digest
             self.answers.append(("nats", result.event_id, result.status.value, digest))
 
+    async def more(self, count: int) -> None:
+        """Return when so many more events are answered."""
+        wanted = len(self.answers) + count
+        await cloud.until(lambda: len(self.answers) >= wanted, pause_seconds=0.02)
+
     def stop(self) -> None:
         self._stopped.set()
 
@@ -130,13 +135,8 @@ async def _swap(folder: Path, path: Path, load: Load) -> None:
         choose(path, before, after)
         outcome = await asyncio.to_thread(reload, folder)
         assert (outcome.applied, outcome.message) == (["pipelines.tiny"], "")
-        seen = len(load.answers)
-        await cloud.eventually(lambda seen=seen: _has_grown(load, seen))
+        await load.more(5)
     load.stop()
-
-
-async def _has_grown(load: Load, seen: int) -> bool:
-    return len(load.answers) > seen + 4
 
 
 def _spec() -> PipelineSpec:
@@ -215,8 +215,8 @@ async def test_a_workers_teacher_is_replaced_between_batches_and_every_event_ans
         assert worker.stop() == 0
     assert len(found) == sent
     assert {result.status for result in found} == {Status.FINAL}
-    last = {f"{result.event_id}" for result in found[-50:]}
-    assert last == {cloud.event_id(index) for index in range(sent - 50, sent)}
+    newest = {result.event_id for result in found[-50:]}
+    assert newest == {cloud.event_id(index) for index in range(sent - 50, sent)}
     models = [result.model.digest for result in found if result.model is not None]
     assert set(models) == {digests["one"], digests["two"]}
     assert set(models[-50:]) == {digests["one"]}
