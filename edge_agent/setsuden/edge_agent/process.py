@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 
 from setsuden.energy.metering.assembly import Identity, fingerprint, open_meter, resolved
 
+from setsuden.energy import Meter
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines.models.apart import RestartPolicy
@@ -193,13 +194,7 @@ async def build(
         counts=lambda: metrics.counts(link.wire()),
     )
     watchdog = watchdog or Watchdog()
-    opener = Opener(
-        Tier.EDGE,
-        MODEL_TIER,
-        lambda spec: base / spec.bundle,
-        meter=meter,
-        watchdog=watchdog,
-    )
+    opener = _opener(base, meter, watchdog)
     registry = Registry(opener.open(config.pipelines, START_SECONDS))
     outbox = await _outbox(config, state)
     extra: dict[str, Any] = {"device.id": config.device}
@@ -257,6 +252,12 @@ async def build(
         outbox.close()
         registry.close()
         watchdog.close()
+
+
+def _opener(base: Path, meter: Meter, watchdog: Watchdog) -> Opener:
+    return Opener(
+        Tier.EDGE, MODEL_TIER, lambda spec: base / spec.bundle, meter=meter, watchdog=watchdog
+    )
 
 
 async def _outbox(config: AgentConfig, state: Path) -> Outbox:

@@ -8,7 +8,6 @@ changes nothing.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import hashlib
 import json
 import logging
@@ -122,14 +121,10 @@ def _holder(lock: Path) -> int | None:
     which may be anybody's by now.
     """
     try:
-        with lock.open("r+", encoding="ascii") as file:
-            pid = int(file.read(20))
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return pid if _has_open(pid, lock) else None
-    except (OSError, ValueError):
+        pid = int(lock.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
         return None
-    return None
+    return pid if _has_open(pid, lock) else None
 
 
 def _has_open(pid: int, path: Path) -> bool:
