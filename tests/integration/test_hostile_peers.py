@@ -95,7 +95,7 @@ async def victims(
         agent = AgentProcess(folder / "agent", text)
         ends.callback(agent.kill)
         await asyncio.to_thread(agent.start)
-        worker, _ = await ends.enter_async_context(assembled(config("w1"), spec, bundle, folder))
+        worker, *_ = await ends.enter_async_context(assembled(config("w1"), spec, bundle, folder))
         await worker.start()
         client = await ends.enter_async_context(
             AsyncClient(options=logins["a1"], device="d1", name="a1")

@@ -81,7 +81,7 @@ async def test_nobody_needs_more_leave_than_their_role_gives(
         try:
             await asyncio.to_thread(agent.start)
             async with (
-                assembled(cloud_config, spec, folder, tmp_path) as (worker, _),
+                assembled(cloud_config, spec, folder, tmp_path) as (worker, *_),
                 AsyncClient(options=broker.login("shop"), device=DEVICE, name="shop") as client,
             ):
                 await worker.start()
@@ -198,7 +198,7 @@ async def test_a_device_at_a_leaf_of_the_guarded_broker_is_answered_by_a_worker_
         try:
             await asyncio.to_thread(agent.start)
             async with (
-                assembled(cloud_config, spec, bundle, tmp_path) as (worker, _),
+                assembled(cloud_config, spec, bundle, tmp_path) as (worker, *_),
                 AsyncClient(options=hub.login("shop"), device="device-1", name="shop") as client,
             ):
                 await worker.start()

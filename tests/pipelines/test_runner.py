@@ -136,7 +136,7 @@ import threading
 from pathlib import Path
 import psutil
 from tests.pipelines.test_runner import Rig, bad
-from setsuden.pipelines import forked_trial
+from setsuden.pipelines.models import forked_trial
 assert forked_trial.possible()
 rig = Rig(Path({str(tmp_path)!r}))
 assert rig.runner(bad.linear()).quick(1)

@@ -21,10 +21,10 @@ from setsuden.edge_agent.ingress.seam import Ingress
 from setsuden.edge_agent.metrics import Metrics
 from setsuden.edge_agent.outbox import Known, Outbox, OutboxUnwritableError
 from setsuden.edge_agent.runtime import Runtime
-from setsuden.edge_agent.student import Student, StudentRun
 from setsuden.edge_agent.tracer import EventTracer
 from setsuden.pipelines import bundle
 from setsuden.pipelines.gate import unusable
+from setsuden.pipelines.pipeline import JudgedBatch, Pipeline
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.telemetry import Recorder, SpanClock
@@ -103,20 +103,20 @@ class MoodyStudent:
     def quick(self, items: int) -> bool:
         return self._random.random() < self._quick
 
-    def judge_now(self, observations: Sequence[Any]) -> StudentRun | None:
+    def judge_now(self, observations: Sequence[Any]) -> JudgedBatch | None:
         return self._run(observations) if self._random.random() <= self._quick else None
 
-    async def judge(self, observations: Sequence[Any]) -> StudentRun:
+    async def judge(self, observations: Sequence[Any]) -> JudgedBatch:
         for _ in range(self._random.randrange(6)):
             await asyncio.sleep(0)
         return self._run(observations)
 
-    def unjudged(self, reason: Reason, items: int) -> StudentRun:
-        return StudentRun([unusable(reason)] * items, None, 0, 0, 0)
+    def unjudged(self, reason: Reason, items: int) -> JudgedBatch:
+        return JudgedBatch([unusable(reason)] * items, None, 0, 0, 0)
 
-    def _run(self, observations: Sequence[Any]) -> StudentRun:
+    def _run(self, observations: Sequence[Any]) -> JudgedBatch:
         judged = [EASY if self._random.random() < self._sure else HARD for _ in observations]
-        return StudentRun(judged, None, 0, 0, 0)
+        return JudgedBatch(judged, None, 0, 0, 0)
 
 
 class SmallAgent:
@@ -147,7 +147,7 @@ class SmallAgent:
         self.finals = FinalResults()
         self.runtime = Runtime(
             config,
-            cast(dict[str, Student], students),
+            cast(dict[str, Pipeline], students),
             self.durable,
             metrics=metrics,
             tracer=EventTracer(cast(Recorder, recorder), clock, metrics),

@@ -16,16 +16,18 @@ from tests.support.spans import spooled
 from setsuden.energy import Meter
 from setsuden.insight.traces.found import FoundSpan
 from setsuden.link import Incoming, JetStream, Link
-from setsuden.pipelines import bundle
+from setsuden.pipelines.models.watchdog import Watchdog
+from setsuden.pipelines.registry import Opener
 from setsuden.schemas import escalation, streams, subjects
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.event import Event
 from setsuden.schemas.pipeline import PipelineSpec
-from setsuden.schemas.result import Result, Status
+from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.subjects import Place
 from setsuden.schemas.windows import Component
 from setsuden.services.config import CloudConfig, WorkerOptions
-from setsuden.services.worker import Teacher, Worker
+from setsuden.services.worker import Worker
+from setsuden.services.worker.assembly import model_tier, open_teacher
 from setsuden.telemetry import Recorder, traceparent
 from setsuden.testing.broker import LocalBroker
 
@@ -55,6 +57,7 @@ class Bench:
     links: list[Link] = field(default_factory=list)
     recorder: Recorder | None = None
     meters: list[Meter] = field(default_factory=list)
+    watchdogs: list[Watchdog] = field(default_factory=list)
 
     async def start(
         self,
@@ -71,16 +74,20 @@ class Bench:
         config = config_of(self.broker, folder, **worker)
         meter = self._meter()
         pipeline = config.pipelines[0]
-        below_ms = config.worker.inline_below_ms
-        teacher = Teacher(bundle.load(folder), pipeline, meter, below_ms)
+        watchdog = Watchdog()
+        self.watchdogs.append(watchdog)
+        opener = Opener(
+            Tier.CLOUD, model_tier(config), lambda _: folder, meter=meter, watchdog=watchdog
+        )
+        registry = open_teacher(opener, pipeline)
         link = Link(config.nats, "worker")
         jetstream = JetStream(link)
         await jetstream.start()
         self.recorder = Recorder(config.traces, self.folder / "state", "worker", {})
         running = Worker(
             config,
-            pipeline,
-            teacher=teacher,
+            pipeline.name,
+            pipelines=registry,
             meter=meter,
             link=link,
             jetstream=jetstream,
@@ -120,6 +127,8 @@ async def bench(folder: Path, broker: LocalBroker) -> AsyncIterator[Bench]:
     finally:
         for worker in ready.workers:
             await worker.stop()
+        for watchdog in ready.watchdogs:
+            watchdog.close()
         for link in ready.links:
             await link.close()
         ready.close_meters()

@@ -143,7 +143,7 @@ async def _add_worker(up: Site, bundle_folder: Path, ends: AsyncExitStack) -> No
     options = CloudConfig(nats=up.broker.options, pipelines=(spec,), state="cloud", energy=energy)
     made = assembled(options, spec, bundle_folder, up.folder)
     up.worker = await ends.enter_async_context(AsyncExitStack())
-    worker, _ = await up.worker.enter_async_context(made)
+    worker, *_ = await up.worker.enter_async_context(made)
     await worker.start()
     up.worker.push_async_callback(worker.stop)
 

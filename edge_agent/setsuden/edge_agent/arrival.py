@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from setsuden.pipelines.pipeline import JudgedBatch
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.result import Problem, Result
 
 from .core import StreamPlace, Submission
-from .student import StudentRun
 
 
 class Accepted(NamedTuple):
@@ -63,5 +63,5 @@ class JudgedArrival(NamedTuple):
     """An arrival with its observation's place in the student's run; no run when it is settled."""
 
     arrival: Arrival
-    run: StudentRun | None
+    run: JudgedBatch | None
     place: int = 0

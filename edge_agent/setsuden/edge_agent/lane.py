@@ -48,11 +48,15 @@ class Lane:
             self.room.clear()
         self._arrived.set()
 
-    async def take(self, most: int) -> list[Arrival]:
-        """The next ones, which are being judged from here on until :meth:`done`."""
+    async def arrived(self) -> None:
+        """Return when something waits; at once when it does already."""
         while not self._waiting:
             self._arrived.clear()
             await self._arrived.wait()
+
+    async def take(self, most: int) -> list[Arrival]:
+        """The next ones, which are being judged from here on until :meth:`done`."""
+        await self.arrived()
         count = min(most, len(self._waiting))
         self.judging = [self._waiting.popleft() for _ in range(count)]
         return self.judging

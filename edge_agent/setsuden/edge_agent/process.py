@@ -14,13 +14,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from setsuden.energy import Meter
 from setsuden.energy.open import Identity, fingerprint, open_meter, resolved
 from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
+from setsuden.pipelines.models.apart import RestartPolicy
 from setsuden.pipelines.models.run_record import RunRecord
+from setsuden.pipelines.models.runner import Tier as ModelTier
 from setsuden.pipelines.models.watchdog import Watchdog
+from setsuden.pipelines.registry import Opener, PipelineReload, Registry
 from setsuden.process import logs
-from setsuden.process.reload import Reloader
+from setsuden.process.reload import OUTCOME_FILE, Change, Reloader
 from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import SetsudenError
@@ -34,7 +38,6 @@ from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
 from setsuden.telemetry.supervise import Supervisor
 
-from . import student
 from .clock import CloudClock
 from .config import AgentConfig
 from .core import AgentCore, Policy
@@ -60,6 +63,13 @@ LANE_SECONDS = 2.0
 """How long a stopping agent waits for students that take their time."""
 DISK_PAUSE_SECONDS = 2.0
 """Between two looks at a disk that does not let the outbox be opened."""
+MODEL_TIER = ModelTier(
+    quick_seconds=0.002, restarts=RestartPolicy(20, seconds_each=1.0, waits=False)
+)
+"""Two milliseconds keep no other pipeline waiting that one would notice. A student whose process
+dies more often than this rests, so that a hundredth of a core goes into new ones."""
+START_SECONDS = 2.0
+"""How long all trials together may keep an agent from starting; they go on beside it."""
 DEFAULT_RESULTS_AGE_SECONDS = StreamBounds().results_max_age_seconds
 FAREWELL_SECONDS = 2.0
 """How long a stopping agent sends spans; the next life sends the rest."""
@@ -82,10 +92,15 @@ class Agent:
     telemetry: Supervisor
     shipper: Shipper
     metrics_shipper: MetricsShipper
+    pipelines: PipelineReload
 
     async def renew_lease(self) -> None:
         """Keep the device's name, until cancelled."""
         await self.lease.run(lambda: self.runtime.durable.core.next_sequence)
+
+    async def reload_pipelines(self, config: AgentConfig) -> Change:
+        """Open what has changed of them; raises SetsudenError when it cannot be used."""
+        return await self.pipelines.prepare(config.pipelines)
 
 
 def run_agent(
@@ -111,7 +126,14 @@ async def _main(config: AgentConfig, base: Path, load: Callable[[], AgentConfig]
     ):
         stop = stop_signal()
         refused = agent.runtime.metrics.http_refused
-        Reloader(config, load, agent.link, manager).install()
+        Reloader(
+            config,
+            load,
+            agent.link,
+            manager,
+            pipelines=agent.reload_pipelines,
+            outcome_file=state / OUTCOME_FILE,
+        ).install()
         server = HttpServer(agent.http, config.http, base / config.state, refused)
         serving = asyncio.create_task(server.serve(), name="http")
         tasks = [
@@ -174,8 +196,8 @@ async def build(
         counts=lambda: metrics.counts(link.wire()),
     )
     watchdog = watchdog or Watchdog()
-    loaded = student.load_all(config.pipelines, base, meter, watchdog)
-    students = {each.spec.name: each for each in loaded}
+    opener = _opener(base, meter, watchdog)
+    registry = Registry(opener.open(config.pipelines, START_SECONDS))
     outbox = await _outbox(config, state)
     jetstream = JetStream(link)
     spans_clock = SpanClock(state)
@@ -194,12 +216,12 @@ async def build(
         tracer = EventTracer(recorder, spans_clock, metrics)
         finals = FinalResults()
         runtime = Runtime(
-            config, students, durable, metrics=metrics, tracer=tracer, clock=spans_clock
+            config, registry, durable, metrics=metrics, tracer=tracer, clock=spans_clock
         )
         ingress = Ingress(runtime, finals)
         await jetstream.start()
         sending = Sender(
-            durable, link, jetstream, config=config, students=students, finals=finals,
+            durable, link, jetstream, config=config, students=registry, finals=finals,
             metrics=metrics, tracer=tracer,
         )  # fmt: skip
         nats = NatsIngress(ingress, link, jetstream, source)
@@ -208,14 +230,14 @@ async def build(
         lease.on_rolled_back = lambda: durable.core.rolled_back(_results_since(spans_clock, clock))
         link.admission = lease.acquire
         status = AgentStatus(
-            config, students, durable, metrics=metrics, sender=sending, nats=nats, link=link,
+            config, registry, durable, metrics=metrics, sender=sending, nats=nats, link=link,
             clock=clock, recorder=recorder, telemetry=telemetry, meter=meter,
         )  # fmt: skip
         http = HttpIngress(ingress, status, config.http, token)
         meter.start()
         yield Agent(
             runtime, sending, ingress, nats, link, status, http, clock, lease, recorder, telemetry,
-            shipper, metrics_shipper,
+            shipper, metrics_shipper, PipelineReload(registry, opener, config.pipelines),
         )  # fmt: skip
     finally:
         meter.close()
@@ -227,8 +249,7 @@ async def build(
             )
         await link.close()
         outbox.close()
-        for each in loaded:
-            each.close()
+        registry.close()
         watchdog.close()
 
 
@@ -237,6 +258,12 @@ def _durable(config: AgentConfig, outbox: Outbox, clock: CloudClock, boot: str) 
     durable = DurableCore(core, outbox)
     clock.on_known = lambda ahead: durable.apply(core.cloud_clock(now(), ahead))
     return durable
+
+
+def _opener(base: Path, meter: Meter, watchdog: Watchdog) -> Opener:
+    return Opener(
+        Tier.EDGE, MODEL_TIER, lambda spec: base / spec.bundle, meter=meter, watchdog=watchdog
+    )
 
 
 async def _outbox(config: AgentConfig, state: Path) -> Outbox:

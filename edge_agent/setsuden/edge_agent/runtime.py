@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
+from setsuden.pipelines.pipeline import JudgedBatch, Pipeline
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.errors import OutboxFullError, SetsudenError, UnavailableError
 from setsuden.schemas.result import Result
@@ -26,7 +27,6 @@ from .durable import DurableCore, now
 from .lane import MAX_WAITING, Lane
 from .metrics import Metrics
 from .outbox import Known, OutboxBrokenError, OutboxUnwritableError
-from .student import Student, StudentRun
 from .tracer import EventTracer
 from .verdicts import verdict
 
@@ -53,7 +53,7 @@ class Runtime:
     def __init__(
         self,
         config: AgentConfig,
-        students: Mapping[str, Student],
+        students: Mapping[str, Pipeline],
         durable: DurableCore,
         *,
         metrics: Metrics,
@@ -280,7 +280,7 @@ class Runtime:
             judged[pipeline] = iter(ready)
         return _in_order(fresh, judged), stops
 
-    def _placed(self, run: StudentRun, part: Sequence[Arrival]) -> list[JudgedArrival]:
+    def _placed(self, run: JudgedBatch, part: Sequence[Arrival]) -> list[JudgedArrival]:
         if run.energy is not None:
             self.metrics.student_cpu_seconds += run.energy.cpu_seconds * len(part)
         return [JudgedArrival(arrival, run, place) for place, arrival in enumerate(part)]
@@ -300,7 +300,7 @@ class Runtime:
         student = self.students[arrival.pipeline]
         if lane is None:
             lane = self._lanes[arrival.pipeline] = Lane(self._lane_room())
-            self._start(self._serve(student, lane))
+            self._start(self._serve(arrival.pipeline, lane))
         if arrival.place is None and lane.full:
             self._start(self._go_without(arrival))
             return
@@ -318,9 +318,11 @@ class Runtime:
         assert self._tasks is not None  # noqa: S101  # arrivals are taken inside run() alone
         self._tasks.create_task(work)
 
-    async def _serve(self, student: Student, lane: Lane) -> None:
+    async def _serve(self, pipeline: str, lane: Lane) -> None:
         """Judge one pipeline's arrivals, batch after batch, until cancelled."""
         while True:
+            await lane.arrived()
+            student = self.students[pipeline]  # the one in force, for this whole batch
             batch = await lane.take(min(student.max_batch, self.config.intake.batch))
             batch = self._without_stale(batch)
             lane.judging = fresh = self._without_repeats(batch)
@@ -330,7 +332,7 @@ class Runtime:
                 placed = self._placed(run, unsettled)
             await self._uncommitted.acquire()
             left = lane.done()
-            judged = _in_order(fresh, {student.spec.name: iter(placed)})
+            judged = _in_order(fresh, {pipeline: iter(placed)})
             if not left:  # all of it was given back meanwhile, or there was nothing to judge
                 batch, judged = batch if not fresh else [], []
             current = [one for one in judged if not self._is_stale(one.arrival)]
@@ -370,7 +372,7 @@ class Runtime:
         self,
         at: Now,
         judged: JudgedArrival,
-        run: StudentRun,
+        run: JudgedBatch,
         out: Effects,
         accepted: list[tuple[Arrival, Result]],
     ) -> None:

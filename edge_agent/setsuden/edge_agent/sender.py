@@ -10,6 +10,7 @@ from functools import partial
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
 from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
+from setsuden.pipelines.pipeline import Pipeline
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import (
     AlreadyStoredError,
@@ -30,7 +31,6 @@ from .durable import DurableCore, now
 from .finals import FinalResults
 from .metrics import Metrics
 from .outbox import RowDamagedError
-from .student import Student
 from .tracer import EventTracer
 
 log = get_logger(__name__)
@@ -52,7 +52,7 @@ class Sender:
         jetstream: JetStream,
         *,
         config: AgentConfig,
-        students: Mapping[str, Student],
+        students: Mapping[str, Pipeline],
         finals: FinalResults,
         metrics: Metrics,
         tracer: EventTracer,

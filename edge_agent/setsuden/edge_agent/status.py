@@ -8,6 +8,7 @@ from typing import Any
 from setsuden.energy import Meter
 from setsuden.energy.metering.instruments import instruments
 from setsuden.link import Link, LinkState
+from setsuden.pipelines.pipeline import Pipeline
 from setsuden.telemetry import Recorder
 from setsuden.telemetry.supervise import Supervisor
 
@@ -18,7 +19,6 @@ from .ingress.nats import NatsIngress
 from .lease import DeviceTakenError
 from .metrics import Gauges, Metrics, exposition
 from .sender import Sender
-from .student import Student
 
 
 class AgentStatus:
@@ -27,7 +27,7 @@ class AgentStatus:
     def __init__(
         self,
         config: AgentConfig,
-        students: Mapping[str, Student],
+        students: Mapping[str, Pipeline],
         durable: DurableCore,
         *,
         metrics: Metrics,

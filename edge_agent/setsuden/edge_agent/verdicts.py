@@ -6,16 +6,20 @@ import hashlib
 from collections.abc import Callable
 from random import Random, SystemRandom
 
+from setsuden.pipelines.pipeline import JudgedBatch, Pipeline
 from setsuden.telemetry import TraceContext, new_trace_id, parse_traceparent
 
 from .core import StageTimes, Submission, Verdict
-from .student import Student, StudentRun
 
 _RANDOM = Random(SystemRandom().getrandbits(128))  # noqa: S311  # ids, no secrets
 
 
 def verdict(
-    submission: Submission, student: Student, run: StudentRun, place: int, at: Callable[[int], int]
+    submission: Submission,
+    pipeline: Pipeline,
+    run: JudgedBatch,
+    place: int,
+    at: Callable[[int], int],
 ) -> Verdict:
     """What the student and the gate say of one submission; ``at`` gives the span timeline."""
     context = parse_traceparent(submission.event.traceparent)
@@ -30,11 +34,11 @@ def verdict(
     )
     return Verdict(
         run.judged[place],
-        student.model,
+        run.model,
         run.energy,
         times,
         _trace_id(submission, context),
-        student.spec.deadline_seconds,
+        pipeline.spec.deadline_seconds,
     )
 
 

@@ -1,21 +1,26 @@
 """SIGHUP: read the configuration file again and take up what a running process can.
 
-Live are the log level and what the link logs in with. All else needs a restart, and the log names
-it. A file that is wrong changes nothing.
+Live are the log level, what the link logs in with, and, on agent and worker, the pipelines. All
+else needs a restart, and the log names it. A file that is wrong, or a bundle that cannot be used,
+changes nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
+import json
 import logging
+import os
 import signal
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from setsuden.link import Link, LinkOptions
-from setsuden.schemas.errors import ConfigError, SetsudenError
+from setsuden.schemas.errors import ConfigError, SetsudenError, UnavailableError
 from setsuden.schemas.log import get_logger
 
 from .service import ServiceManager
@@ -41,7 +46,94 @@ class Reloadable(Protocol):
         ...
 
 
+OUTCOME_FILE = "reload.json"
+"""In the state folder."""
+_LOOK_SECONDS = 0.05
 ConfigT = TypeVar("ConfigT", bound=Reloadable)
+
+
+class Change(NamedTuple):
+    """What a reload is about to change, prepared and found to be good."""
+
+    apply: Callable[[], None]
+    applied: Sequence[str] = ()
+    """What will be in force then."""
+    restart: Sequence[str] = ()
+    """What differs and needs a restart."""
+
+
+class Outcome(NamedTuple):
+    """What came of one reload."""
+
+    began_ns: int
+    """On the monotonic clock, which all processes of a machine share."""
+    applied: Sequence[str] = ()
+    restart_needed: Sequence[str] = ()
+    code: str = ""
+    message: str = ""
+    """Why it was refused; empty when it was not."""
+    remedy: str = ""
+
+    def write(self, path: Path) -> None:
+        """Leave it for ``setsuden agent reload``; a full disk keeps nobody from reloading."""
+        fresh = path.with_suffix(".new")
+        try:
+            fresh.write_text(json.dumps(self._asdict()), encoding="utf-8")
+            fresh.replace(path)
+        except OSError as error:
+            log.warning("reload_outcome_unwritten", detail=str(error))
+
+
+def read_outcome(path: Path) -> Outcome | None:
+    """The newest outcome; None when there is none that can be read."""
+    with suppress(OSError, ValueError, TypeError):
+        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def request(lock: Path, outcome_file: Path, patience_seconds: float) -> Outcome:
+    """Have the process that holds ``lock`` reload, and wait for what comes of it.
+
+    Raises UnavailableError when none holds it, or when the outcome does not come in time.
+    """
+    pid = _holder(lock)
+    if pid is None:
+        raise UnavailableError(
+            f"no process uses {lock.parent}", remedy="start it: it reads its files then"
+        )
+    asked_ns = time.monotonic_ns()
+    os.kill(pid, signal.SIGHUP)
+    deadline = time.monotonic() + patience_seconds
+    while time.monotonic() < deadline and _holder(lock) == pid:
+        outcome = read_outcome(outcome_file)
+        if outcome is not None and outcome.began_ns >= asked_ns:
+            return outcome
+        time.sleep(_LOOK_SECONDS)
+    raise UnavailableError(
+        f"process {pid} was asked to reload and has not said what came of it",
+        remedy="look at its log for config_reloaded or reload_refused",
+    )
+
+
+def _holder(lock: Path) -> int | None:
+    """Who holds a lock file that carries its holder's process id.
+
+    The file must be open in that process: after a full disk it may carry the id of a former one,
+    which may be anybody's by now.
+    """
+    try:
+        pid = int(lock.read_text(encoding="ascii"))
+    except (FileNotFoundError, ValueError):
+        return None
+    return pid if _has_open(pid, lock) else None
+
+
+def _has_open(pid: int, path: Path) -> bool:
+    for entry in Path(f"/proc/{pid}/fd").glob("*"):
+        with suppress(OSError):
+            if entry.samefile(path):
+                return True
+    return False
 
 
 class Reloader(Generic[ConfigT]):
@@ -53,35 +145,74 @@ class Reloader(Generic[ConfigT]):
         load: Callable[[], ConfigT] | None,
         link: Link | None,
         manager: ServiceManager,
+        *,
+        pipelines: Callable[[ConfigT], Awaitable[Change]] | None = None,
+        outcome_file: Path | None = None,
     ) -> None:
-        """``load`` reads the file as the start did; without it only credentials are read again."""
+        """``load`` reads the file as the start did; without it only files it names are read again.
+
+        ``pipelines`` prepares what has changed of them, and raises SetsudenError.
+        """
         self._config, self._load = config, load
         self._link, self._manager = link, manager
+        self._prepare, self._outcome_file = pipelines, outcome_file
         self._level = config.log_level
         self._live = {"log_level"}
         if link is not None:
             self._live |= {f"nats.{name}" for name in _credential_fields(config.nats)}
         self._credentials = _digests(config.nats, strict=False)
+        self._reloading: asyncio.Task[None] | None = None
+        self._again = False
 
     def install(self) -> None:
         """Answer SIGHUP from now on; it ends the process no more."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._on_hangup)
         # A command may hold it back while it starts; one that came meanwhile is answered now.
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
-    def reload(self) -> None:
-        """Read, compare, apply, and log what was done."""
-        self._manager.reloading()
+    def _on_hangup(self) -> None:
+        """One reload at a time; one that is asked for meanwhile follows it."""
+        self._again = True
+        if self._reloading is None or self._reloading.done():
+            self._reloading = asyncio.get_running_loop().create_task(self._run(), name="reload")
+
+    async def _run(self) -> None:
+        while self._again:
+            self._again = False
+            self._manager.reloading()
+            try:
+                outcome = await self._reload(time.monotonic_ns())
+                if self._outcome_file is not None:
+                    outcome.write(self._outcome_file)
+            finally:
+                self._manager.ready()
+
+    async def _reload(self, began_ns: int) -> Outcome:
+        """Read, compare, prepare, apply, and log what was done."""
         try:
             config = self._config if self._load is None else self._load()
             credentials = _digests(config.nats, strict=True)
+            change = Change(lambda: None)
+            if self._prepare is not None:
+                change = await self._prepare(config)
         except SetsudenError as error:
             log.error("reload_refused", detail=str(error), remedy=error.remedy)  # noqa: TRY400  # the message names the place
-        else:
-            applied = [*self._set_level(config.log_level), *self._log_in(config.nats, credentials)]
-            restart = sorted(_changed(self._config, config) - self._live)
-            log.info("config_reloaded", applied=applied, restart_needed=restart)
-        self._manager.ready()
+            return Outcome(began_ns, (), (), error.code, error.message, error.remedy)
+        except Exception as error:  # a mistake of ours must not end what works
+            log.exception("reload_failed")
+            return Outcome(began_ns, (), (), "internal", repr(error))
+        change.apply()
+        applied = [*self._set_level(config.log_level), *self._log_in(config.nats, credentials)]
+        applied += change.applied
+        restart = sorted([*self._needs_restart(config), *change.restart])
+        log.info("config_reloaded", applied=applied, restart_needed=restart)
+        return Outcome(began_ns, applied, restart)
+
+    def _needs_restart(self, config: ConfigT) -> set[str]:
+        changed = _changed(self._config, config) - self._live
+        if self._prepare is None:
+            return changed
+        return {name for name in changed if not name.startswith("pipelines.")}
 
     def _set_level(self, level: str) -> Iterator[str]:
         if level != self._level:

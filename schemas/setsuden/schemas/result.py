@@ -107,6 +107,27 @@ class Result(WireModel):
         """Where the event's records are stored."""
         return Place(self.region, self.pipeline, self.device, self.event_id)
 
+    def merged_with(self, cloud: Result) -> Result:
+        """The cloud's result of the same event with what only the device knows, which is here.
+
+        A dead letter has no answer: the student's stands in its place, as the best there is.
+        """
+        best = self if cloud.answer is None else cloud
+        timing = {"edge_infer_ms": self.timing.edge_infer_ms}
+        return cloud.model_copy(
+            update={
+                "tier": best.tier,
+                "answer": best.answer,
+                "model": best.model,
+                "decision": self.decision,
+                "energy": Energy(edge=self.energy.edge, cloud=cloud.energy.cloud),
+                "timing": cloud.timing.model_copy(update=timing),
+                "source_id": self.source_id,
+                "idempotency_key": self.idempotency_key,
+                "trace_id": self.trace_id,
+            }
+        )
+
     @property
     def is_final(self) -> bool:
         """True when no other final result of this event will follow."""

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from setsuden.schemas.streams import PlannedStream
 
 
+RELOAD_SECONDS = 120.0
+"""A trial of a model that takes longer goes on, and the agent's log tells of its end."""
+
+
 class Finite(click.FloatRange):
     """A number within bounds; NaN is refused, though it compares with neither bound."""
 
@@ -59,6 +63,35 @@ def agent_run(path: Path, assignments: Sequence[str]) -> None:
     with needs("edge"):
         from setsuden.edge_agent.process import run_agent  # noqa: PLC0415  # numpy, uvicorn
     sys.exit(run_agent(config, path.parent, partial(load_agent, path, assignments)))
+
+
+@agent.command("reload")
+@config_option("agent.toml")
+@set_option
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on standard output.")
+def agent_reload(path: Path, assignments: Sequence[str], as_json: bool) -> None:
+    """Have the running agent read its configuration and bundles again.
+
+    Changed pipelines are opened and tried beside those in force, and replace them between two
+    batches; no event is lost. When anything is wrong nothing changes, and this says why. Sends
+    SIGHUP to the process that uses the state folder, and waits for the outcome.
+    """
+    quiet_logs()
+    config = load_agent(path, assignments)
+    from setsuden.edge_agent.outbox.files import LOCK  # noqa: PLC0415  # sqlite
+    from setsuden.process import reload  # noqa: PLC0415  # asyncio
+
+    state = path.parent / config.state
+    outcome = reload.request(state / LOCK, state / reload.OUTCOME_FILE, RELOAD_SECONDS)
+    if outcome.message:
+        raise ConfigError(f"nothing was reloaded: {outcome.message}", remedy=outcome.remedy)
+    if as_json:
+        names = {"applied": outcome.applied, "restart_needed": outcome.restart_needed}
+        click.echo(json.dumps(names))
+        return
+    click.echo(f"reloaded: {', '.join(outcome.applied) or 'nothing has changed'}")
+    if outcome.restart_needed:
+        click.echo(f"needs a restart: {', '.join(outcome.restart_needed)}")
 
 
 @agent.command("salvage")

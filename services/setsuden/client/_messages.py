@@ -15,7 +15,7 @@ from setsuden.schemas.escalation import MSG_ID_HEADER
 from setsuden.schemas.event import Event
 from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.refusal import Refusal
-from setsuden.schemas.result import Energy, Result, Status, Tier
+from setsuden.schemas.result import Result, Status, Tier
 from setsuden.schemas.trace_context import parse_traceparent
 
 log = get_logger(__name__)
@@ -203,13 +203,7 @@ def completed(record: Result, provisional: Result | None) -> Result:
     """A cloud record with what the device alone knew, as the agent would have told it."""
     if provisional is None or record.tier is Tier.EDGE:
         return record
-    energy = Energy(edge=provisional.energy.edge, cloud=record.energy.cloud)
-    known: dict[str, object] = {"energy": energy, "decision": provisional.decision}
-    edge_ms = provisional.timing.edge_infer_ms
-    known["timing"] = record.timing.model_copy(update={"edge_infer_ms": edge_ms})
-    if record.answer is None:  # a dead letter: the student's answer is the best there is
-        known |= {name: getattr(provisional, name) for name in ("answer", "tier", "model")}
-    return record.model_copy(update=known)
+    return provisional.merged_with(record)
 
 
 def in_order(final: Result | None, late: Result | None) -> list[Result]:

@@ -109,32 +109,10 @@ def fits(pending: Pending, record: Result) -> bool:
 
 
 def merged(now: Now, pending: Pending, cloud: Result) -> Result:
-    """The cloud's final result with what only the device knows.
-
-    A dead letter has no answer: the student's stands in its place, as the best there is.
-    """
-    ours = pending.provisional
-    unanswered = cloud.answer is None
-    best = ours if unanswered else cloud
-    timing = cloud.timing.model_copy(
-        update={
-            "edge_infer_ms": ours.timing.edge_infer_ms,
-            "total_ms": _age_ms(now, pending),
-        }
-    )
-    return cloud.model_copy(
-        update={
-            "tier": best.tier,
-            "answer": best.answer,
-            "model": best.model,
-            "decision": ours.decision,
-            "energy": Energy(edge=ours.energy.edge, cloud=cloud.energy.cloud),
-            "timing": timing,
-            "source_id": ours.source_id,
-            "idempotency_key": ours.idempotency_key,
-            "trace_id": ours.trace_id,
-        }
-    )
+    """The cloud's final result as the device states it."""
+    result = pending.provisional.merged_with(cloud)
+    timing = result.timing.model_copy(update={"total_ms": _age_ms(now, pending)})
+    return result.model_copy(update={"timing": timing})
 
 
 def _age_ms(now: Now, pending: Pending) -> float:

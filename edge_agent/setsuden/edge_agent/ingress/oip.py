@@ -13,8 +13,8 @@ from uuid import uuid4
 
 import numpy as np
 
-from setsuden.edge_agent.student import Student
 from setsuden.pipelines import codec
+from setsuden.pipelines.pipeline import Pipeline
 from setsuden.schemas.errors import (
     InvalidEventError,
     InvalidTensorError,
@@ -22,7 +22,7 @@ from setsuden.schemas.errors import (
     RequestRefusedError,
 )
 from setsuden.schemas.event import TENSOR_LENGTH_HEADER, Event, trace_id_of
-from setsuden.schemas.result import Answer, Result
+from setsuden.schemas.result import Answer, Result, Tier
 
 from . import json_tensor
 
@@ -66,7 +66,7 @@ def server() -> dict[str, Any]:
     }
 
 
-def metadata(student: Student) -> dict[str, Any]:
+def metadata(student: Pipeline) -> dict[str, Any]:
     """Model metadata of one pipeline."""
     return {
         "name": student.spec.name,
@@ -77,7 +77,7 @@ def metadata(student: Student) -> dict[str, Any]:
     }
 
 
-def config(student: Student) -> dict[str, Any]:
+def config(student: Pipeline) -> dict[str, Any]:
     """Model configuration of one pipeline: shapes are whole, as in the metadata."""
     return {
         "name": student.spec.name,
@@ -89,7 +89,7 @@ def config(student: Student) -> dict[str, Any]:
     }
 
 
-def index(students: Mapping[str, Student]) -> list[dict[str, str]]:
+def index(students: Mapping[str, Pipeline]) -> list[dict[str, str]]:
     """The repository's index."""
     return [
         {"name": name, "version": student.manifest.version, "state": "READY", "reason": ""}
@@ -97,7 +97,7 @@ def index(students: Mapping[str, Student]) -> list[dict[str, str]]:
     ]
 
 
-def check_version(student: Student, wanted: str | None) -> None:
+def check_version(student: Pipeline, wanted: str | None) -> None:
     """Raises RequestRefusedError unless the path names this version or none."""
     if wanted is not None and wanted != student.manifest.version:
         raise RequestRefusedError(
@@ -108,12 +108,12 @@ def check_version(student: Student, wanted: str | None) -> None:
         )
 
 
-def _inputs(student: Student) -> list[tuple[str, str, list[int]]]:
+def _inputs(student: Pipeline) -> list[tuple[str, str, list[int]]]:
     declared = student.manifest.observation
     return [(INPUT, codec.OIP_NAMES[declared.dtype], [1, *declared.shape])]
 
 
-def _outputs(student: Student) -> list[tuple[str, str, list[int]]]:
+def _outputs(student: Pipeline) -> list[tuple[str, str, list[int]]]:
     return [(LABEL, "BYTES", [1]), (SCORES, "FP64", [1, len(student.manifest.classes)])]
 
 
@@ -129,7 +129,7 @@ def _configured(name: str, datatype: str, dims: list[int]) -> dict[str, Any]:
 # -- requests ---------------------------------------------------------------------------------
 
 
-def read(headers: Mapping[str, str], body: bytes, student: Student, device: str) -> Inference:
+def read(headers: Mapping[str, str], body: bytes, student: Pipeline, device: str) -> Inference:
     """The inference request, its tensor as octets.
 
     Raises InvalidTensorError, InvalidEventError or PayloadTooLargeError, with the trace id.
@@ -147,7 +147,7 @@ def read(headers: Mapping[str, str], body: bytes, student: Student, device: str)
 
 
 def _split(
-    headers: Mapping[str, str], body: bytes, student: Student
+    headers: Mapping[str, str], body: bytes, student: Pipeline
 ) -> tuple[dict[str, Any], bytes | None]:
     """(the JSON, the binary tail or None)."""
     codec.check_size(len(body), student.spec.limits.max_body_bytes + codec.MAX_TENSOR_HEADER_BYTES)
@@ -176,7 +176,7 @@ def _split(
     return head, tail
 
 
-def _observation(head: dict[str, Any], tail: bytes | None, student: Student) -> bytes:
+def _observation(head: dict[str, Any], tail: bytes | None, student: Pipeline) -> bytes:
     declared, tensors = student.manifest.observation, head.get("inputs")
     if not isinstance(tensors, list) or len(tensors) != 1 or not isinstance(tensors[0], dict):
         raise InvalidTensorError(
@@ -200,7 +200,7 @@ def _observation(head: dict[str, Any], tail: bytes | None, student: Student) -> 
     return _octets(tensor, parameters.get("binary_data_size"), tail, student)
 
 
-def _octets(tensor: dict[str, Any], size: object, tail: bytes | None, student: Student) -> bytes:
+def _octets(tensor: dict[str, Any], size: object, tail: bytes | None, student: Pipeline) -> bytes:
     if tail is not None and size is not None:
         if size != len(tail) or isinstance(size, bool) or "data" in tensor:
             raise InvalidTensorError(
@@ -267,7 +267,7 @@ def _refuse_constant(name: str) -> float:
 # -- answers ----------------------------------------------------------------------------------
 
 
-def answer(result: Result, student: Student, inference: Inference) -> tuple[bytes, int | None]:
+def answer(result: Result, student: Pipeline, inference: Inference) -> tuple[bytes, int | None]:
     """(body, length of its JSON when binary tensors follow).
 
     The result's standing is in its parameters. Raises RequestRefusedError when it has no answer.
@@ -278,7 +278,7 @@ def answer(result: Result, student: Student, inference: Inference) -> tuple[byte
     outputs = [_encoded(wanted, result.answer, student, tails) for wanted in inference.outputs]
     head: dict[str, Any] = {
         "model_name": result.pipeline,
-        "model_version": student.manifest.version,
+        "model_version": _version(result, student),
     }
     if inference.request_id is not None:
         head["id"] = inference.request_id
@@ -294,7 +294,16 @@ def answer(result: Result, student: Student, inference: Inference) -> tuple[byte
     return text + b"".join(tails), len(text) if binary else None
 
 
-def _encoded(wanted: Wanted, given: Answer, student: Student, tails: list[bytes]) -> dict[str, Any]:
+def _version(result: Result, student: Pipeline) -> str:
+    """Of the student that answered, which may have been replaced since the request came."""
+    if result.tier is Tier.EDGE and result.model is not None:
+        return result.model.version
+    return student.manifest.version
+
+
+def _encoded(
+    wanted: Wanted, given: Answer, student: Pipeline, tails: list[bytes]
+) -> dict[str, Any]:
     """One output; its bytes are put behind the others' when it is wanted in binary."""
     if wanted.name == SCORES and not wanted.classes:
         scores = list(given.scores)
@@ -313,7 +322,7 @@ def _encoded(wanted: Wanted, given: Answer, student: Student, tails: list[bytes]
     return tensor | {"parameters": {"binary_data_size": len(raw)}}
 
 
-def _classes(given: Answer, student: Student, count: int) -> list[str]:
+def _classes(given: Answer, student: Pipeline, count: int) -> list[str]:
     ranked = sorted(enumerate(given.scores), key=lambda pair: -pair[1])[:count]
     classes = student.manifest.classes
     return [f"{score:f}:{place}:{classes[place]}" for place, score in ranked]

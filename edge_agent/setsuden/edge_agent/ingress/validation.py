@@ -7,8 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from setsuden.edge_agent.student import Student
 from setsuden.pipelines import codec
+from setsuden.pipelines.pipeline import Pipeline
 from setsuden.schemas import cloudevents
 from setsuden.schemas.errors import InvalidEventError, RejectedError, UnknownPipelineError
 from setsuden.schemas.event import Event
@@ -18,7 +18,7 @@ from setsuden.schemas.trace_context import parse_traceparent
 from . import json_tensor
 
 
-def check(event: Event, students: Mapping[str, Student]) -> tuple[Event, NDArray[Any]]:
+def check(event: Event, students: Mapping[str, Pipeline]) -> tuple[Event, NDArray[Any]]:
     """The event as it is kept, and its observation.
 
     Numbers in JSON become the octets they stand for. Raises RejectedError, with the event's trace
@@ -37,7 +37,7 @@ def check(event: Event, students: Mapping[str, Student]) -> tuple[Event, NDArray
         raise
 
 
-def pipeline(name: str, students: Mapping[str, Student]) -> Student:
+def pipeline(name: str, students: Mapping[str, Pipeline]) -> Pipeline:
     """The named pipeline; raises UnknownPipelineError."""
     found = students.get(name)
     if found is None:

@@ -164,6 +164,13 @@ class ModelRunner:
             if each is not None:
                 each.close()
 
+    def release(self) -> None:
+        """As :meth:`close`, when no run is going on: nothing of it is watched any more either."""
+        self.close()
+        if self._watch is not None:
+            self._watch.close()
+        self._session = self._watch = None
+
     def _new_apart(self, name: str, *, spare: bool) -> Apart:
         policy = self._tier.restarts
         return Apart(f"{name}-{self.pipeline}", self._order, self._meter, policy, spare=spare)

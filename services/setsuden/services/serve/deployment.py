@@ -38,7 +38,7 @@ class TeacherReplica:
     async def _start(self) -> None:
         cpus = self._config.serve.num_cpus
         parts = assembled(self._config, self._pipeline, self._folder, self._base, cpus)
-        self._worker, _ = await self._stack.enter_async_context(parts)
+        self._worker, *_ = await self._stack.enter_async_context(parts)
         await self._worker.start()
         log.info("replica_started", pipeline=self._pipeline.name)
 

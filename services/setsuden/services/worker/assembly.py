@@ -9,14 +9,17 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from setsuden.energy import Meter
 from setsuden.energy.open import Identity, fingerprint, open_meter, resolved
 from setsuden.link import JetStream, Link
-from setsuden.pipelines import bundle
 from setsuden.pipelines.models import forked_trial
+from setsuden.pipelines.models.apart import RestartPolicy
 from setsuden.pipelines.models.run_record import RunRecord
+from setsuden.pipelines.models.runner import Tier as ModelTier
 from setsuden.pipelines.models.watchdog import Watchdog
+from setsuden.pipelines.registry import Opener, PipelineReload, Registry
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import SetsudenError
 from setsuden.schemas.log import get_logger
@@ -30,12 +33,13 @@ from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
 from setsuden.telemetry.supervise import Supervisor
 
-from .teacher import Teacher
 from .worker import Worker
 
 log = get_logger(__name__)
 STALLED_EXIT = 70
 MAX_SLOTS = 1024
+START_SECONDS = 3600.0
+"""A worker has nothing else to do than wait until its model is tried."""
 FAREWELL_SECONDS = 2.0
 """How long a stopping worker sends spans; the next one of its slot sends the rest."""
 
@@ -70,6 +74,14 @@ class TraceSlot:
         os.close(self._handle)
 
 
+class Assembled(NamedTuple):
+    """A worker, and the parts that its process uses itself."""
+
+    worker: Worker
+    link: Link
+    pipelines: PipelineReload
+
+
 @asynccontextmanager
 async def assembled(
     config: CloudConfig,
@@ -77,7 +89,7 @@ async def assembled(
     folder: Path,
     base: Path,
     reserved_cpus: float | None = None,
-) -> AsyncIterator[tuple[Worker, Link]]:
+) -> AsyncIterator[Assembled]:
     """A worker on a link that begins to connect; the caller starts and stops the worker.
 
     ``base`` is the configuration's folder.
@@ -87,11 +99,20 @@ async def assembled(
     state = base / config.state
     slot = TraceSlot(state)
     meter = _meter(config, slot.name, base, reserved_cpus)
+    (state / slot.name).mkdir(parents=True, exist_ok=True)
+    watchdog = Watchdog(RunRecord(state / slot.name), _give_up)
+    # A replica's folder is where it has unpacked the bundle; a reload reads the declared one.
+    opener = Opener(
+        Tier.CLOUD,
+        model_tier(config),
+        lambda spec: folder if spec is pipeline else base / spec.bundle,
+        meter=meter,
+        watchdog=watchdog,
+    )
     try:
-        teacher = await _loaded(
-            partial(_teacher, config, pipeline, folder, meter, state / slot.name)
-        )
+        registry = await _opened(partial(open_teacher, opener, pipeline))
     except BaseException:
+        watchdog.close()
         slot.close()
         raise
     link = Link(config.nats, f"worker-{pipeline.name}")
@@ -111,8 +132,8 @@ async def assembled(
         link.start()
         worker = Worker(
             config,
-            pipeline,
-            teacher=teacher,
+            pipeline.name,
+            pipelines=registry,
             meter=meter,
             link=link,
             jetstream=jetstream,
@@ -120,7 +141,7 @@ async def assembled(
             telemetry=telemetry,
         )
         meter.counts = lambda: _counts(worker, link)
-        yield worker, link
+        yield Assembled(worker, link, PipelineReload(registry, opener, config.pipelines))
     finally:
         meter.close()
         recorder.close()  # after the meter: the last spans get their settled joules
@@ -129,21 +150,29 @@ async def assembled(
             await shipper.finish(FAREWELL_SECONDS)
             await metrics_shipper.finish(FAREWELL_SECONDS)
         await link.close()
+        watchdog.close()
         slot.close()
 
 
-async def _loaded(load: Callable[[], Teacher]) -> Teacher:
+async def _opened(open_: Callable[[], Registry]) -> Registry:
     """In a thread where others would have to wait for it, as in a replica."""
-    return load() if forked_trial.possible() else await asyncio.to_thread(load)
+    return open_() if forked_trial.possible() else await asyncio.to_thread(open_)
 
 
-def _teacher(
-    config: CloudConfig, pipeline: PipelineSpec, folder: Path, meter: Meter, state: Path
-) -> Teacher:
-    """Tried and open; raises BundleError."""
-    state.mkdir(parents=True, exist_ok=True)
-    watchdog = Watchdog(RunRecord(state), _give_up)
-    return Teacher(bundle.load(folder), pipeline, meter, config.worker.inline_below_ms, watchdog)
+def model_tier(config: CloudConfig) -> ModelTier:
+    """How the cloud wants its models run."""
+    quick_seconds = config.worker.inline_below_ms / 1000
+    return ModelTier(quick_seconds, RestartPolicy(50, seconds_each=0.1, waits=True))
+
+
+def open_teacher(opener: Opener, pipeline: PipelineSpec) -> Registry:
+    """One pipeline, tried and open; raises BundleError when its model cannot be used."""
+    registry = Registry(opener.open([pipeline], START_SECONDS))
+    runner = registry[pipeline.name].runner
+    if runner is not None and runner.problem is not None:
+        registry.close()
+        raise runner.problem
+    return registry
 
 
 def _give_up(pipeline: str) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from setsuden.link import Link
 from setsuden.process import logs
-from setsuden.process.reload import Reloader
+from setsuden.process.reload import Change, Reloader
 from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import PipelineSpec
@@ -49,11 +49,16 @@ async def run(
     """As :func:`run_worker`, inside a loop."""
     stop = stop_signal()
     async with (
-        assembled(config, pipeline, base / pipeline.bundle, base) as (worker, link),
+        assembled(config, pipeline, base / pipeline.bundle, base) as parts,
         heartbeat(config.worker.stall_seconds, _on_silence),
-        notifying(lambda: f"link {link.state.value}, {pipeline.name}", link) as manager,
+        notifying(lambda: f"link {parts.link.state.value}, {pipeline.name}", parts.link) as manager,
     ):
-        Reloader(config, load, link, manager).install()
+        worker, link = parts.worker, parts.link
+
+        async def reload_pipelines(changed: CloudConfig) -> Change:
+            return await parts.pipelines.prepare(changed.pipelines)
+
+        Reloader(config, load, link, manager, pipelines=reload_pipelines).install()
         manager.ready()  # it waits for a broker as long as it takes
         starting = asyncio.create_task(_start(config, worker, link))
         await first_of(starting, stop)

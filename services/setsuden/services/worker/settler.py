@@ -23,10 +23,9 @@ from . import settle
 from .clock import Clock
 from .counters import Counters
 from .hand import Hand
-from .records import CAS, Writer, problem
+from .records import CAS, problem
 from .settle import Step
-from .teacher import Choice
-from .traces import SpanMaker
+from .teacher import Choice, Teacher
 from .work import Ran, Work
 
 log = get_logger(__name__)
@@ -45,14 +44,12 @@ class Settler:
         link: Link,
         jetstream: JetStream,
         hand: Hand,
-        writer: Writer,
-        spans: SpanMaker,
         recorder: Recorder | None,
         clock: Clock,
         counters: Counters,
     ) -> None:
         self._link, self._jetstream, self._hand = link, jetstream, hand
-        self._writer, self._spans, self._recorder = writer, spans, recorder
+        self._recorder = recorder
         self._clock, self._counters = clock, counters
         self._stopping = asyncio.Event()
         self._deaths, self._unreadable, self._lost_letters = Throttle(), Throttle(), Throttle()
@@ -85,12 +82,12 @@ class Settler:
 
     async def answer(self, work: Work, choice: Choice) -> None:
         """Send the teacher's answer on its way to the results stream."""
-        await self._store(work, self._writer.answer(*choice))
+        await self._store(work, work.teacher.writer.answer(*choice))
 
     async def _store(self, work: Work, answer: str) -> None:
         status = Status.SUPERSEDED if work.late else Status.FINAL
         work.stored_ns = self._clock.now_ns()
-        body = self._writer.result(work, status, answer)
+        body = work.teacher.writer.result(work, status, answer)
         done = partial(self._stored, work, answer)
         await self._link.post(_subject(work), body, CAS | self._context(work), done)
 
@@ -98,7 +95,7 @@ class Settler:
         """The header by which the broker's hop finds its place in a trace."""
         if self._recorder is None:
             return {}
-        return {"traceparent": self._spans.context(work, self._clock.now_ns())}
+        return {"traceparent": work.teacher.spans.context(work, self._clock.now_ns())}
 
     def _stored(self, work: Work, answer: str, outcome: Outcome) -> None:
         work.acked_ns = self._clock.now_ns()
@@ -179,7 +176,7 @@ class Settler:
                 await self._write_letter(work, why)
                 if work.place is not None:
                     work.stored_ns = self._clock.now_ns()
-                    dead = self._writer.dead(work, why)
+                    dead = work.teacher.writer.dead(work, why)
                     await self._link.store(work.place.result, dead, CAS | self._context(work))
                     work.acked_ns = self._clock.now_ns()
             except AlreadyStoredError as error:
@@ -201,8 +198,8 @@ class Settler:
 
     async def _write_letter(self, work: Work, why: Problem) -> None:
         subject = subjects.dead(work.message.subject.split(".")[2], work.device)
-        letter = self._writer.letter(work, why)
-        headers = self._writer.letter_headers(work) | self._context(work)
+        letter = work.teacher.writer.letter(work, why)
+        headers = work.teacher.writer.letter_headers(work) | self._context(work)
         try:
             await self._link.store(subject, letter, headers)
         except LinkError as error:  # the device's final result must not wait for people
@@ -216,19 +213,20 @@ class Settler:
         self._hand.settle(work, ACK)
         self._record(work, status)
 
-    def runs_in(self, work: Work, ran: Ran) -> None:
+    def runs_in(self, work: Work, ran: Ran, teacher: Teacher) -> None:
         """The delivery's run; a batch that it was in before goes without it."""
-        before, work.ran = work.ran, ran
-        if before is not None and self._recorder is not None:
-            self._add(self._spans.settled(before))
+        before, ran_before = work.teacher, work.ran
+        work.teacher, work.ran = teacher, ran
+        if ran_before is not None and self._recorder is not None:
+            self._add(before.spans.settled(ran_before))
 
     def _record(self, work: Work, status: Status | None) -> None:
         if self._recorder is None:
             return
         if work.sampled:
-            self._add(self._spans.of(work, status, self._clock.now_ns()))
+            self._add(work.teacher.spans.of(work, status, self._clock.now_ns()))
         if work.ran is not None:
-            self._add(self._spans.settled(work.ran, work))
+            self._add(work.teacher.spans.settled(work.ran, work))
 
     def _add(self, spans: Sequence[Span]) -> None:
         if spans and self._recorder is not None:

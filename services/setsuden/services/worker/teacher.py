@@ -8,24 +8,20 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from setsuden.energy import Meter, MeteredRun
+from setsuden.energy import MeteredRun
 from setsuden.pipelines import gate
-from setsuden.pipelines.bundle import Bundle
-from setsuden.pipelines.models import loading
-from setsuden.pipelines.models.apart import RestartPolicy
 from setsuden.pipelines.models.failure import Failure
-from setsuden.pipelines.models.runner import ModelRunner, RunOutcome, Tier
-from setsuden.pipelines.models.watchdog import Watchdog
+from setsuden.pipelines.models.runner import RunOutcome
+from setsuden.pipelines.pipeline import Pipeline
+from setsuden.schemas import streams
 from setsuden.schemas.bundle import OutputKind
-from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem
 
 from . import settle
-from .records import problem
+from .records import Writer, problem
+from .traces import SpanMaker
 
 Observations = Sequence[NDArray[Any]]
-_START_SECONDS = 3600.0
-"""A worker has nothing else to do than wait until its model is tried."""
 
 
 class Choice(NamedTuple):
@@ -58,61 +54,42 @@ class TeacherRaisedError(Exception):
 
 
 class Teacher:
-    """One pipeline's teacher, run where it harms nobody else."""
+    """The pipeline in force, with what records and spans say of its model."""
 
-    def __init__(
-        self,
-        bundle: Bundle,
-        pipeline: PipelineSpec,
-        meter: Meter,
-        inline_below_ms: float,
-        watchdog: Watchdog | None = None,
-    ) -> None:
-        """Tried within its limits first; raises BundleError when it cannot be used."""
-        self.bundle = bundle
-        tier = Tier(inline_below_ms / 1000, RestartPolicy(50, seconds_each=0.1, waits=True))
-        self._watchdog = watchdog = watchdog or Watchdog()
-        self.runner = ModelRunner(
-            bundle,
-            pipeline.teacher,
-            pipeline.name,
-            limits=pipeline.limits,
-            meter=meter,
-            tier=tier,
-            watchdog=watchdog,
+    def __init__(self, pipeline: Pipeline, region: str, max_batch: int | None) -> None:
+        """``max_batch`` is the worker's own bound, beside the model's."""
+        runner = pipeline.runner
+        assert runner is not None  # noqa: S101  # the cloud's pipelines have a model each
+        self.pipeline, self.spec, self._runner = pipeline, pipeline.spec, runner
+        self.batch = min(max_batch or runner.max_batch, runner.max_batch)
+        """Events in one run; 1 once the model has turned out to take no more."""
+        manifest = pipeline.manifest
+        self.observation = manifest.observation
+        self.writer = Writer(region, self.spec.name, runner.ref, manifest.classes)
+        self.spans = SpanMaker(
+            self.spec.name, streams.consumer_name(region, self.spec.name), runner.ref
         )
-        loading.load([self.runner], watchdog, _START_SECONDS)
-        if self.runner.problem is not None:
-            self.runner.close()
-            raise self.runner.problem
-        self.spec, self.ref = self.runner.spec, self.runner.ref
-        self.max_batch = self.runner.max_batch
-        self.classes = bundle.manifest.classes
-        self.observation = bundle.manifest.observation
 
     async def run(self, observations: Observations) -> Answers:
         """One inference; raises TeacherRaisedError. One at a time, the caller sees to it."""
-        return self._answers(await self.runner.run(observations))
+        with self.pipeline.held():
+            return self._answers(await self._runner.run(observations))
 
     async def run_alone(self, observation: NDArray[Any]) -> Answers:
         """One inference in a process of the model's own, which it may crash; raises as ``run``."""
-        return self._answers(await self.runner.run_alone(observation))
+        with self.pipeline.held():
+            return self._answers(await self._runner.run_alone(observation))
 
     @property
     def is_apart(self) -> bool:
         """True while every run happens in a process of the model's own."""
-        return self.runner.why_apart is not None
-
-    def close(self) -> None:
-        """Let thread and process go; does not wait for a model that hangs."""
-        self.runner.close()
-        self._watchdog.close()
+        return self._runner.why_apart is not None
 
     def _answers(self, outcome: RunOutcome) -> Answers:
         failure = outcome.failure
         if failure is not None or outcome.output is None or outcome.metered is None:
             raise TeacherRaisedError(_problem(failure))
-        return Answers(_rows(outcome.output, self.spec.kind), outcome, outcome.metered)
+        return Answers(_rows(outcome.output, self._runner.spec.kind), outcome, outcome.metered)
 
 
 def _problem(failure: Failure | None) -> Problem:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numpy.typing import NDArray
 
@@ -20,6 +20,9 @@ from setsuden.telemetry import derived_trace_id, parse_traceparent
 from setsuden.telemetry.span import Value
 
 from .settle import is_suspect
+
+if TYPE_CHECKING:
+    from .teacher import Teacher
 
 
 @dataclass(slots=True)
@@ -53,6 +56,8 @@ class Work:
     """Times that its result could not be stored."""
     problem: Problem | None = None
     ran: Ran | None = None
+    teacher: Teacher = field(init=False)
+    """Whose answer it is: of its newest run, or in force when it was taken up."""
     stored_ns: int = 0
     """When the result was handed to the link."""
     acked_ns: int = 0

@@ -10,10 +10,11 @@ from setsuden.energy import Meter
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.tasks import end
 from setsuden.pipelines.models.model_process import LOAD_SECONDS
+from setsuden.pipelines.pipeline import Pipeline
+from setsuden.pipelines.registry import Registry
 from setsuden.schemas import streams
 from setsuden.schemas.errors import RejectedError, SetsudenError
 from setsuden.schemas.log import get_logger
-from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Problem
 from setsuden.services import topology
 from setsuden.services.config import CloudConfig
@@ -26,11 +27,11 @@ from . import settle
 from .clock import Clock
 from .counters import Counters
 from .hand import Hand
-from .records import Writer, problem
+from .records import problem
 from .settle import Step
 from .settler import Settler
 from .teacher import Answers, Choice, Teacher, TeacherRaisedError
-from .traces import SpanMaker, batch_trace_id
+from .traces import batch_trace_id
 from .work import Ran, Work, read
 
 log = get_logger(__name__)
@@ -53,9 +54,9 @@ class Worker:
     def __init__(
         self,
         config: CloudConfig,
-        pipeline: PipelineSpec,
+        pipeline: str,
         *,
-        teacher: Teacher,
+        pipelines: Registry,
         meter: Meter,
         link: Link,
         jetstream: JetStream,
@@ -64,21 +65,17 @@ class Worker:
     ) -> None:
         self.counters = Counters()
         self._config, self._options, self._pipeline = config, config.worker, pipeline
-        self._teacher, self._meter, self._link = teacher, meter, link
-        self._batch = min(config.worker.max_batch or teacher.max_batch, teacher.max_batch)
+        self._pipelines, self._meter, self._link = pipelines, meter, link
+        self._newest = self._teacher_of(pipelines[pipeline])
         self._clock = Clock()
         self.jetstream = jetstream
         self._hand = Hand(link, self.counters, self._clock)
-        consumer = streams.consumer_name(config.region, pipeline.name)
-        self._spans = SpanMaker(pipeline.name, consumer, teacher.ref)
         self._recorder = recorder if config.traces.enabled else None
         self._telemetry = telemetry
         self._settler = Settler(
             link=link,
             jetstream=jetstream,
             hand=self._hand,
-            writer=Writer(config.region, pipeline.name, teacher.ref, teacher.classes),
-            spans=self._spans,
             recorder=self._recorder,
             clock=self._clock,
             counters=self.counters,
@@ -87,6 +84,8 @@ class Worker:
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping = False
         self._running_since: float | None = None
+        self._running_limit = 0.0
+        """How long the batch that runs may take."""
         self._unusable = ""
         """Why this life's teacher answers nobody any more."""
 
@@ -97,8 +96,8 @@ class Worker:
         self._puller = Puller(
             self._link,
             streams.ESCALATIONS,
-            streams.consumer_name(self._config.region, self._pipeline.name),
-            prefetch=_PREFETCHED_BATCHES * self._batch,
+            streams.consumer_name(self._config.region, self._pipeline),
+            prefetch=_PREFETCHED_BATCHES * self._newest.batch,
             expires_seconds=_PULL_SECONDS,
             take=self._take,
             repair=self._repair,
@@ -142,7 +141,7 @@ class Worker:
         tasks = [*self._tasks, *([self._pulling] if self._pulling else [])]
         for task in tasks:
             await end(task)
-        self._teacher.close()
+        self._pipelines.close()
 
     def health(self) -> None:
         """Raises StalledError when it is stuck or has died with work to do."""
@@ -153,7 +152,7 @@ class Worker:
             raise StalledError(f"the teacher cannot be used any more: {self._unusable}")
         since = self._running_since
         running = 0.0 if since is None else asyncio.get_running_loop().time() - since
-        longest = self._pipeline.limits.run_seconds + LOAD_SECONDS
+        longest = self._running_limit + LOAD_SECONDS
         if running > max(longest, self._options.stall_seconds):
             raise StalledError(f"the teacher has run for {running:.0f} s")
 
@@ -176,6 +175,17 @@ class Worker:
 
     # -- work -------------------------------------------------------------------------------
 
+    def _teacher(self) -> Teacher:
+        """The one in force; whoever takes it keeps it for one batch."""
+        pipeline = self._pipelines[self._pipeline]
+        if pipeline is not self._newest.pipeline:
+            self._newest = self._teacher_of(pipeline)
+            self._unusable = ""
+        return self._newest
+
+    def _teacher_of(self, pipeline: Pipeline) -> Teacher:
+        return Teacher(pipeline, self._config.region, self._options.max_batch)
+
     async def _run(self) -> None:
         """Events that were never delivered before, in batches of what is queued."""
         while not self._stopping:
@@ -190,62 +200,66 @@ class Worker:
         while not self._stopping:
             self._hand.changed.clear()
             if self._hand.fresh and self._may_take():
-                batch = self._hand.pick_fresh(self._batch)
+                batch = self._hand.pick_fresh(self._teacher().batch)
                 self._puller.consumed(len(batch))
                 return batch
             await self._hand.changed.wait()
         return []
 
     def _may_take(self) -> bool:
-        room = _UNSETTLED_FACTOR * self._batch
+        room = _UNSETTLED_FACTOR * self._newest.batch
         unsettled = len(self._hand) - self._hand.queued
         return unsettled < room and self._link.state is LinkState.UP
 
     async def _handle(self, batch: list[Work]) -> None:
-        now = self._clock.now_ns()
-        ready = [work for work in batch if self._prepared(work, now)]
+        now, teacher = self._clock.now_ns(), self._teacher()
+        ready = [work for work in batch if self._prepared(work, now, teacher)]
         if ready:
-            await self._run_batch(ready)
+            with teacher.pipeline.held():
+                await self._run_batch(ready, teacher)
 
-    def _prepared(self, work: Work, now_ns: int) -> bool:
+    def _prepared(self, work: Work, now_ns: int, teacher: Teacher) -> bool:
         """True when the event can be run; else it is on its way to a dead letter."""
-        work.taken_ns = now_ns
+        work.taken_ns, work.teacher = now_ns, teacher
         try:
-            read(work, self._teacher.observation, self._pipeline.limits.max_body_bytes)
+            read(work, teacher.observation, teacher.spec.limits.max_body_bytes)
         except RejectedError as error:
             self._settler.bury(work, problem(error.code, error.message))
             return False
         work.late = settle.is_late(work.taken_ns - work.delivery.stored_at_ns, work.ttl_ms)
         return True
 
-    async def _run_batch(self, batch: list[Work]) -> bool:
+    async def _run_batch(self, batch: list[Work], teacher: Teacher) -> bool:
         """True when the model answered."""
         start = self._clock.now_ns()
+        self._running_limit = teacher.spec.limits.run_seconds
         self._running_since = asyncio.get_running_loop().time()
         try:
-            answers = await self._teacher.run([_observation(work) for work in batch])
+            answers = await teacher.run([_observation(work) for work in batch])
         except TeacherRaisedError as error:
             self._running_since = None
-            await self._isolate_failure(batch, error)
+            await self._isolate_failure(batch, error, teacher)
             return False
         finally:
             self._running_since = None
         self.counters.batches += 1
-        await self._settle_batch(batch, answers, start)
+        await self._settle_batch(batch, answers, start, teacher)
         return True
 
-    async def _isolate_failure(self, batch: list[Work], error: TeacherRaisedError) -> None:
+    async def _isolate_failure(
+        self, batch: list[Work], error: TeacherRaisedError, teacher: Teacher
+    ) -> None:
         """A batch failed: find out whose fault it is, so that the others are answered."""
         if len(batch) == 1:
-            self._failed(batch[0], error.problem, apart=self._teacher.is_apart)
+            self._failed(batch[0], error.problem, teacher, apart=teacher.is_apart)
             return
         if error.problem.code in settle.HARMFUL | settle.NOT_RUN:
             for work in batch:
                 self._hand.run_alone(work)
             return
-        outcomes = [await self._run_batch([work]) for work in batch]
+        outcomes = [await self._run_batch([work], teacher) for work in batch]
         if all(outcomes):
-            self._batch = 1
+            teacher.batch = 1
             log.warning("batch_refused_by_model", detail=error.problem.message)
 
     # -- events that are run alone ----------------------------------------------------------
@@ -264,41 +278,44 @@ class Worker:
                 await self._run_alone(work)
             else:
                 self._puller.consumed(1)
-                if self._prepared(work, self._clock.now_ns()) and not await self._answered(work):
+                now, teacher = self._clock.now_ns(), self._teacher()
+                if self._prepared(work, now, teacher) and not await self._answered(work):
                     await self._run_alone(work)
 
     async def _answered(self, work: Work) -> bool:
         return await self._settler.is_answered(work)
 
     async def _run_alone(self, work: Work) -> None:
-        start = self._clock.now_ns()
+        start, teacher = self._clock.now_ns(), self._teacher()
         self.counters.isolated += 1
         try:
-            answers = await self._teacher.run_alone(_observation(work))
+            answers = await teacher.run_alone(_observation(work))
         except TeacherRaisedError as error:
-            self._failed(work, error.problem, apart=True)
+            self._failed(work, error.problem, teacher, apart=True)
         else:
-            await self._settle_batch([work], answers, start)
+            await self._settle_batch([work], answers, start, teacher)
 
-    def _failed(self, work: Work, failure: Problem, *, apart: bool = False) -> None:
+    def _failed(
+        self, work: Work, failure: Problem, teacher: Teacher, *, apart: bool = False
+    ) -> None:
         """Run the event once more, alone and later, unless its runs have failed often enough."""
         if failure.code in settle.NOT_RUN:
-            self._not_run(work, failure)
+            self._not_run(work, failure, teacher)
             return
         self.counters.failed_runs += 1
         work.failures.append(failure)
-        attempts = self._pipeline.max_attempts
+        attempts = teacher.spec.max_attempts
         if settle.after_failures(work.failures, attempts, apart=apart) is Step.DEAD:
             self._settler.bury(work, failure)
             return
         log.info("event_failed", event_id=work.event_id, trace_id=work.trace_id, code=failure.code)
         self._later(work, len(work.failures) - 1)
 
-    def _not_run(self, work: Work, why: Problem) -> None:
+    def _not_run(self, work: Work, why: Problem, teacher: Teacher) -> None:
         """No attempt: the event waits here, or for the next life if this one's model is gone."""
         if not work.not_run:
             log.error("teacher_not_run", code=why.code, detail=why.message)
-        if why.code == settle.TEACHER_UNUSABLE:
+        if why.code == settle.TEACHER_UNUSABLE and teacher is self._teacher():
             self._unusable = why.message
         self._later(work, work.not_run)
         work.not_run += 1
@@ -307,16 +324,18 @@ class Worker:
         pause = settle.pause_seconds(times)
         asyncio.get_running_loop().call_later(pause, self._hand.run_alone, work)
 
-    async def _settle_batch(self, batch: list[Work], answers: Answers, start_ns: int) -> None:
+    async def _settle_batch(
+        self, batch: list[Work], answers: Answers, start_ns: int, teacher: Teacher
+    ) -> None:
         ran = self._ran(answers, batch, start_ns)
         self.counters.cpu_seconds += answers.run.cpu_seconds
         for work, row in zip(batch, answers.rows, strict=True):
-            self._settler.runs_in(work, ran)
+            self._settler.runs_in(work, ran, teacher)
             if isinstance(row, Choice):
                 self.counters.answered += 1
                 await self._settler.answer(work, row)
             else:
-                self._failed(work, row)
+                self._failed(work, row, teacher)
 
     def _ran(self, answers: Answers, batch: list[Work], start_ns: int) -> Ran:
         items = len(batch)

@@ -10,13 +10,16 @@ import pytest
 from tests.support import ml
 from tests.support.meters import WATTS, meter
 
-from setsuden.edge_agent import student
+from setsuden.edge_agent.process import MODEL_TIER, START_SECONDS
 from setsuden.pipelines.models.watchdog import Watchdog
+from setsuden.pipelines.pipeline import Pipeline
+from setsuden.pipelines.registry import Opener
 from setsuden.schemas.decision import Reason
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.pipeline import GateOverride, PipelineSpec
+from setsuden.schemas.result import Tier
 
-_loaded: list[tuple[student.Student, Watchdog]] = []
+_loaded: list[tuple[Pipeline, Watchdog]] = []
 
 
 @pytest.fixture(autouse=True)
@@ -29,10 +32,13 @@ def _closed() -> Iterator[None]:
         watchdog.close()
 
 
-def loaded(folder: Path, **gate: float) -> student.Student:
+def loaded(folder: Path, **gate: float) -> Pipeline:
     spec = PipelineSpec(name="p", bundle=str(folder), gate=GateOverride(**gate))
     watchdog = Watchdog()
-    one = student.load(spec, folder, meter(folder.parent), watchdog)
+    opener = Opener(
+        Tier.EDGE, MODEL_TIER, lambda _: folder, meter=meter(folder.parent), watchdog=watchdog
+    )
+    (one,) = opener.open([spec], START_SECONDS)
     _loaded.append((one, watchdog))
     return one
 
