@@ -31,10 +31,10 @@ from setsuden.edge_agent.config import AgentConfig, HttpOptions
 from setsuden.edge_agent.process import build
 from setsuden.schemas.pipeline import GateOverride, PipelineSpec
 from setsuden.telemetry import (
-    Kind,
     Recorder,
     Span,
     SpanEvent,
+    SpanKind,
     TraceOptions,
     derived_span_id,
     otlp,
@@ -71,7 +71,7 @@ def made(index: int) -> list[Span]:
     gate = (SpanEvent("gate.decision", start_ns, {"setsuden.gate.reason": "confident"}),)
     return [
         Span(
-            trace_id, ids[place], ids[0] if place else None, name, Kind.INTERNAL, start_ns,
+            trace_id, ids[place], ids[0] if place else None, name, SpanKind.INTERNAL, start_ns,
             start_ns + 1000, ATTRIBUTES, events=gate if name == "infer" else (),
         )
         for place, name in enumerate(NAMES)

@@ -16,7 +16,7 @@ import pytest
 from tests.support.command import Command
 
 from setsuden.cli import failure
-from setsuden.cli.lazy import LazyGroup, Place, needs
+from setsuden.cli.lazy import CommandPlace, LazyGroup, needs
 from setsuden.cli.main import COMMANDS, cli
 from setsuden.schemas import errors
 from setsuden.testing.broker import LocalBroker
@@ -174,7 +174,9 @@ def test_a_traceback_appears_only_with_debug(setsuden: Command) -> None:
 
 
 def test_ctrl_c_ends_with_130(setsuden: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(cli.table, "wait", Place("tests.support.command:interrupted", "Wait."))
+    monkeypatch.setitem(
+        cli.table, "wait", CommandPlace("tests.support.command:interrupted", "Wait.")
+    )
     ended = setsuden("wait")
     assert (ended.code, ended.err) == (130, "\nerror: interrupted\n")
 

@@ -17,11 +17,11 @@ from setsuden.cli import doctor
 from setsuden.cli.checks import broker as broker_checks
 from setsuden.cli.checks import host, software
 from setsuden.cli.checks.machine import (
+    CheckedMachine,
+    CheckResult,
+    CheckStatus,
     Completed,
-    Finding,
     KernelClock,
-    Machine,
-    Status,
     kernel_clock,
     libc_version,
     run_command,
@@ -39,9 +39,9 @@ def no_such_program(command: Sequence[str]) -> None:
     return None
 
 
-def machine(root: Path, **parts: object) -> Machine:
+def machine(root: Path, **parts: object) -> CheckedMachine:
     """A machine with nothing on it but what the test gives."""
-    bare = Machine(
+    bare = CheckedMachine(
         root=root,
         run=no_such_program,
         python=(3, 12, 1),
@@ -59,7 +59,7 @@ def put(root: Path, path: str, text: str = "1\n") -> Path:
     return file
 
 
-def advises(finding: Finding) -> bool:
+def advises(finding: CheckResult) -> bool:
     """True when it says why and what to do."""
     return bool(finding.cause and finding.remedy and "\n" not in finding.remedy)
 
@@ -73,9 +73,9 @@ def setsuden(capsys: pytest.CaptureFixture[str]) -> Command:
 
 
 def test_an_old_python_fails_with_a_remedy(tmp_path: Path) -> None:
-    assert host.python(machine(tmp_path)).status is Status.OK
+    assert host.python(machine(tmp_path)).status is CheckStatus.OK
     finding = host.python(machine(tmp_path, python=(3, 10, 9)))
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert advises(finding)
 
 
@@ -105,7 +105,7 @@ def test_musl_is_named(tmp_path: Path) -> None:
 )
 def test_cpu_features_are_told_on_both_architectures(tmp_path: Path, line: str, seen: str) -> None:
     put(tmp_path, "proc/cpuinfo", f"processor\t: 0\n{line}\n")
-    assert host.cpu(machine(tmp_path)) == Finding("cpu", Status.OK, seen)
+    assert host.cpu(machine(tmp_path)) == CheckResult("cpu", CheckStatus.OK, seen)
 
 
 def test_a_state_folder_in_memory_fails_for_an_agent(tmp_path: Path) -> None:
@@ -124,13 +124,13 @@ def test_the_longest_mount_point_decides(tmp_path: Path) -> None:
     mounts = f"tmpfs / tmpfs rw 0 0\n/dev/sda1 {tmp_path} ext4 rw 0 0\ntmpfs {tmp_path}x tmpfs\n"
     put(tmp_path, "proc/mounts", mounts)
     finding = host.disk(machine(tmp_path), tmp_path, needed_bytes=1, outbox=True)
-    assert finding.status is Status.OK
+    assert finding.status is CheckStatus.OK
     assert finding.seen.endswith("on ext4")
 
 
 def test_too_little_room_is_a_warning(tmp_path: Path) -> None:
     finding = host.disk(machine(tmp_path), tmp_path, needed_bytes=1 << 60, outbox=True)
-    assert finding.status is Status.WARN
+    assert finding.status is CheckStatus.WARN
     assert advises(finding)
 
 
@@ -152,7 +152,7 @@ def test_the_clock_is_told_by_whoever_knows(
 
     finding = host.clock(machine(tmp_path, run=run, kernel_clock=lambda: kernel))
     assert (finding.status, finding.seen) == (status, seen)
-    assert finding.status is Status.OK or advises(finding)
+    assert finding.status is CheckStatus.OK or advises(finding)
 
 
 def test_timesyncd_s_mark_counts_where_nothing_else_tells(tmp_path: Path) -> None:
@@ -167,7 +167,7 @@ def test_without_a_sensor_joules_are_said_to_come_from_a_model(tmp_path: Path) -
     put(tmp_path, "proc/cpuinfo", "model name\t: AMD EPYC\nflags\t: hypervisor\n")
     put(tmp_path, "proc/stat", STAT)
     finding = host.power(machine(tmp_path), EnergyOptions())
-    assert finding.status is Status.OK
+    assert finding.status is CheckStatus.OK
     assert finding.seen.startswith("no sensor: joules are from table (table_model), within a")
 
 
@@ -199,7 +199,7 @@ def test_a_readable_sensor_is_named_with_its_boundary(tmp_path: Path) -> None:
     put(tmp_path, f"{zone}/energy_uj")
     put(tmp_path, f"{zone}/max_energy_range_uj", "262143328850\n")
     finding = host.power(machine(tmp_path), EnergyOptions())
-    assert finding.status is Status.OK
+    assert finding.status is CheckStatus.OK
     assert finding.seen.startswith("rapl (measured), within a factor of 1.1")
 
 
@@ -213,8 +213,8 @@ def test_this_machine_itself_can_be_asked() -> None:
 
 
 def test_onnxruntime_runs_a_model_in_a_child_process() -> None:
-    finding = software.onnxruntime(Machine(), needed=True)
-    assert finding.status is Status.OK
+    finding = software.onnxruntime(CheckedMachine(), needed=True)
+    assert finding.status is CheckStatus.OK
     assert finding.seen.endswith(", runs a model")
 
 
@@ -249,12 +249,12 @@ def test_a_broken_onnxruntime_fails_with_its_own_words(tmp_path: Path) -> None:
 
 
 def test_ray_is_missed_only_where_the_cloud_runs(tmp_path: Path) -> None:
-    assert software.ray(machine(tmp_path), needed=False).status is Status.OK
+    assert software.ray(machine(tmp_path), needed=False).status is CheckStatus.OK
     missing = software.ray(machine(tmp_path), needed=True)
-    assert missing.status is Status.WARN
+    assert missing.status is CheckStatus.WARN
     assert advises(missing)
     there = machine(tmp_path, installed=lambda name: "2.60.0" if name == "ray" else None)
-    assert software.ray(there, needed=True) == Finding("ray", Status.OK, "2.60.0")
+    assert software.ray(there, needed=True) == CheckResult("ray", CheckStatus.OK, "2.60.0")
 
 
 def test_extras_are_told_complete_or_with_what_they_lack(tmp_path: Path) -> None:
@@ -274,14 +274,14 @@ def test_extras_are_told_complete_or_with_what_they_lack(tmp_path: Path) -> None
 # -- the broker -------------------------------------------------------------------------------
 
 
-def by_name(findings: list[Finding]) -> dict[str, Finding]:
+def by_name(findings: list[CheckResult]) -> dict[str, CheckResult]:
     return {finding.name: finding for finding in findings}
 
 
 def test_a_fit_broker_is_told_with_version_and_streams(broker: LocalBroker) -> None:
     found = by_name(broker_checks.check(broker.options, configured=True))
     assert found["nats-server"].seen.startswith("2.")
-    assert all(found[name].status is Status.OK for name in ("broker", "durability", "login"))
+    assert all(found[name].status is CheckStatus.OK for name in ("broker", "durability", "login"))
     assert found["streams"].seen == "missing: EVT, ESC, RES, DEAD, OTEL, LEASE"
     assert "setsuden cloud streams" in found["streams"].remedy
 
@@ -309,7 +309,7 @@ def test_a_broker_that_syncs_late_fails_under_strict_and_warns_under_relaxed(
 def test_without_a_monitoring_address_durability_is_not_proven(broker: LocalBroker) -> None:
     options = broker.options.model_copy(update={"monitor_url": None})
     finding = by_name(broker_checks.check(options, configured=True))["durability"]
-    assert finding.status is Status.FAIL
+    assert finding.status is CheckStatus.FAIL
     assert "nats.monitor_url" in finding.remedy
 
 
@@ -329,7 +329,7 @@ def test_one_address_of_several_being_away_is_a_warning(broker: LocalBroker) -> 
     urls = (broker.url, *away().urls)
     options = broker.options.model_copy(update={"urls": urls})
     finding = by_name(broker_checks.check(options, configured=True))["broker"]
-    assert finding.status is Status.WARN
+    assert finding.status is CheckStatus.WARN
     assert "Connection refused" in finding.cause
 
 
@@ -342,7 +342,7 @@ def test_what_is_no_nats_server_is_told_as_such(broker: LocalBroker) -> None:
 
 
 def test_an_old_server_fails_under_strict() -> None:
-    server = broker_checks.Server("host:4222", "2.9.10", 1.0)
+    server = broker_checks.ServerFacts("host:4222", "2.9.10", 1.0)
     finding = broker_checks._version(server, LinkOptions())
     assert (finding.status, finding.seen) == ("fail", "2.9.10")
     assert advises(finding)
@@ -363,7 +363,7 @@ def test_every_warning_and_failure_has_a_cause_and_one_remedy(tmp_path: Path) ->
     put(tmp_path, "proc/mounts", "tmpfs / tmpfs rw 0 0\n")
     put(tmp_path, "sys/class/powercap/intel-rapl:0/energy_uj")
     findings = list(doctor.examine(bad, None))
-    wrong = [finding for finding in findings if finding.status is not Status.OK]
+    wrong = [finding for finding in findings if finding.status is not CheckStatus.OK]
     assert len(wrong) >= 5
     assert [finding for finding in wrong if not advises(finding)] == []
 
@@ -393,8 +393,8 @@ def test_it_exits_0_when_nothing_failed(
 def test_a_table_shows_remedies_only_where_something_is_to_be_done() -> None:
     text = doctor.table(
         [
-            Finding("python", Status.OK, "3.12.1", "unused", "unused"),
-            Finding("clock", Status.WARN, "unknown", "nobody tells", "ask the kernel"),
+            CheckResult("python", CheckStatus.OK, "3.12.1", "unused", "unused"),
+            CheckResult("clock", CheckStatus.WARN, "unknown", "nobody tells", "ask the kernel"),
         ]
     )
     assert [line.rstrip() for line in click.unstyle(text).splitlines()] == [

@@ -16,7 +16,7 @@ from setsuden.cli.energy import calibrate as calibrating
 from setsuden.cli.energy import doctor
 from setsuden.energy import EnergyOptions
 from setsuden.energy.calibration.calibrate import CalibrationError
-from setsuden.energy.domain import Candidate, Detection, Domain, Kind, Reading
+from setsuden.energy.domain import Candidate, Detection, Domain, DomainKind, Reading
 from setsuden.energy.host.system import Clock, Host, Runner, SysRoot
 from setsuden.schemas.energy import Boundary, Source
 
@@ -129,7 +129,7 @@ class Slow:
 
 
 METER = Domain(
-    "meter", "m", "enclosure", Kind.INSTANT_POWER, Source.MEASURED, Boundary.WALL_AC, 1.05
+    "meter", "m", "enclosure", DomainKind.INSTANT_POWER, Source.MEASURED, Boundary.WALL_AC, 1.05
 )
 RAIL = replace(METER, id="rail", boundary=Boundary.MODULE, source=Source.DERIVED, parent="meter")
 

@@ -14,13 +14,13 @@ from tests.support.command import Command
 from tests.support.roles import RolesBroker
 from tests.support.running import Running
 
-from setsuden.schemas.roles import Application, Device, Site, Worker
+from setsuden.schemas.roles import Application, Device, Site, WorkerPrincipal
 
 DEVICE = "device-1"
 SITE = Site(
     devices=(Device(name=DEVICE, pipelines=("digits",), applications=("shop",)),),
     applications=(Application(name="shop", devices=(DEVICE,), pipelines=("digits",)),),
-    workers=(Worker(name="w1", pipelines=("digits",)),),
+    workers=(WorkerPrincipal(name="w1", pipelines=("digits",)),),
 )
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
 

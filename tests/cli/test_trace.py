@@ -16,7 +16,7 @@ import pytest
 from tests.support import traces as make
 from tests.support.command import Command
 
-from setsuden.insight.traces import export as exporting
+from setsuden.insight.traces import document as exporting
 from setsuden.insight.traces.jaeger import JaegerQuery
 from setsuden.schemas import spans as table
 from setsuden.telemetry import otlp
@@ -114,7 +114,7 @@ def jaeger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     if binary is None:
         pytest.skip(f"no Jaeger: {JAEGER_REMEDY}")
     monkeypatch.setattr(make, "ORIGIN_NS", time.time_ns() - 60 * 10**9)
-    lines = list(exporting.lines(make.scene()))
+    lines = list(exporting.otlp_lines(make.scene()))
     with LocalJaeger(tmp_path / "jaeger", binary) as running:
         for line in lines * 2:
             headers = {"content-type": "application/json"}

@@ -27,7 +27,7 @@ from setsuden.edge_agent.config import HttpOptions
 from setsuden.edge_agent.hosts import is_loopback, name_of
 from setsuden.edge_agent.ingress import compression, guard, json_tensor
 from setsuden.edge_agent.ingress.connection import HEAD_SECONDS, WRITE_SECONDS
-from setsuden.edge_agent.ingress.request import BODY_SECONDS, Request
+from setsuden.edge_agent.ingress.request import BODY_SECONDS, HttpRequest
 from setsuden.edge_agent.ingress.server import HttpServer
 from setsuden.pipelines import codec
 from setsuden.schemas.bundle import ITEM_BYTES, DType, Observation
@@ -216,7 +216,7 @@ def test_a_token_file_without_a_token_is_a_configuration_error(
 
 
 def test_one_remote_client_gets_a_share_and_the_device_all_of_it() -> None:
-    shared = guard.Guard(HttpOptions(max_waiting=8))
+    shared = guard.RequestGuard(HttpOptions(max_waiting=8))
     with shared.place("192.0.2.1"), shared.place("192.0.2.1"):
         with shared.place("192.0.2.2"):
             pass
@@ -600,9 +600,9 @@ def test_no_host_is_taken_for_loopback_but_loopback(host: str) -> None:
 @given(st.text(max_size=40), st.text(max_size=40), st.text(max_size=20))
 def test_the_guard_only_refuses_or_lets_in(host: str, origin: str, site: str) -> None:
     headers = {"host": host, "origin": origin, "sec-fetch-site": site}
-    asked = Request("GET", "/livez", "", headers, "127.0.0.1", "127.0.0.1")
+    asked = HttpRequest("GET", "/livez", "", headers, "127.0.0.1", "127.0.0.1")
     with suppress(RequestRefusedError):
-        guard.Guard(HttpOptions()).check(asked, health=True)
+        guard.RequestGuard(HttpOptions()).check(asked, health=True)
         assert name_of(host) == "localhost" or is_loopback(host)
 
 

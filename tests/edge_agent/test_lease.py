@@ -18,8 +18,8 @@ from setsuden.edge_agent.lease import (
     DeviceTakenError,
     Lease,
     LeaseRecord,
-    Seen,
-    Step,
+    LeaseStep,
+    SeenLease,
     decide,
 )
 from setsuden.edge_agent.outbox import Outbox
@@ -35,15 +35,15 @@ def other(owner: str = "elsewhere", life: str = "life-2") -> LeaseRecord:
 
 
 def test_a_name_that_nobody_holds_is_taken() -> None:
-    assert decide(MINE, False, None, 0, None, 0.0) == (Step.TAKE, None)
+    assert decide(MINE, False, None, 0, None, 0.0) == (LeaseStep.TAKE, None)
 
 
 def test_the_last_start_of_the_same_folder_is_succeeded_at_once() -> None:
-    assert decide(MINE, False, other(owner="here"), 7, None, 0.0)[0] is Step.TAKE
+    assert decide(MINE, False, other(owner="here"), 7, None, 0.0)[0] is LeaseStep.TAKE
 
 
 def test_a_copy_of_the_folder_that_runs_is_not_taken_for_the_last_start() -> None:
-    assert decide(MINE, True, other(owner="here"), 7, None, 0.0)[0] is Step.REFUSE
+    assert decide(MINE, True, other(owner="here"), 7, None, 0.0)[0] is LeaseStep.REFUSE
 
 
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(0.1, 20)), min_size=1, max_size=30))
@@ -51,7 +51,7 @@ def test_a_holder_is_gone_once_its_record_stood_still_long_enough_and_never_befo
     looks: list[tuple[int, float]],
 ) -> None:
     """Each look sees the record at some sequence, some seconds after the one before."""
-    seen: Seen | None = None
+    seen: SeenLease | None = None
     now, still_since, sequence = 0.0, None, 0
     for step, pause in looks:
         now += pause
@@ -62,7 +62,7 @@ def test_a_holder_is_gone_once_its_record_stood_still_long_enough_and_never_befo
         action, seen = decide(MINE, False, other(), sequence, seen, now)
         assert still_since is not None
         gone = now - still_since >= DEAD_SECONDS
-        assert action is (Step.TAKE_OVER if gone else Step.REFUSE)
+        assert action is (LeaseStep.TAKE_OVER if gone else LeaseStep.REFUSE)
 
 
 # -- on a broker -------------------------------------------------------------------------------

@@ -26,21 +26,21 @@ from setsuden.energy.calibration import load
 from setsuden.energy.calibration.calibrate import (
     CURVE_FACTOR,
     CalibrationError,
-    Meter,
+    ReferenceMeter,
     calibration,
     fit,
 )
-from setsuden.energy.calibration.load import Work
+from setsuden.energy.calibration.load import LoadLevel
 from setsuden.energy.calibration.measure import Watts, meter_of, opened
 from setsuden.energy.calibration.measure import points as measured
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.domain import Candidate, Domain, DomainKind, Reading
 from setsuden.energy.host.system import Clock, Host, SysRoot
 from setsuden.energy.power_curve import Calibration, Point, stored_calibration
 from setsuden.energy.sensors.model import probe_calibrated, probe_table
 from setsuden.schemas.energy import Boundary, Source
 from setsuden.schemas.errors import ConfigError
 
-PLUG = Meter("plug", Source.MEASURED, Boundary.WALL_AC, 1.05)
+PLUG = ReferenceMeter("plug", Source.MEASURED, Boundary.WALL_AC, 1.05)
 
 
 def point(utilisation: float, watts: float, cv: float = 0.01) -> Point:
@@ -236,7 +236,7 @@ class World(Clock):
         self.host = Host(tree(root, cores).root, self)
         self.cores, self.background = cores, background
         self.now, self.busy, self.joules, self.loaded = 0, 0.0, 0.0, 0.0
-        self.works: list[Work] = []
+        self.works: list[LoadLevel] = []
 
     def monotonic_ns(self) -> int:
         return self.now
@@ -257,7 +257,7 @@ class World(Clock):
         return False
 
     @contextmanager
-    def running(self, work: Work) -> Iterator[None]:
+    def running(self, work: LoadLevel) -> Iterator[None]:
         self.works.append(work)
         self.loaded = len(work.cpus) * work.duty / self.cores
         yield
@@ -267,7 +267,7 @@ class World(Clock):
 class Plug:
     """A meter of that world."""
 
-    def __init__(self, world: World, kind: Kind, source: Source = Source.MEASURED) -> None:
+    def __init__(self, world: World, kind: DomainKind, source: Source = Source.MEASURED) -> None:
         self.world, self.kind = world, kind
         domain = Domain("plug", "plug", "enclosure", kind, source, Boundary.WALL_AC, 1.05)
         self.domains: tuple[Domain, ...] = (domain,)
@@ -275,7 +275,7 @@ class Plug:
         self.closed = False
 
     def read(self) -> list[Reading]:
-        value = self.world.joules if self.kind is Kind.COUNTER else self.world.watts()
+        value = self.world.joules if self.kind is DomainKind.COUNTER else self.world.watts()
         if self.broken:
             return [Reading("plug", self.world.now, None, "gone")]
         return [Reading("plug", self.world.now, value)]
@@ -301,11 +301,13 @@ def points(watts: Watts, world: World, seconds: float) -> list[tuple[str, Point]
     return found
 
 
-WORK = {"idle": Work(()), "half": Work((0, 2)), "full": Work((0, 1, 2, 3))}
+WORK = {"idle": LoadLevel(()), "half": LoadLevel((0, 2)), "full": LoadLevel((0, 1, 2, 3))}
 
 
-@pytest.mark.parametrize("kind", Kind)
-def test_a_known_curve_is_found_again_by_every_kind_of_meter(tmp_path: Path, kind: Kind) -> None:
+@pytest.mark.parametrize("kind", DomainKind)
+def test_a_known_curve_is_found_again_by_every_kind_of_meter(
+    tmp_path: Path, kind: DomainKind
+) -> None:
     world = World(tmp_path)
     plug = Plug(world, kind)
     with opened(plug.candidate, world.host) as watts:
@@ -323,14 +325,14 @@ def test_a_known_curve_is_found_again_by_every_kind_of_meter(tmp_path: Path, kin
 def test_utilisation_is_what_was_seen_not_what_was_meant(tmp_path: Path) -> None:
     """A neighbour of a tenth of the machine is in both figures."""
     world = World(tmp_path, background=0.1)
-    with opened(Plug(world, Kind.COUNTER).candidate, world.host) as watts:
+    with opened(Plug(world, DomainKind.COUNTER).candidate, world.host) as watts:
         found = dict(points(watts, world, 20))
     assert found["half"].utilisation == pytest.approx(0.6, abs=0.001)
 
 
 def test_a_meter_that_cannot_be_read_is_reported(tmp_path: Path) -> None:
     world = World(tmp_path)
-    plug = Plug(world, Kind.COUNTER)
+    plug = Plug(world, DomainKind.COUNTER)
     plug.broken = True
     with (
         opened(plug.candidate, world.host) as watts,
@@ -385,7 +387,7 @@ def test_a_person_with_a_plug_calibrates_a_machine(tmp_path: Path) -> None:
         asked.append(step)
         return f"{world.watts():.1f}"
 
-    label = Meter("human", Source.MEASURED, Boundary.WALL_AC, 1.05)
+    label = ReferenceMeter("human", Source.MEASURED, Boundary.WALL_AC, 1.05)
     watts = command.HumanWatts(label, ask, world.host)
     found = points(watts, world, 60)
     made = calibration([point for _, point in found], label, "a test", world.host)
@@ -400,7 +402,7 @@ def test_the_command_tells_each_step_and_keeps_a_file_that_is_found_again(
 ) -> None:
     world = World(tmp_path, cores=len(load.allowed()))
     told: list[str] = []
-    with opened(Plug(world, Kind.COUNTER).candidate, world.host) as watts:
+    with opened(Plug(world, DomainKind.COUNTER).candidate, world.host) as watts:
         made = command.measure(watts, world.running, world.host, 60, told.append)
     target = tmp_path / "state" / "calibration.json"
     command.write(made, target)
@@ -414,11 +416,11 @@ def test_the_command_tells_each_step_and_keeps_a_file_that_is_found_again(
 def test_a_machine_in_use_is_refused_before_its_load_is_begun(tmp_path: Path) -> None:
     world = World(tmp_path, background=0.3)
     with (
-        opened(Plug(world, Kind.COUNTER).candidate, world.host) as watts,
+        opened(Plug(world, DomainKind.COUNTER).candidate, world.host) as watts,
         pytest.raises(CalibrationError, match="30% busy"),
     ):
         command.measure(watts, world.running, world.host, 60, print)
-    assert world.works == [Work(())]
+    assert world.works == [LoadLevel(())]
 
 
 # -- the load ----------------------------------------------------------------------------------
@@ -435,19 +437,19 @@ def siblings(root: Path, pairs: dict[int, str]) -> SysRoot:
 @pytest.mark.parametrize(
     ("cpus", "pairs", "half"),
     [
-        ((0, 1, 2, 3), {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, Work((0, 1))),
-        ((0, 1, 2, 3), {0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, Work((0, 2))),
-        ((0, 1, 2, 3), {}, Work((0, 2))),
-        ((0, 1, 2, 3), {0: "0", 1: "1", 2: "2", 3: "3"}, Work((0, 2))),
-        ((3,), {}, Work((3,), 0.5)),
-        ((0, 1), {0: "0-1", 1: "0-1"}, Work((0,))),
+        ((0, 1, 2, 3), {0: "0,2", 1: "1,3", 2: "0,2", 3: "1,3"}, LoadLevel((0, 1))),
+        ((0, 1, 2, 3), {0: "0-1", 1: "0-1", 2: "2-3", 3: "2-3"}, LoadLevel((0, 2))),
+        ((0, 1, 2, 3), {}, LoadLevel((0, 2))),
+        ((0, 1, 2, 3), {0: "0", 1: "1", 2: "2", 3: "3"}, LoadLevel((0, 2))),
+        ((3,), {}, LoadLevel((3,), 0.5)),
+        ((0, 1), {0: "0-1", 1: "0-1"}, LoadLevel((0,))),
     ],
 )
 def test_half_load_is_one_thread_of_every_core_or_every_second_cpu(
-    tmp_path: Path, cpus: tuple[int, ...], pairs: dict[int, str], half: Work
+    tmp_path: Path, cpus: tuple[int, ...], pairs: dict[int, str], half: LoadLevel
 ) -> None:
     found = load.steps(cpus, siblings(tmp_path, pairs))
-    assert found == {"idle": Work(()), "half": half, "full": Work(cpus)}
+    assert found == {"idle": LoadLevel(()), "half": half, "full": LoadLevel(cpus)}
 
 
 def gone(pid: int) -> bool:
@@ -473,17 +475,17 @@ def ending(pids: Sequence[int]) -> Iterator[None]:
 
 def test_the_load_ends_with_its_block_and_with_ctrl_c() -> None:
     cpu = load.allowed()[0]
-    with load.running(Work((cpu,), 0.1)) as pids:
+    with load.running(LoadLevel((cpu,), 0.1)) as pids:
         assert not gone(pids[0])
     assert gone(pids[0])
-    with pytest.raises(KeyboardInterrupt), load.running(Work((cpu,), 0.1)) as pids:
+    with pytest.raises(KeyboardInterrupt), load.running(LoadLevel((cpu,), 0.1)) as pids:
         signal.raise_signal(signal.SIGINT)
     assert gone(pids[0])
 
 
 def test_a_load_that_died_fails_the_step() -> None:
     def fails() -> None:
-        with load.running(Work((load.allowed()[0],), 0.1)) as pids:
+        with load.running(LoadLevel((load.allowed()[0],), 0.1)) as pids:
             os.kill(pids[0], signal.SIGKILL)
             os.waitid(os.P_PID, pids[0], os.WEXITED | os.WNOWAIT)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from setsuden.energy.domain import Domain, Kind, Reading
+from setsuden.energy.domain import Domain, DomainKind, Reading
 from setsuden.energy.sensors.counter import (
     COUNTER_STEP,
     STILL_SECONDS,
@@ -25,7 +25,7 @@ COUNTER = Domain(
     id="intel-rapl:0",
     name="package-0",
     hw_type="cpu",
-    kind=Kind.COUNTER,
+    kind=DomainKind.COUNTER,
     source=Source.MEASURED,
     boundary=Boundary.CPU_PACKAGE,
     factor=1.1,
@@ -36,7 +36,7 @@ POWER = Domain(
     id="ina226:1-0040",
     name="power1",
     hw_type="enclosure",
-    kind=Kind.AVERAGE_POWER,
+    kind=DomainKind.AVERAGE_POWER,
     source=Source.DERIVED,
     boundary=Boundary.BOARD_DC,
     factor=1.1,
@@ -47,7 +47,7 @@ PLUG = replace(COUNTER, boundary=Boundary.WALL_AC, max_joules=None, max_watts=No
 Readings = list[tuple[float, float | None]]
 
 
-MOMENTS = replace(POWER, kind=Kind.INSTANT_POWER)
+MOMENTS = replace(POWER, kind=DomainKind.INSTANT_POWER)
 
 
 def reading(seconds: float, value: float | None) -> Reading:

@@ -12,7 +12,7 @@ from setsuden.energy.attribution.intervals import (
     MAX_FACTOR,
     METHODS,
     WINDOW_FACTOR,
-    Spread,
+    RelativeError,
     baseline_spread,
     combine,
     dynamic_factor,
@@ -27,24 +27,24 @@ joules = st.floats(0.0, 1e6)
 
 @given(factors)
 def test_a_factor_becomes_a_spread_and_comes_back(factor: float) -> None:
-    assert Spread.of(factor).factor == pytest.approx(factor)
+    assert RelativeError.of(factor).factor == pytest.approx(factor)
 
 
 @given(st.floats(0, 1e6), factors)
 def test_an_interval_holds_its_middle_and_is_even_in_log_space(mid: float, factor: float) -> None:
-    low, high = interval(mid, Spread.of(factor).sigma)
+    low, high = interval(mid, RelativeError.of(factor).sigma)
     assert 0 <= low <= mid * (1 + 1e-12)
     assert mid <= high * (1 + 1e-12)
     assert low * high == pytest.approx(mid * mid)
 
 
 def test_independent_spreads_add_as_squares() -> None:
-    assert combine(Spread(0.3), Spread(0.4)).sigma == pytest.approx(0.5)
+    assert combine(RelativeError(0.3), RelativeError(0.4)).sigma == pytest.approx(0.5)
 
 
 def test_a_factor_below_one_is_refused() -> None:
     with pytest.raises(ValueError, match="1 or more"):
-        Spread.of(0.9)
+        RelativeError.of(0.9)
 
 
 @given(factors, factors, joules, joules, st.sampled_from(Method))
@@ -67,7 +67,7 @@ def test_cpu_time_is_exact_but_in_a_shared_pool() -> None:
 
 
 def test_the_baselines_error_grows_as_the_dynamic_part_shrinks() -> None:
-    spread = Spread.of(1.05).sigma
+    spread = RelativeError.of(1.05).sigma
     assert baseline_spread(1.05, 9.0, 1.0).sigma == pytest.approx(9 * spread)
     found = [dynamic_factor(1.1, 1.05, 1.0, part, Method.EXCLUSIVE) for part in (10, 1, 0.1, 0.01)]
     assert found == sorted(found)
@@ -75,7 +75,7 @@ def test_the_baselines_error_grows_as_the_dynamic_part_shrinks() -> None:
 
 def test_without_dynamic_joules_the_factor_stops_at_its_cap() -> None:
     assert dynamic_factor(1.0, 1.05, 1.0, 0.0, Method.EXCLUSIVE) == pytest.approx(MAX_FACTOR)
-    assert interval(0.0, Spread.of(MAX_FACTOR).sigma) == (0.0, 0.0)
+    assert interval(0.0, RelativeError.of(MAX_FACTOR).sigma) == (0.0, 0.0)
 
 
 def test_an_exactly_known_baseline_adds_nothing() -> None:

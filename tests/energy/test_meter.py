@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.support import rows
 
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.domain import Candidate, Domain, DomainKind, Reading
 from setsuden.energy.host.system import Clock, Host, SysRoot
 from setsuden.energy.metering.baseline import Baseline, observed
 from setsuden.energy.metering.journal import SUFFIX, Journal
@@ -22,7 +22,7 @@ from setsuden.energy.metering.ledger import WorkKey
 from setsuden.energy.metering.meter import Meter
 from setsuden.energy.metering.policy import PATIENCE_SECONDS, SLACK_SECONDS
 from setsuden.energy.metering.provisional import ProvisionalEstimator
-from setsuden.energy.metering.sampler import Sampler
+from setsuden.energy.metering.sampler import EnergySampler
 from setsuden.energy.metering.settle import MeterFacts
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Counts, WindowRow
@@ -30,7 +30,14 @@ from setsuden.schemas.windows import Counts, WindowRow
 KEY = WorkKey("digits", "digits/student", "0" * 64)
 FACTS = MeterFacts("edge-1", Source.MEASURED, Boundary.HOST, 1.1, 1.05, 1.0)
 DOMAIN = Domain(
-    "host", "host", "enclosure", Kind.COUNTER, Source.MEASURED, Boundary.HOST, 1.1, max_watts=200
+    "host",
+    "host",
+    "enclosure",
+    DomainKind.COUNTER,
+    Source.MEASURED,
+    Boundary.HOST,
+    1.1,
+    max_watts=200,
 )
 
 
@@ -94,7 +101,7 @@ class Bench:
         )
         self.meter = Meter(
             Host(root=SysRoot(folder), clock=self.clock),
-            sampler=Sampler(candidate),
+            sampler=EnergySampler(candidate),
             baseline=baseline or Baseline(4.0, "test", 1.05),
             facts=FACTS,
             journal=Journal(folder / "energy", rows.meter(), 1 << 20),
@@ -262,7 +269,7 @@ def test_totals_are_the_sums_of_the_rows(tmp_path: Path) -> None:
 def test_power_is_read_inside_a_window_a_counter_only_at_its_end(tmp_path: Path) -> None:
     clock = HandClock()
     power = Domain(
-        "rail", "rail", "cpu", Kind.INSTANT_POWER, Source.DERIVED, Boundary.BOARD_DC, 1.1,
+        "rail", "rail", "cpu", DomainKind.INSTANT_POWER, Source.DERIVED, Boundary.BOARD_DC, 1.1,
         interval_seconds=0.1,
     )  # fmt: skip
     sensors: list[Callable[[], HandSensor]] = [
@@ -276,7 +283,7 @@ def test_power_is_read_inside_a_window_a_counter_only_at_its_end(tmp_path: Path)
             "hand", available=True, reason="", domains=domains, primary=(domains[0].id,),
             open=opened,
         )  # fmt: skip
-        sampled.append(Sampler(candidate).sampled)
+        sampled.append(EnergySampler(candidate).sampled)
     assert sampled == [False, True]
 
 
@@ -286,7 +293,7 @@ def test_power_that_is_dear_to_read_is_read_less_often(
 ) -> None:
     """At most a thousandth of a core: 5 ms a reading allow one in five seconds, not ten in one."""
     bench = Bench(tmp_path)
-    power = replace(DOMAIN, kind=Kind.INSTANT_POWER, interval_seconds=0.1)
+    power = replace(DOMAIN, kind=DomainKind.INSTANT_POWER, interval_seconds=0.1)
 
     def read() -> list[Reading]:
         bench.sensor.reads += 1
@@ -300,7 +307,7 @@ def test_power_that_is_dear_to_read_is_read_less_often(
         "hand", available=True, reason="", domains=(power,), primary=("host",),
         open=lambda: bench.sensor,
     )  # fmt: skip
-    bench.meter._sampler = Sampler(candidate)
+    bench.meter._sampler = EnergySampler(candidate)
     for _ in range(20):  # its cost is known by now
         bench.meter._sampler.read()
     bench.meter.begin(KEY)
@@ -320,7 +327,7 @@ def test_a_running_meter_settles_a_real_run_within_two_windows(tmp_path: Path) -
     )
     meter = Meter(
         host,
-        sampler=Sampler(candidate),
+        sampler=EnergySampler(candidate),
         baseline=Baseline(4.0, "test", 1.05),
         facts=FACTS,
         journal=Journal(tmp_path / "real", rows.meter(), 1 << 20),

@@ -22,7 +22,7 @@ from tests.support.meters import meter as real_meter
 
 from setsuden.edge_agent.metrics import Gauges, Metrics, exposition
 from setsuden.energy import Meter, WorkKey
-from setsuden.energy.metering.instruments import Instrument, Point, instruments, points_of
+from setsuden.energy.metering.instruments import Instrument, MetricPoint, instruments, points_of
 from setsuden.energy.metering.totals import Summed, Totals
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
@@ -46,7 +46,7 @@ from setsuden.testing.broker import LocalBroker
 START_NS, NOW_NS = 1_700_000_000 * 10**9, 1_700_003_600 * 10**9
 INFRA = Path(__file__).parents[2] / "infra"
 RESOURCE: dict[str, str | bool | int | float] = {"service.name": "edge-agent", "device.id": "d-1"}
-DEVICE = subjects.Sender(Tier.EDGE, "dev-1")
+DEVICE = subjects.TelemetrySource(Tier.EDGE, "dev-1")
 GAUGES = Gauges(
     link_up=True,
     link_connections=1,
@@ -339,7 +339,7 @@ def _labels(attributes: Mapping[str, str]) -> dict[str, str]:
 
 @given(st.text(min_size=1))
 def test_any_name_of_a_device_survives_the_text_format(name: str) -> None:
-    made = [Instrument(names.HW_ENERGY, (Point({"hw.name": name}, 1.0),))]
+    made = [Instrument(names.HW_ENERGY, (MetricPoint({"hw.name": name}, 1.0),))]
     text = exposition(Metrics(), GAUGES, made).decode("utf-8", "surrogatepass")
     lines = [line for line in text.split("\n") if line.startswith("hw_energy_joules_total{")]
     assert len(lines) == 1
@@ -361,10 +361,10 @@ def test_what_is_encoded_is_read_back_by_the_official_types() -> None:
         assert metric.sum.is_monotonic
         assert metric.sum.aggregation_temporality == metrics_protobuf.CUMULATIVE
         read = [
-            Point({p.key: p.value.string_value for p in one.attributes}, one.as_double)
+            MetricPoint({p.key: p.value.string_value for p in one.attributes}, one.as_double)
             for one in metric.sum.data_points
         ]
-        assert read == [Point(dict(point.attributes), point.value) for point in points]
+        assert read == [MetricPoint(dict(point.attributes), point.value) for point in points]
         times = {(p.start_time_unix_nano, p.time_unix_nano) for p in metric.sum.data_points}
         assert times == {(START_NS, NOW_NS)}
     assert metrics_protobuf.parse(data) == MetricsData.FromString(data)

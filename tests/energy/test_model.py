@@ -12,7 +12,7 @@ from tests.support.sensor_contract import assert_kept, opened
 from setsuden.energy import EnergyOptions
 from setsuden.energy.domain import Candidate
 from setsuden.energy.host.system import Clock, Host, SysRoot
-from setsuden.energy.power_curve import Curve
+from setsuden.energy.power_curve import PowerCurve
 from setsuden.energy.sensors.model import probe_calibrated, probe_declared, probe_table
 from setsuden.energy.sensors.table import GUEST_FACTOR, HOST_FACTOR, SKU_FACTOR, match
 from setsuden.schemas.energy import Boundary, Source
@@ -163,7 +163,7 @@ def test_the_contract_of_sensors_is_kept(machine: Machine, text: str) -> None:
 def test_a_curve_rises_and_meets_its_points(
     idle: float, more: float, most: float, loads: list[float]
 ) -> None:
-    curve = Curve(((0.0, idle), (0.5, idle + more), (0.95, idle + more + most)))
+    curve = PowerCurve(((0.0, idle), (0.5, idle + more), (0.95, idle + more + most)))
     assert [curve.watts(u) for u, _ in curve.points] == pytest.approx([w for _, w in curve.points])
     low, high = sorted(loads)
     assert curve.watts(low) <= curve.watts(high) + 1e-9
@@ -171,7 +171,7 @@ def test_a_curve_rises_and_meets_its_points(
 
 
 def test_past_the_last_point_the_last_slope_goes_on() -> None:
-    curve = Curve(((0.0, 1.0), (0.5, 5.0), (0.9, 7.0)))
+    curve = PowerCurve(((0.0, 1.0), (0.5, 5.0), (0.9, 7.0)))
     assert curve.watts(1.0) == pytest.approx(7.5)
 
 

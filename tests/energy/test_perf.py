@@ -16,7 +16,7 @@ from setsuden.energy.domain import Candidate
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import perf
-from setsuden.energy.sensors.pmu import Event, Pmu, attr
+from setsuden.energy.sensors.pmu import Pmu, PmuEvent, attr
 from setsuden.schemas.energy import Boundary, Source
 
 POWER = "sys/bus/event_source/devices/power"
@@ -24,7 +24,7 @@ UNIT = 2.0**-32
 PERF_TYPE_SOFTWARE, PERF_COUNT_SW_CPU_CLOCK = 1, 0
 
 
-class Counting(Event):
+class Counting(PmuEvent):
     """A counter that the test turns."""
 
     def __init__(self, pmu: Counters, kind: int, config: int, cpu: int) -> None:
@@ -49,7 +49,7 @@ class Counters(Pmu):
         self.broken = False
         self.refuses, self.after = refuses, after
 
-    def open(self, kind: int, config: int, cpu: int) -> Event:
+    def open(self, kind: int, config: int, cpu: int) -> PmuEvent:
         if self.refuses and len(self.opened) >= self.after:
             raise OSError(self.refuses, "refused")
         self.opened.append(Counting(self, kind, config, cpu))

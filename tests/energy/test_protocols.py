@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support.devices import Device, SteppedClock, device, has_problem, has_value, until
 from tests.support.sensor_contract import assert_kept, opened
 
-from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.domain import Candidate, Domain, DomainKind
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions, PlugOptions
 from setsuden.energy.protocols.background import Newest, Value, judged
@@ -48,7 +48,14 @@ def plugged(
 
 def domain(seconds: float) -> Domain:
     return Domain(
-        "d", "d", "cpu", Kind.COUNTER, Source.MEASURED, Boundary.HOST, 1, interval_seconds=seconds
+        "d",
+        "d",
+        "cpu",
+        DomainKind.COUNTER,
+        Source.MEASURED,
+        Boundary.HOST,
+        1,
+        interval_seconds=seconds,
     )
 
 
@@ -142,7 +149,7 @@ def test_a_total_is_a_measured_counter_in_joules(
     meter.says("2")
     candidate = plugged(kind="http", url=meter.url, quantity=quantity, factor=1.02)
     (found,) = candidate.domains
-    assert (found.kind, found.source, found.factor) == (Kind.COUNTER, Source.MEASURED, 1.02)
+    assert (found.kind, found.source, found.factor) == (DomainKind.COUNTER, Source.MEASURED, 1.02)
     sensor = opened(candidate)
     assert until(sensor, has_value).value == joules
     sensor.close()
@@ -150,7 +157,7 @@ def test_a_total_is_a_measured_counter_in_joules(
 
 def test_watts_of_a_moment_are_derived_joules_of_what_it_measures(meter: Device) -> None:
     (found,) = plugged(kind="http", url=meter.url, boundary="board_dc", seconds=2.0).domains
-    assert (found.kind, found.source) == (Kind.INSTANT_POWER, Source.DERIVED)
+    assert (found.kind, found.source) == (DomainKind.INSTANT_POWER, Source.DERIVED)
     assert (found.boundary, found.interval_seconds) == (Boundary.BOARD_DC, 2.0)
 
 

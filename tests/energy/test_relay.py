@@ -15,18 +15,18 @@ import pytest
 from tests.support.devices import SteppedClock
 from tests.support.sensor_contract import assert_kept, opened
 
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.domain import Candidate, Domain, DomainKind, Reading
 from setsuden.energy.host.system import Clock, Host
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import relay
-from setsuden.energy.sensors.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, Server
+from setsuden.energy.sensors.relay import MAX_CLIENTS, MAX_QUESTION_BYTES, RelayServer
 from setsuden.schemas.energy import Boundary, Source
 
 PACKAGE = Domain(
     "intel-rapl:0",
     "package-0",
     "cpu",
-    Kind.COUNTER,
+    DomainKind.COUNTER,
     Source.MEASURED,
     Boundary.CPU_PACKAGE,
     1.1,
@@ -38,7 +38,7 @@ CORES = Domain(
     "intel-rapl:0:0",
     "core",
     "cpu",
-    Kind.COUNTER,
+    DomainKind.COUNTER,
     Source.MEASURED,
     Boundary.CPU_CORE,
     1.1,
@@ -88,8 +88,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def server(sensor: Privileged, path: Path) -> Iterator[Server]:
-    running = Server(sensor, DOMAINS, (PACKAGE.id,), path, sensor.clock)
+def server(sensor: Privileged, path: Path) -> Iterator[RelayServer]:
+    running = RelayServer(sensor, DOMAINS, (PACKAGE.id,), path, sensor.clock)
     running.start()
     yield running
     running.close()
@@ -100,7 +100,7 @@ def asked(path: Path, clock: Clock) -> Candidate:
 
 
 def test_the_relay_keeps_the_contract(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     def advance() -> None:
         clock.passes(1)
@@ -112,7 +112,7 @@ def test_the_relay_keeps_the_contract(
 
 
 def test_all_of_a_domain_but_its_source_passes_through(
-    server: Server, path: Path, clock: SteppedClock
+    server: RelayServer, path: Path, clock: SteppedClock
 ) -> None:
     candidate = asked(path, clock)
     expected = tuple(replace(domain, source=Source.RELAYED) for domain in DOMAINS)
@@ -126,7 +126,7 @@ def test_a_model_is_not_made_better_by_being_relayed(source: Source) -> None:
 
 
 def test_the_moment_of_a_reading_passes_through(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     sensor.at_ns = clock.now_ns - 7
     client = opened(asked(path, clock))
@@ -135,7 +135,7 @@ def test_the_moment_of_a_reading_passes_through(
 
 
 def test_a_failed_read_passes_through_as_a_problem(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     sensor.value = None
     client = opened(asked(path, clock))
@@ -144,7 +144,7 @@ def test_a_failed_read_passes_through_as_a_problem(
 
 
 def test_the_sensor_is_read_once_an_interval_whoever_asks(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     clients = [opened(asked(path, clock)) for _ in range(5)]
     told = {tuple(client.read()) for client in clients for _ in range(3)}
@@ -159,7 +159,7 @@ def test_the_sensor_is_read_once_an_interval_whoever_asks(
 
 
 def test_a_meter_that_dies_is_reported_and_found_again(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     client = opened(asked(path, clock))
     assert client.read()[0].value == 100.0
@@ -167,7 +167,7 @@ def test_a_meter_that_dies_is_reported_and_found_again(
     for reading in client.read():
         assert reading.value is None
         assert "relay" in (reading.problem or "")
-    again = Server(sensor, DOMAINS, (PACKAGE.id,), path, clock)
+    again = RelayServer(sensor, DOMAINS, (PACKAGE.id,), path, clock)
     again.start()
     assert client.read()[0].value == 100.0
     client.close()
@@ -175,12 +175,12 @@ def test_a_meter_that_dies_is_reported_and_found_again(
 
 
 def test_a_meter_that_comes_back_as_another_is_not_believed(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     client = opened(asked(path, clock))
     server.close()
     other = replace(PACKAGE, factor=2.0)
-    again = Server(sensor, (other, CORES), (other.id,), path, clock)
+    again = RelayServer(sensor, (other, CORES), (other.id,), path, clock)
     again.start()
     assert "other domains" in (client.read()[0].problem or "")
     assert "other domains" in (client.read()[0].problem or "")
@@ -189,7 +189,7 @@ def test_a_meter_that_comes_back_as_another_is_not_believed(
 
 
 def test_a_sensor_that_raises_does_not_end_the_meter(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     client = opened(asked(path, clock))
     sensor.failing = True
@@ -201,7 +201,7 @@ def test_a_sensor_that_raises_does_not_end_the_meter(
     client.close()
 
 
-def test_a_clock_that_is_not_ours_is_reported(server: Server, path: Path) -> None:
+def test_a_clock_that_is_not_ours_is_reported(server: RelayServer, path: Path) -> None:
     theirs = SteppedClock()
     theirs.passes(1)
     client = opened(asked(path, theirs))
@@ -215,7 +215,7 @@ def test_owner_and_group_may_connect_whatever_the_umask(
     for umask in (0o000, 0o077):
         before = os.umask(umask)
         try:
-            running = Server(sensor, DOMAINS, (PACKAGE.id,), path, clock)
+            running = RelayServer(sensor, DOMAINS, (PACKAGE.id,), path, clock)
             running.start()
         finally:
             os.umask(before)
@@ -225,9 +225,9 @@ def test_owner_and_group_may_connect_whatever_the_umask(
 
 
 def test_a_second_meter_does_not_take_the_place_of_a_living_one(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
-    second = Server(sensor, DOMAINS, (PACKAGE.id,), path, clock)
+    second = RelayServer(sensor, DOMAINS, (PACKAGE.id,), path, clock)
     with pytest.raises(OSError, match="another meter"):
         second.start()
     second.close()
@@ -239,7 +239,7 @@ def test_the_socket_of_a_dead_meter_is_taken_over(
 ) -> None:
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
-    running = Server(sensor, DOMAINS, (PACKAGE.id,), path, clock)
+    running = RelayServer(sensor, DOMAINS, (PACKAGE.id,), path, clock)
     running.start()
     assert asked(path, clock).available
     running.close()
@@ -249,7 +249,7 @@ def test_a_file_of_somebody_is_not_taken_over(
     sensor: Privileged, path: Path, clock: SteppedClock
 ) -> None:
     path.write_text("precious", encoding="utf-8")
-    running = Server(sensor, DOMAINS, (PACKAGE.id,), path, clock)
+    running = RelayServer(sensor, DOMAINS, (PACKAGE.id,), path, clock)
     with pytest.raises(OSError, match="no socket"):
         running.start()
     running.close()
@@ -291,7 +291,7 @@ def said(path: Path, words: bytes) -> bytes:
     ],
 )
 def test_every_line_has_an_answer_and_none_is_too_long(
-    server: Server, path: Path, clock: SteppedClock, question: bytes, words: bytes
+    server: RelayServer, path: Path, clock: SteppedClock, question: bytes, words: bytes
 ) -> None:
     answer = said(path, question)
     assert words in answer
@@ -300,7 +300,7 @@ def test_every_line_has_an_answer_and_none_is_too_long(
 
 
 def test_one_client_too_many_is_turned_away_and_the_others_stay(
-    server: Server, path: Path, clock: SteppedClock
+    server: RelayServer, path: Path, clock: SteppedClock
 ) -> None:
     clients = [opened(asked(path, clock)) for _ in range(MAX_CLIENTS)]
     assert all(client.read()[0].value == 100.0 for client in clients)
@@ -371,7 +371,7 @@ def test_a_missing_right_and_a_missing_meter_have_their_own_remedies(tmp_path: P
 
 @pytest.mark.parametrize("value", [-1.0, inf, nan])
 def test_a_missing_value_is_never_reported(
-    server: Server, sensor: Privileged, path: Path, clock: SteppedClock, value: float
+    server: RelayServer, sensor: Privileged, path: Path, clock: SteppedClock, value: float
 ) -> None:
     sensor.value = value
     client = opened(asked(path, clock))

@@ -10,7 +10,7 @@ import pytest
 from tests.support.sensor_contract import assert_kept, opened
 from tests.support.trees import HWMON, POWERCAP, SUPPLY, Machine
 
-from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.domain import Candidate, Domain, DomainKind
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors import rapl
 from setsuden.energy.sensors.board_probe import match, probe_boards
@@ -199,7 +199,7 @@ def test_an_average_that_covers_the_interval_is_measured_a_shorter_one_derived(
 def test_ina219_tells_power_at_one_moment(machine: Machine) -> None:
     machine.ina226(name="ina219")
     (one,) = candidate(machine, "ina219").domains
-    assert one.kind is Kind.INSTANT_POWER
+    assert one.kind is DomainKind.INSTANT_POWER
     assert one.source is Source.DERIVED
     assert one.interval_seconds == 0.1
 
@@ -376,14 +376,14 @@ def test_scmi_sums_outer_zones_of_average_power(machine: Machine) -> None:
     assert values(found) == {"soc": 30.0, "cluster": 20.0, "dram": 5.0}
     assert summed(found) == {"soc", "dram"}
     assert domain(found, "cluster").parent == domain(found, "soc").id
-    assert domain(found, "soc").kind is Kind.AVERAGE_POWER
+    assert domain(found, "soc").kind is DomainKind.AVERAGE_POWER
 
 
 def test_hwmon_energy_counts_microjoules(machine: Machine) -> None:
     machine.hwmon_energy()
     found = candidate(machine, "hwmon-energy")
     assert list(values(found).values()) == [1000.0]
-    assert found.domains[0].kind is Kind.COUNTER
+    assert found.domains[0].kind is DomainKind.COUNTER
     assert found.domains[0].interval_seconds == 1.0
 
 
@@ -409,7 +409,7 @@ def test_energy_is_preferred_to_power_of_the_same_chip(machine: Machine) -> None
     folder = machine.ina226(name="ina228")
     machine.counter(f"{folder}/energy1_input", 5_000_000)
     (one,) = candidate(machine, "ina238").domains
-    assert one.kind is Kind.COUNTER
+    assert one.kind is DomainKind.COUNTER
 
 
 def test_amd_energy_counts_sockets_and_leaves_cores_out(machine: Machine) -> None:
@@ -591,7 +591,7 @@ def test_a_counter_of_ones_own_says_where_it_wraps(machine: Machine, tmp_path: P
     )
     file.write_text(f"{text}\n{channel}\n")
     (one,) = candidate(machine, "robot", file).domains
-    assert (one.kind, one.max_joules) == (Kind.COUNTER, 65536)
+    assert (one.kind, one.max_joules) == (DomainKind.COUNTER, 65536)
 
 
 @pytest.mark.parametrize(

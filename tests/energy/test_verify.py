@@ -23,8 +23,8 @@ from setsuden.energy.attribution.attribute import (
     Buckets,
     HostWindow,
     ProcessUse,
+    RunShare,
     RunUse,
-    Share,
     attribute,
 )
 from setsuden.energy.host.cpu import HostCpuReader, cores
@@ -32,17 +32,17 @@ from setsuden.energy.simulator import (
     COUNTER,
     POWER,
     CounterFile,
-    Machine,
     Neighbours,
     Pattern,
     PowerFile,
+    PowerModel,
     Requests,
     Scene,
     SimulatedMachine,
     SimulatedProcess,
 )
 from setsuden.energy.simulator.observe import SensorName, calibrate, observe
-from setsuden.energy.simulator.verify import Figure, Verification, span_error, verify
+from setsuden.energy.simulator.verify import Verification, VerifiedFigure, span_error, verify
 
 BUSY = Scene(
     neighbours=Neighbours(0.8, Pattern.BURSTY),
@@ -111,7 +111,7 @@ def test_how_time_is_cut_changes_no_joule(tmp_path: Path) -> None:
 
 
 def test_an_idle_machine_takes_its_idle_power(tmp_path: Path) -> None:
-    scene = Scene(Machine(idle_watts=3.0), load=Requests(per_second=0), overhead_cores=0.0)
+    scene = Scene(PowerModel(idle_watts=3.0), load=Requests(per_second=0), overhead_cores=0.0)
     with running(tmp_path, scene) as machine:
         machine.advance(10.0)
         assert machine.joules == pytest.approx(30.0)
@@ -120,7 +120,7 @@ def test_an_idle_machine_takes_its_idle_power(tmp_path: Path) -> None:
 
 def test_a_core_is_dearer_while_few_are_busy(tmp_path: Path) -> None:
     """Everyone busy at a moment pays the same for a core: nobody is charged a marginal watt."""
-    machine = Machine(straight=0.0)
+    machine = PowerModel(straight=0.0)
     scene = Scene(machine, Neighbours(1.0), Requests(5.0), seconds=5.0, overhead_cores=0.0)
     with running(tmp_path, scene) as simulated:
         simulated.advance(5.0)
@@ -220,7 +220,7 @@ def test_more_load_than_cores_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("exponent", [0.3, 0.55, 0.8])
 def test_calibration_finds_idle_power_and_the_curve(exponent: float) -> None:
-    machine = Machine(idle_watts=3.2, exponent=exponent, straight=0.0)
+    machine = PowerModel(idle_watts=3.2, exponent=exponent, straight=0.0)
     found = calibrate(machine, CounterFile())
     assert found.idle_watts == pytest.approx(3.2, rel=1e-4)
     assert found.exponent == pytest.approx(exponent, rel=1e-3)
@@ -261,12 +261,12 @@ TIMINGS = {"meter_core_share", "us_per_span"}
 def small(
     seed: int = 0,
     method: Callable[[HostWindow, ProcessUse, Sequence[RunUse]], Attribution | None] = attribute,
-) -> dict[str, Figure]:
+) -> dict[str, VerifiedFigure]:
     found = verify(seed, 5.0, machines=6, coverage_machines=30, method=method)
     return {figure.name: figure for figure in found.figures}
 
 
-def held(figures: dict[str, Figure]) -> dict[str, bool | None]:
+def held(figures: dict[str, VerifiedFigure]) -> dict[str, bool | None]:
     return {name: figure.holds for name, figure in figures.items() if name not in TIMINGS}
 
 
@@ -290,7 +290,7 @@ def usage_ratio(
         return None
     active = window.joules * min(1.0, window.busy_cpu_seconds / window.seconds / 4)
     busy = max(window.busy_cpu_seconds, process.cpu_seconds, 1e-9)
-    shares = tuple(Share(active * run.cpu_seconds / busy, 0.0) for run in runs)
+    shares = tuple(RunShare(active * run.cpu_seconds / busy, 0.0) for run in runs)
     request = fsum(share.dynamic for share in shares)
     buckets = Buckets(request, 0.0, 0.0, 0.0, window.joules - request)
     return Attribution(buckets, shares, tuple(0.0 for _ in runs))
@@ -369,10 +369,10 @@ def test_the_command_prints_one_json_document() -> None:
 
 def test_a_missed_target_is_reported_and_unknown_is_none() -> None:
     figures = (
-        Figure("good", 0.01, 0.05, "words"),
-        Figure("bad", 0.5, 0.95, "words", at_least=True),
-        Figure("unknown", None, 0.1, "words"),
-        Figure("only told", 0.3, None, "words"),
+        VerifiedFigure("good", 0.01, 0.05, "words"),
+        VerifiedFigure("bad", 0.5, 0.95, "words", at_least=True),
+        VerifiedFigure("unknown", None, 0.1, "words"),
+        VerifiedFigure("only told", 0.3, None, "words"),
     )
     found = Verification(figures, seed=0, seconds=1.0, machines=0, spans=0, windows=0)
     assert not found.ok

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support import rows as make
 from tests.support.command import Command
 
-from setsuden.energy.attribution.intervals import WINDOW_FACTOR, Spread
+from setsuden.energy.attribution.intervals import WINDOW_FACTOR, RelativeError
 from setsuden.insight.report.assumptions import Declarations, read_declared
 from setsuden.insight.report.build import read_run, report_of
 from setsuden.insight.report.figures.counterfactual import Multiple, Term, difference_of, verdict_of
@@ -176,7 +176,7 @@ def test_on_a_shared_machine_the_share_has_an_error_of_its_own(tmp_path: Path) -
     device = make.meter(reserved_share=0.0)
     report = one_device(tmp_path, device, make.device(device, busy=4.0, process=0.8))
     whole = of(report, Part.EDGE).whole.total
-    at_least = Spread.of(WINDOW_FACTOR).factor ** 0.8
+    at_least = RelativeError.of(WINDOW_FACTOR).factor ** 0.8
     assert whole.high / whole.joules > max(1.1, at_least)
 
 

@@ -12,13 +12,13 @@ from setsuden.insight.traces.critical_path import critical_path, end_us, section
 from setsuden.insight.traces.found import FoundSpan
 from setsuden.insight.traces.tree import Trace, trace_of
 from setsuden.schemas import spans as table
-from setsuden.telemetry.span import Kind, Span
+from setsuden.telemetry.span import Span, SpanKind
 
 TRACE = "c" * 32
 
 
 def span(
-    number: int, parent: int | None, start: int, end: int, kind: Kind = Kind.INTERNAL
+    number: int, parent: int | None, start: int, end: int, kind: SpanKind = SpanKind.INTERNAL
 ) -> FoundSpan:
     """A span between two microseconds, named by its number."""
     made = Span(
@@ -72,8 +72,8 @@ def test_a_sibling_that_ends_in_the_microsecond_of_the_next_start_is_left_off() 
 def test_a_consumer_below_a_producer_is_left_out_with_all_below_it() -> None:
     found = path(
         span(1, None, 0, 100),
-        span(2, 1, 10, 95, Kind.PRODUCER),
-        span(3, 2, 20, 80, Kind.CONSUMER),
+        span(2, 1, 10, 95, SpanKind.PRODUCER),
+        span(3, 2, 20, 80, SpanKind.CONSUMER),
         span(4, 3, 30, 70),
     )
     assert {name for name, _, _ in found} == {"1", "2"}
@@ -81,7 +81,9 @@ def test_a_consumer_below_a_producer_is_left_out_with_all_below_it() -> None:
 
 def test_a_consumer_below_a_client_is_followed() -> None:
     found = path(
-        span(1, None, 0, 100), span(2, 1, 10, 95, Kind.CLIENT), span(3, 2, 20, 80, Kind.CONSUMER)
+        span(1, None, 0, 100),
+        span(2, 1, 10, 95, SpanKind.CLIENT),
+        span(3, 2, 20, 80, SpanKind.CONSUMER),
     )
     assert ("3", 20, 80) in found
 
@@ -116,7 +118,9 @@ def trees(draw: st.DrawFn) -> Trace:
         start = draw(st.integers(0, 90))
         length = draw(st.integers(0, 60))
         parent = draw(st.integers(1, number - 1))
-        spans.append(span(number, parent, start, start + length, draw(st.sampled_from(list(Kind)))))
+        spans.append(
+            span(number, parent, start, start + length, draw(st.sampled_from(list(SpanKind))))
+        )
     return trace_of(spans)
 
 

@@ -33,9 +33,9 @@ from setsuden.schemas.result import Result, Tier
 from setsuden.schemas.streams import SPANS
 from setsuden.schemas.subjects import HOPS
 from setsuden.services.bridge.bridge import Bridge
-from setsuden.services.bridge.sinks import Endpoint, LinesFile, Sink
+from setsuden.services.bridge.sinks import LinesFile, OtlpEndpoint, Sink
 from setsuden.services.config import CloudConfig
-from setsuden.telemetry import Kind, Span, otlp, protobuf, traceparent
+from setsuden.telemetry import Span, SpanKind, otlp, protobuf, traceparent
 from setsuden.testing.broker import LocalBroker
 from setsuden.testing.jaeger import LocalJaeger
 
@@ -136,7 +136,7 @@ async def watched(
             }
         )
         file = folder / "bridged.jsonl"
-        sinks: list[Sink] = [Endpoint(jaeger.otlp_url, {}, 5.0), LinesFile(file)]
+        sinks: list[Sink] = [OtlpEndpoint(jaeger.otlp_url, {}, 5.0), LinesFile(file)]
         bridge = Bridge(config, link, jetstream, sinks)
         running = asyncio.create_task(bridge.run())
         ends.push_async_callback(end, running)
@@ -272,7 +272,7 @@ async def test_spans_outlast_jaeger_and_broker_and_come_once(
     traces = {final.trace_id: hard.trace(final.trace_id) for final in finals}
     assert [finding.words() for finding in lint(traces)] == []
     again = LinesFile(hard.file.with_name("copy.jsonl"))
-    endpoint = Endpoint(hard.jaeger.otlp_url, {}, 5.0)
+    endpoint = OtlpEndpoint(hard.jaeger.otlp_url, {}, 5.0)
     for group in read_groups(hard.file):
         data = protobuf.encode(*group)
         for sink in (endpoint, endpoint, again):
@@ -334,7 +334,7 @@ async def test_a_wrong_device_clock_is_measured_said_and_corrected(
 def uncorrected(up: Watched, trace_id: str, by_ns: int) -> Trace:
     """The same trace under another id, its device spans where the device's clock had them."""
     other = f"{int(trace_id, 16) ^ 1:032x}"
-    endpoint = Endpoint(up.jaeger.otlp_url, {}, 5.0)
+    endpoint = OtlpEndpoint(up.jaeger.otlp_url, {}, 5.0)
     for resource, spans in read_groups(up.file):
         moved = [
             span._replace(trace_id=other, start_ns=span.start_ns + by, end_ns=span.end_ns + by)
@@ -465,10 +465,10 @@ async def test_jaeger_warns_of_no_event_in_a_callers_trace(
             handle = await client.submit("digits", site.images(1)[0], traceparent=header)
             await handle.result(timeout=60)
         called = Span(
-            trace_id, "cd" * 8, None, "call", Kind.CLIENT, start, time.time_ns() + 1_000_000, {}
+            trace_id, "cd" * 8, None, "call", SpanKind.CLIENT, start, time.time_ns() + 1_000_000, {}
         )
         app = {"service.name": "app", "host.id": "another"}
-        Endpoint(jaeger.otlp_url, {}, 5.0).put(protobuf.encode(app, [called]))
+        OtlpEndpoint(jaeger.otlp_url, {}, 5.0).put(protobuf.encode(app, [called]))
         assert up.warned([trace_id, *await up.all_traces()]) == []
         trace = up.trace(trace_id)
         below = {found.span.name for found in trace.children["cd" * 8]}

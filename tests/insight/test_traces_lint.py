@@ -8,17 +8,17 @@ import pytest
 from tests.support import traces as make
 
 from setsuden.insight.traces.found import FoundSpan
-from setsuden.insight.traces.lint import RULES, Finding, lint
+from setsuden.insight.traces.lint import RULES, LintFinding, lint
 from setsuden.insight.traces.tree import traces_of
 from setsuden.schemas import spans as table
-from setsuden.telemetry.span import Kind, Link
+from setsuden.telemetry.span import SpanKind, SpanLink
 
 Spans = list[FoundSpan]
 WORKER_INFER = make.named(table.INFER, table.SERVICE_WORKER)
 EVENT = make.named(table.EVENT)
 
 
-def findings(spans: Spans) -> list[Finding]:
+def findings(spans: Spans) -> list[LintFinding]:
     return list(lint(traces_of(spans)))
 
 
@@ -46,7 +46,7 @@ def hostless() -> Spans:
 def naive() -> Spans:
     """The hop that everybody writes first: PRODUCER to CONSUMER while the event waits."""
     sent = make.named(table.SEND_ESCALATION)
-    spans = scene_with(sent, kind=Kind.PRODUCER, end_ns=make.at(139))
+    spans = scene_with(sent, kind=SpanKind.PRODUCER, end_ns=make.at(139))
     return make.changed(spans, make.named(table.PROCESS), parent_id=make.span_id(make.ESCALATED, 5))
 
 
@@ -129,8 +129,10 @@ def test_the_workers_part_alone_is_an_orphan() -> None:
 
 def test_a_consumer_that_nobody_waits_for_is_right_below_a_producer() -> None:
     made = make.TraceBuilder("c" * 32)
-    root = made.add(make.EDGE, table.SEND_RESULT, 0, 1, kind=Kind.PRODUCER)
-    made.add({"service.name": "app", "host.id": "h"}, "use", 5, 9, parent=root, kind=Kind.CONSUMER)
+    root = made.add(make.EDGE, table.SEND_RESULT, 0, 1, kind=SpanKind.PRODUCER)
+    made.add(
+        {"service.name": "app", "host.id": "h"}, "use", 5, 9, parent=root, kind=SpanKind.CONSUMER
+    )
     assert broken(made.found) == set()
 
 
@@ -151,7 +153,7 @@ def test_overhead_is_outside_the_total() -> None:
         30,
         40,
         parent=wait,
-        kind=Kind.CONSUMER,
+        kind=SpanKind.CONSUMER,
         attributes=make.energy(9.0, "overhead"),
         error="boom",
     )
@@ -196,7 +198,7 @@ def test_a_span_as_long_as_its_parent_is_inside_it() -> None:
 def test_a_batch_of_which_a_part_is_sampled_is_not_summed() -> None:
     pair = [make.escalated(), make.escalated(make.SECOND)]
     root = make.named(table.BATCH, trace_id=make.BATCH)
-    one = (Link(make.ESCALATED, make.span_id(make.ESCALATED, 8)),)
+    one = (SpanLink(make.ESCALATED, make.span_id(make.ESCALATED, 8)),)
     assert broken([*pair[0], *make.changed(make.batch(pair), root, links=one)]) == set()
 
 
@@ -208,7 +210,7 @@ def test_a_batch_whose_members_are_elsewhere_is_not_summed() -> None:
 def test_links_of_a_batch_go_both_ways() -> None:
     assert broken(scene_with(WORKER_INFER, links=())) == {"batch-shares"}
     root = make.named(table.BATCH, trace_id=make.BATCH)
-    one = (Link(make.SECOND, make.span_id(make.SECOND, 8)),)
+    one = (SpanLink(make.SECOND, make.span_id(make.SECOND, 8)),)
     details = [finding.detail for finding in findings(scene_with(root, links=one))]
     assert any("no link back" in detail for detail in details)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from tests.support import traces as make
 
-from setsuden.insight.traces import export, lookup, read
+from setsuden.insight.traces import document, lookup, read
 from setsuden.insight.traces.found import FoundSpan
 from setsuden.insight.traces.tree import trace_of, traces_of
 from setsuden.schemas import spans as table
@@ -239,7 +239,7 @@ def test_the_event_speaks_for_its_trace_also_below_a_callers_span() -> None:
 
 
 def test_an_exported_line_is_one_process_of_one_trace_and_reads_back() -> None:
-    lines = list(export.lines(make.scene()))
+    lines = list(document.otlp_lines(make.scene()))
     documents = [otlp.read(line) for line in lines]
     assert [len(groups) for groups in documents] == [1] * len(lines)
     spans = [FoundSpan(g.resource, s) for groups in documents for g in groups for s in g.spans]

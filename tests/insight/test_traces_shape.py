@@ -22,8 +22,8 @@ from setsuden.schemas.errors import AlreadyStoredError
 from setsuden.schemas.result import ModelRef, Result, Status
 from setsuden.schemas.subjects import Place
 from setsuden.services.worker.traces import SpanMaker
-from setsuden.services.worker.work import Ran, Work, received
-from setsuden.telemetry import Kind, Link, Span, parse_traceparent
+from setsuden.services.worker.work import BatchRun, Work, received
+from setsuden.telemetry import Span, SpanKind, SpanLink, parse_traceparent
 
 ORIGIN = 1_790_000_000_000_000_000
 TIMES = st.integers(-50_000_000, 50_000_000).map(lambda offset: ORIGIN + offset)
@@ -111,7 +111,7 @@ def test_no_span_of_an_easy_event_outlives_its_parent(times: StageTimes, end_ns:
 def test_a_result_is_sent_in_a_trace_of_its_own_for_the_events_has_ended() -> None:
     final = result(Status.FINAL, hard=False)
     sent = traces.sent_result(final, ORIGIN, ORIGIN + 5, sequence=3, error=None)
-    assert (sent.parent_id, sent.links) == (None, (Link(TRACE, traces.root_id(final)),))
+    assert (sent.parent_id, sent.links) == (None, (SpanLink(TRACE, traces.root_id(final)),))
     assert sent.trace_id != TRACE
     context = parse_traceparent(traces.result_context(final))
     assert context == (sent.trace_id, sent.span_id, True)
@@ -141,9 +141,11 @@ def delivered(
     return work
 
 
-def ran(*works: Work, start_ns: int = ORIGIN + 3_000, end_ns: int = ORIGIN + 9_000) -> Ran:
+def ran(*works: Work, start_ns: int = ORIGIN + 3_000, end_ns: int = ORIGIN + 9_000) -> BatchRun:
     reading = EnergyReading(cpu_seconds=0.1)
-    made = Ran(start_ns, end_ns, len(works), "{}", {}, 0.004, "f" * 32, RUN, reading, len(works))
+    made = BatchRun(
+        start_ns, end_ns, len(works), "{}", {}, 0.004, "f" * 32, RUN, reading, len(works)
+    )
     for work in works:
         work.ran = made
     return made
@@ -157,7 +159,7 @@ def answered(work: Work, *, stored_ns: int = ORIGIN + 20_000) -> Work:
 
 def wait_span(end_ns: int) -> Span:
     """The device's ``escalate`` that finished when the result was there."""
-    return Span(TRACE, WAIT, "12" * 8, table.ESCALATE, Kind.CLIENT, ORIGIN - 1, end_ns, {})
+    return Span(TRACE, WAIT, "12" * 8, table.ESCALATE, SpanKind.CLIENT, ORIGIN - 1, end_ns, {})
 
 
 @settings(max_examples=500)
@@ -200,7 +202,7 @@ def apart(work: Work, end_ns: int) -> Span:
     process = MAKER.of(work, "final", end_ns)[-1]
     assert (process.name, process.parent_id) == (table.PROCESS, None)
     assert process.trace_id != TRACE
-    assert process.links == (Link(TRACE, WAIT),)
+    assert process.links == (SpanLink(TRACE, WAIT),)
     assert process.end_ns == end_ns
     return process
 
@@ -271,7 +273,7 @@ def test_a_batch_is_linked_to_the_members_that_are_exported_where_they_are() -> 
     members = []
     for work in (seen, late):
         infer = MAKER.of(work, "final", ORIGIN + 90_000)[0]
-        members.append(Link(infer.trace_id, infer.span_id))
+        members.append(SpanLink(infer.trace_id, infer.span_id))
         batch = MAKER.settled(run, work)
     assert [one.name for one in batch] == [table.BATCH, table.RUN]
     assert batch[0].links == tuple(members)
@@ -286,7 +288,7 @@ def test_a_batch_is_not_linked_to_a_delivery_that_was_run_again() -> None:
     assert MAKER.settled(run) == []
     (infer, _) = MAKER.of(first, "final", ORIGIN + 90_000)
     batch = MAKER.settled(run, first)
-    assert batch[0].links == (Link(infer.trace_id, infer.span_id),)
+    assert batch[0].links == (SpanLink(infer.trace_id, infer.span_id),)
 
 
 def test_a_batch_that_nobody_exports_has_no_spans() -> None:

@@ -12,7 +12,7 @@ import pytest
 from tests.support import ml, systemd
 from tests.support.systemd import INFRA, Machine
 
-from setsuden.schemas.roles import Device, Principal, Site, Worker
+from setsuden.schemas.roles import Device, Principal, Site, WorkerPrincipal
 from setsuden.services import accounts
 
 pytestmark = pytest.mark.slow
@@ -22,7 +22,7 @@ MAX_EXPOSURE = 20
 """Tenths: systemd calls everything up to 2.0 OK."""
 SITE = Site(
     devices=(Device(name="dev-1", pipelines=("mine",)),),
-    workers=(Worker(name="worker-local", pipelines=("mine",)),),
+    workers=(WorkerPrincipal(name="worker-local", pipelines=("mine",)),),
     bridges=(Principal(name="bridge"),),
 )
 """Names as the units have them."""

@@ -21,7 +21,14 @@ from setsuden.process.config import load_toml, validate
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Tier
-from setsuden.schemas.roles import Application, Device, Principal, Site, Worker, password_variable
+from setsuden.schemas.roles import (
+    Application,
+    Device,
+    Principal,
+    Site,
+    WorkerPrincipal,
+    password_variable,
+)
 from setsuden.services import topology
 from setsuden.services.accounts import configuration
 from setsuden.services.config import CloudConfig
@@ -36,7 +43,7 @@ INFRA = Path(__file__).parents[2] / "infra"
 SITE = Site(
     devices=(Device(name=DEVICE, pipelines=("mine",), applications=("shop",)),),
     applications=(Application(name="shop", devices=(DEVICE,), pipelines=("mine",)),),
-    workers=(Worker(name="w1", pipelines=("mine",)),),
+    workers=(WorkerPrincipal(name="w1", pipelines=("mine",)),),
     bridges=(Principal(name="b1"),),
 )
 

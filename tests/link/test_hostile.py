@@ -20,7 +20,7 @@ from tests.support.hostile import Conversation, HostileServer, info
 
 from setsuden.link import Delivery, Incoming, JetStream, Link, LinkOptions, LinkState, Stored
 from setsuden.link import headers as header_blocks
-from setsuden.link.answers import MAX_ANSWERS, MAX_BYTES, Answers
+from setsuden.link.answers import MAX_ANSWERS, MAX_BYTES, AnswerQueue
 from setsuden.link.durability import check_version
 from setsuden.link.messages import Outcome
 from setsuden.link.untrusted import json_object, number, printable
@@ -806,7 +806,7 @@ async def test_answers_that_never_end_are_given_up_within_bounds(body: bytes) ->
 
 def test_answers_are_bounded_in_number_and_bytes() -> None:
     for size, most in ((0, MAX_ANSWERS), (1 << 20, MAX_BYTES >> 20)):
-        answers = Answers()
+        answers = AnswerQueue()
         for _ in range(2 * MAX_ANSWERS):
             answers.put_nowait(Incoming("a", "", {}, bytes(size)))
         assert answers.qsize() <= most + 1

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from setsuden.link.messages import Outcome, Stored
-from setsuden.link.window import Window, parse_ack
+from setsuden.link.window import AckWindow, parse_ack
 from setsuden.schemas.errors import (
     AlreadyStoredError,
     ForbiddenError,
@@ -27,7 +27,7 @@ class WindowMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.window = Window(TIMEOUT)
+        self.window = AckWindow(TIMEOUT)
         self.now = 0.0
         self.told: Counter[int] = Counter()
         self.opened: dict[int, tuple[str, float, str]] = {}
@@ -90,7 +90,7 @@ TestWindow.settings = settings(max_examples=60, stateful_step_count=40, deadline
 
 def test_a_store_may_be_opened_while_all_are_failed() -> None:
     """A retry from inside ``done`` belongs to the next connection and is not failed with it."""
-    window = Window(TIMEOUT)
+    window = AckWindow(TIMEOUT)
     window.open(lambda _: None if len(window) > 1 else again(), 0.0)
 
     def again() -> None:

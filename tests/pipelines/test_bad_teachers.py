@@ -214,7 +214,7 @@ async def test_a_worker_that_cannot_be_started_harms_no_other_and_is_tried_again
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     missing, program = tmp_path / "worker", "#!/bin/sh\nexit 3\n"
-    child = worker_group.Child("tiny", [str(missing)], silence_seconds=5.0)
+    child = worker_group.WorkerProcess("tiny", [str(missing)], silence_seconds=5.0)
     keeping = asyncio.create_task(child.keep())
     descriptors = psutil.Process().num_fds()
     await cloud.until(lambda: caplog.text.count("worker_not_started") == 2, pause_seconds=0.02)

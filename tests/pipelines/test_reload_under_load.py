@@ -21,7 +21,7 @@ from setsuden.client import AsyncClient
 from setsuden.edge_agent.outbox.files import LOCK
 from setsuden.link import JetStream, Link
 from setsuden.pipelines import bundle as bundles
-from setsuden.process.reload import OUTCOME_FILE, Outcome, request
+from setsuden.process.reload import OUTCOME_FILE, ReloadOutcome, request
 from setsuden.schemas.pipeline import PipelineSpec
 from setsuden.schemas.result import Status
 from setsuden.services.config import CloudConfig
@@ -51,7 +51,7 @@ def choose(path: Path, before: str, after: str) -> None:
     path.write_text(text.replace(old, new), encoding="utf-8")
 
 
-def reload(folder: Path) -> Outcome:
+def reload(folder: Path) -> ReloadOutcome:
     return request(folder / "state" / LOCK, folder / "state" / OUTCOME_FILE, 60)
 
 

@@ -26,12 +26,12 @@ from setsuden.pipelines.models import forked_trial, loading
 from setsuden.pipelines.models.apart import RestartPolicy
 from setsuden.pipelines.models.failure import FailureKind
 from setsuden.pipelines.models.run_record import RunRecord, key_of
-from setsuden.pipelines.models.runner import ModelRunner, RunOutcome, Tier
+from setsuden.pipelines.models.runner import ModelRunner, ModelTier, RunOutcome
 from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.schemas.energy import Method
 from setsuden.schemas.pipeline import Limits
 
-TIER = Tier(quick_seconds=0.05, restarts=RestartPolicy(3, seconds_each=30.0, waits=False))
+TIER = ModelTier(quick_seconds=0.05, restarts=RestartPolicy(3, seconds_each=30.0, waits=False))
 LIMITS = Limits(run_seconds=0.5)
 HERE, THREAD, APART = "here", "thread", "apart"
 
@@ -69,7 +69,7 @@ class Rig:
         self,
         content: bytes | None = None,
         *,
-        tier: Tier = TIER,
+        tier: ModelTier = TIER,
         limits: Limits = LIMITS,
         watchdog: Watchdog | None = None,
         patience: float = 20.0,

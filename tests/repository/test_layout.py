@@ -18,6 +18,11 @@ REPOSITORY = Path(__file__).parents[2]
 ROOTS = ("schemas", "pipelines", "edge_agent", "services")
 MAX_FUNCTION_LINES = 70
 MAX_MODULE_LINES = 500
+MIN_MODULE_LINES = 40
+SHORT = {
+    "pipelines/setsuden/process/quiet.py",  # imported before anything that would report home
+    "services/setsuden/cli/energy/group.py",  # an entry point
+}
 MAX_MEDIAN_LINES = 10
 DEVICE_PACKAGES = ("schemas", "link", "pipelines", "edge_agent", "client")
 FORBIDDEN = (
@@ -112,6 +117,27 @@ def test_every_function_and_module_is_short() -> None:
         if (lines := len(path.read_text(encoding="utf-8").splitlines())) > MAX_MODULE_LINES
     ]
     assert long_functions + long_modules == []
+
+
+def test_no_module_is_a_splinter() -> None:
+    short = [
+        f"{name}: {lines}"
+        for path in sources()
+        if (lines := len(path.read_text(encoding="utf-8").splitlines())) < MIN_MODULE_LINES
+        and (name := str(path.relative_to(REPOSITORY))) not in SHORT
+        and path.name not in {"__init__.py", "__main__.py"}
+    ]
+    assert short == []
+
+
+def test_no_two_public_classes_have_one_name() -> None:
+    """One name, one meaning: whoever reads it anywhere knows which is meant."""
+    places: dict[str, list[str]] = {}
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                places.setdefault(node.name, []).append(str(path.relative_to(REPOSITORY)))
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
 
 
 def test_the_median_function_is_under_ten_lines() -> None:

@@ -50,7 +50,7 @@ def test_no_wildcard_separator_or_line_end_is_a_token(bad: str) -> None:
 
 @given(st.sampled_from(Tier), TOKENS)
 def test_a_device_and_a_worker_of_one_name_are_told_apart(tier: Tier, name: str) -> None:
-    sender = subjects.Sender(tier, name)
+    sender = subjects.TelemetrySource(tier, name)
     for subject in (subjects.spans(*sender), subjects.metrics(*sender)):
         assert subjects.sender_of(subject) == sender
 

@@ -30,7 +30,7 @@ from tests.support import meters
 from tests.support.cloud import eventually, until
 
 from setsuden.energy import WorkKey
-from setsuden.energy.metering.instruments import Instrument, Point, instruments
+from setsuden.energy.metering.instruments import Instrument, MetricPoint, instruments
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.schemas import metrics as names
@@ -45,18 +45,18 @@ from setsuden.services.bridge.forwarder import REQUEST_BYTES
 from setsuden.services.bridge.process import metrics_sinks_of, sinks_of
 from setsuden.services.bridge.sinks import (
     METRICS_PATH,
-    Endpoint,
     LinesFile,
-    Outcome,
+    OtlpEndpoint,
     Sink,
+    SinkOutcome,
     read_headers,
 )
 from setsuden.services.config import BridgeOptions, CloudConfig
 from setsuden.telemetry import (
-    Kind,
     Offset,
     Recorder,
     Span,
+    SpanKind,
     Timeline,
     TraceOptions,
     metrics_protobuf,
@@ -69,7 +69,7 @@ from setsuden.telemetry.span import Value
 from setsuden.testing.broker import LocalBroker
 from setsuden.testing.server import free_port
 
-DEVICE = subjects.Sender(Tier.EDGE, "dev-1")
+DEVICE = subjects.TelemetrySource(Tier.EDGE, "dev-1")
 RESOURCE: dict[str, Value] = {"service.name": "edge-agent", "device.id": "dev-1"}
 NOW = time.time_ns()
 TRACE, PARENT = "ab" * 16, "cd" * 8
@@ -78,7 +78,7 @@ GARBAGE = (b"", b"no gzip", protobuf.compress(b"\xff\xff\xff"), protobuf.compres
 
 def span(number: int = 1, name: str = "event", **attributes: str | float) -> Span:
     at = NOW + number
-    return Span(f"{number:032x}", f"{number:016x}", None, name, Kind.SERVER, at, at, attributes)
+    return Span(f"{number:032x}", f"{number:016x}", None, name, SpanKind.SERVER, at, at, attributes)
 
 
 def segment(*spans: Span) -> bytes:
@@ -412,8 +412,8 @@ async def test_a_damaged_tale_of_a_hop_is_given_up_and_counted(
 # -- the endpoint --------------------------------------------------------------------------------
 
 
-def endpoint(collector: Collector, headers: dict[str, str] | None = None) -> Endpoint:
-    return Endpoint(collector.url + "/", headers or {}, 5.0)
+def endpoint(collector: Collector, headers: dict[str, str] | None = None) -> OtlpEndpoint:
+    return OtlpEndpoint(collector.url + "/", headers or {}, 5.0)
 
 
 async def test_headers_of_the_file_are_sent(
@@ -460,8 +460,8 @@ def test_spans_that_a_partial_success_rejected_are_counted(collector: Collector)
     answer.partial_success.error_message = "too old"
     collector.body = answer.SerializeToString()
     sink = endpoint(collector)
-    assert sink.put(protobuf.encode({}, [span()])) is Outcome.TAKEN
-    assert sink.put(protobuf.encode({}, [span()])) is Outcome.TAKEN
+    assert sink.put(protobuf.encode({}, [span()])) is SinkOutcome.TAKEN
+    assert sink.put(protobuf.encode({}, [span()])) is SinkOutcome.TAKEN
     assert sink.rejected == 6
 
 
@@ -469,31 +469,31 @@ def test_spans_that_a_partial_success_rejected_are_counted(collector: Collector)
 def test_an_answer_of_any_other_body_counts_nothing(collector: Collector, body: bytes) -> None:
     collector.body = body
     sink = endpoint(collector)
-    assert sink.put(protobuf.encode({}, [span()])) is Outcome.TAKEN
+    assert sink.put(protobuf.encode({}, [span()])) is SinkOutcome.TAKEN
     assert sink.rejected == 0
 
 
 def test_what_speaks_no_http_is_tried_again_later(collector: Collector) -> None:
     collector.garbled = True
     sink = endpoint(collector)
-    assert sink.put(protobuf.encode({}, [span()])) is Outcome.LATER
+    assert sink.put(protobuf.encode({}, [span()])) is SinkOutcome.LATER
     assert sink.problem
 
 
 @pytest.mark.parametrize(
     ("status", "outcome"),
     [
-        (200, Outcome.TAKEN),
-        (202, Outcome.TAKEN),
-        (400, Outcome.REFUSED),
-        (413, Outcome.REFUSED),
-        (429, Outcome.LATER),
-        (502, Outcome.LATER),
-        (504, Outcome.LATER),
+        (200, SinkOutcome.TAKEN),
+        (202, SinkOutcome.TAKEN),
+        (400, SinkOutcome.REFUSED),
+        (413, SinkOutcome.REFUSED),
+        (429, SinkOutcome.LATER),
+        (502, SinkOutcome.LATER),
+        (504, SinkOutcome.LATER),
     ],
 )
 def test_a_status_says_whether_to_try_again(
-    collector: Collector, status: int, outcome: Outcome
+    collector: Collector, status: int, outcome: SinkOutcome
 ) -> None:
     collector.status = status
     assert endpoint(collector).put(protobuf.encode({}, [span()])) is outcome
@@ -521,7 +521,7 @@ async def test_lines_of_the_file_are_read_back(
 def test_a_torn_last_line_is_ended_before_a_new_one(tmp_path: Path, before: str) -> None:
     file = tmp_path / "spans.jsonl"
     file.write_text(before)
-    assert LinesFile(file).put(protobuf.encode(RESOURCE, [span()])) is Outcome.TAKEN
+    assert LinesFile(file).put(protobuf.encode(RESOURCE, [span()])) is SinkOutcome.TAKEN
     lines = file.read_text().splitlines()
     assert lines[:-1] == before.splitlines()
     assert otlp.read(lines[-1])[0].spans == [span()]
@@ -566,15 +566,15 @@ def _hold_whole_lines(file: Path, make_room: Callable[[], object]) -> None:
     sink = LinesFile(file)
     taken = 0
     data = [protobuf.encode(RESOURCE, [span(number, s="x" * 900)]) for number in range(1, 41)]
-    while sink.put(data[taken]) is Outcome.TAKEN:
+    while sink.put(data[taken]) is SinkOutcome.TAKEN:
         taken += 1
     assert 0 < taken < 39
     assert sink.problem
     assert file.read_bytes().endswith(b"\n")
-    assert sink.put(data[taken]) is Outcome.LATER
+    assert sink.put(data[taken]) is SinkOutcome.LATER
     make_room()
     for one in data[taken:]:
-        assert sink.put(one) is Outcome.TAKEN
+        assert sink.put(one) is SinkOutcome.TAKEN
     lines = file.read_text().splitlines()
     numbers = [int(one.span_id, 16) for line in lines for one in otlp.read(line)[0].spans]
     assert numbers == list(range(1, 41))
@@ -600,23 +600,23 @@ def test_two_bridges_that_share_a_file_do_not_mix_their_lines(tmp_path: Path) ->
 def test_a_file_that_cannot_be_written_is_tried_again_later(tmp_path: Path) -> None:
     sink = LinesFile(tmp_path / "folder")
     (tmp_path / "folder").mkdir()
-    assert sink.put(protobuf.encode({}, [span()])) is Outcome.LATER
+    assert sink.put(protobuf.encode({}, [span()])) is SinkOutcome.LATER
     (tmp_path / "folder").rmdir()
-    assert sink.put(protobuf.encode({}, [span()])) is Outcome.TAKEN
+    assert sink.put(protobuf.encode({}, [span()])) is SinkOutcome.TAKEN
 
 
 def test_a_pipe_takes_lines_only_while_somebody_reads_it(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     sink, data = LinesFile(pipe), protobuf.encode(RESOURCE, [span(7)])
-    assert sink.put(data) is Outcome.LATER
+    assert sink.put(data) is SinkOutcome.LATER
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
     try:
-        assert sink.put(data) is Outcome.TAKEN
+        assert sink.put(data) is SinkOutcome.TAKEN
         assert otlp.read(os.read(reader, 1 << 16).decode())[0].spans[0].span_id == span(7).span_id
     finally:
         os.close(reader)
-    assert sink.put(data) is Outcome.LATER
+    assert sink.put(data) is SinkOutcome.LATER
 
 
 # -- metrics -------------------------------------------------------------------------------------
@@ -624,7 +624,7 @@ def test_a_pipe_takes_lines_only_while_somebody_reads_it(tmp_path: Path) -> None
 
 def told(*joules: float, row: names.MetricRow = names.INFERENCE_ENERGY) -> bytes:
     """A message of energy metrics with these points."""
-    points = tuple(Point({names.SITE: "fr-par-2"}, value) for value in joules)
+    points = tuple(MetricPoint({names.SITE: "fr-par-2"}, value) for value in joules)
     made = metrics_protobuf.encode(RESOURCE, [Instrument(row, points)], NOW - 1, NOW)
     return protobuf.compress(made)
 
@@ -783,8 +783,8 @@ def test_points_that_a_partial_success_rejected_are_counted(collector: Collector
     answer.partial_success.rejected_data_points = 3
     answer.partial_success.error_message = "out of order"
     collector.body = answer.SerializeToString()
-    sink = Endpoint(collector.url, {}, 5.0, METRICS_PATH)
-    assert sink.put(protobuf.decompress(told(1.0))) is Outcome.TAKEN
+    sink = OtlpEndpoint(collector.url, {}, 5.0, METRICS_PATH)
+    assert sink.put(protobuf.decompress(told(1.0))) is SinkOutcome.TAKEN
     assert sink.rejected == 3
 
 

@@ -20,7 +20,7 @@ from tests.support import otlp_raw as raw
 from tests.support.cloud import eventually, until
 from tests.support.processes import Process
 
-from setsuden.energy.metering.instruments import Instrument, Point
+from setsuden.energy.metering.instruments import Instrument, MetricPoint
 from setsuden.link import Incoming, JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.schemas import metrics as names
@@ -32,15 +32,14 @@ from setsuden.schemas.result import Tier
 from setsuden.services.bridge import rules
 from setsuden.services.bridge.bridge import Bridge
 from setsuden.services.bridge.process import metrics_sinks_of, sinks_of
-from setsuden.services.bridge.rules import Reason
+from setsuden.services.bridge.rules import RefusalReason
 from setsuden.services.config import BridgeOptions, CloudConfig
-from setsuden.telemetry import Kind, Span, SpanEvent, metrics_protobuf, protobuf
-from setsuden.telemetry import Link as SpanLink
+from setsuden.telemetry import Span, SpanEvent, SpanKind, SpanLink, metrics_protobuf, protobuf
 from setsuden.telemetry.span import Value
 from setsuden.testing.broker import LocalBroker
 
-DEVICE = subjects.Sender(Tier.EDGE, "dev-1")
-WORKER = subjects.Sender(Tier.CLOUD, "worker-0")
+DEVICE = subjects.TelemetrySource(Tier.EDGE, "dev-1")
+WORKER = subjects.TelemetrySource(Tier.CLOUD, "worker-0")
 EDGE: dict[str, Value] = {"service.name": "edge-agent", "device.id": "dev-1", "host.id": "h"}
 CLOUD: dict[str, Value] = {"service.name": "worker", "host.id": "h"}
 NOW = raw.NOW
@@ -49,22 +48,22 @@ TRACE, ONE, TWO = "ab" * 16, "cd" * 8, "ef" * 8
 
 
 def span(name: str = "event", **fields: Any) -> Span:
-    made = Span(TRACE, ONE, None, name, Kind.SERVER, NOW, NOW + 1, {})
+    made = Span(TRACE, ONE, None, name, SpanKind.SERVER, NOW, NOW + 1, {})
     return made._replace(**fields)
 
 
 def judged(
     *spans: Span,
     resource: dict[str, Value] | None = None,
-    sender: subjects.Sender = DEVICE,
+    sender: subjects.TelemetrySource = DEVICE,
     stored_ns: int = NOW,
-) -> rules.Verdict:
+) -> rules.BridgeVerdict:
     whose = EDGE if sender.tier is Tier.EDGE else CLOUD
     data = protobuf.encode(whose if resource is None else resource, spans)
     return rules.spans(data, sender, stored_ns)
 
 
-def refused(verdict: rules.Verdict) -> dict[str, int]:
+def refused(verdict: rules.BridgeVerdict) -> dict[str, int]:
     return {reason.value: count for reason, count in verdict.refused.items()}
 
 
@@ -96,7 +95,7 @@ def test_a_device_is_no_other_device_and_no_other_service(resource: dict[str, Va
 
 
 def test_a_device_that_is_called_as_a_worker_is_still_a_device() -> None:
-    sender = subjects.Sender(Tier.EDGE, "worker-0")
+    sender = subjects.TelemetrySource(Tier.EDGE, "worker-0")
     own = EDGE | {"device.id": "worker-0"}
     assert judged(span(), resource=own, sender=sender).items == 1
     assert refused(judged(span("process ESC"), resource=CLOUD, sender=sender)) == {"sender": 1}
@@ -379,7 +378,7 @@ def metric(
     at_ns: int = NOW,
     resource: dict[str, Value] | None = None,
 ) -> bytes:
-    point = Point(
+    point = MetricPoint(
         {names.SITE: "fr", names.TIER: "edge"} if attributes is None else attributes, value
     )
     made = [Instrument(row, (point,))]
@@ -593,7 +592,7 @@ async def test_thousands_of_hostile_messages_leave_the_bridge_as_it_was(
     assert "dev-2" not in text
     assert "-1e" not in text
     (stopped,) = [one for one in bridge.events() if one.get("event") == "bridge_stopped"]
-    reasons = {reason.value for reason in Reason}
+    reasons = {reason.value for reason in RefusalReason}
     assert set(stopped["refused"]) == reasons  # type: ignore[call-overload]  # a line of JSON
     assert stopped["messages"] == sent + 60
     warned = [one for one in bridge.events() if "level" in one and one["level"] == "warning"]

@@ -22,8 +22,7 @@ from setsuden.schemas.errors import AlreadyStoredError, TraceDataError
 from setsuden.schemas.spans import ATTRIBUTES, NAMES, RESOURCE
 from setsuden.schemas.streams import StreamBounds, all_streams
 from setsuden.services.bridge import hops
-from setsuden.telemetry import Link as SpanLink
-from setsuden.telemetry import ResourceSpans, protobuf
+from setsuden.telemetry import ResourceSpans, SpanLink, protobuf
 from setsuden.testing.broker import LocalBroker
 
 TRACE, PARENT = "ab" * 16, "cd" * 8

@@ -22,7 +22,7 @@ from setsuden.schemas import streams, subjects
 from setsuden.schemas.roles import Device, Site
 from setsuden.schemas.stream_service import INFO, READ, RELEASE, StreamInfo
 from setsuden.schemas.streams import Rates, StreamBounds
-from setsuden.services.stream_service import StreamService, Watch
+from setsuden.services.stream_service import StreamService, StreamWatch
 from setsuden.testing.broker import LocalBroker
 
 
@@ -102,7 +102,7 @@ async def test_a_stream_that_fills_is_told_at_four_fifths_with_the_hours_that_ar
 ) -> None:
     bounds = StreamBounds(escalations_max_bytes=1 << 16)
     await jetstream.apply_stream(streams.escalations(bounds))
-    watch = Watch(cloud.config_of(broker, tmp_path), jetstream)
+    watch = StreamWatch(cloud.config_of(broker, tmp_path), jetstream)
     await watch.look(0.0)
     for index in range(54):
         await link.store(f"esc.local.tiny.dev-1.dev-1-00000000-{index}", bytes(1000))

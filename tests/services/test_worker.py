@@ -19,7 +19,7 @@ from setsuden.link import JetStream, Link
 from setsuden.schemas.energy import Quality
 from setsuden.schemas.result import Status, Tier
 from setsuden.services.worker import StalledError, Worker
-from setsuden.telemetry import Link as SpanLink
+from setsuden.telemetry import SpanLink
 from setsuden.testing.broker import LocalBroker
 
 

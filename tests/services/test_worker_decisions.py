@@ -20,41 +20,43 @@ from setsuden.schemas.result import ModelRef, Result, Status
 from setsuden.schemas.subjects import Place
 from setsuden.services.worker import settle
 from setsuden.services.worker.records import Writer, problem
-from setsuden.services.worker.settle import Step
+from setsuden.services.worker.settle import SettleStep
 from setsuden.services.worker.teacher import _choices
-from setsuden.services.worker.work import Ran, Work, received
+from setsuden.services.worker.work import BatchRun, Work, received
 
 
 @pytest.mark.parametrize(
     ("outcome", "late", "step"),
     [
-        (object(), False, Step.ACK),
-        (object(), True, Step.ACK),
-        (AlreadyStoredError("x"), False, Step.LOOK),
-        (AlreadyStoredError("x"), True, Step.ACK),
-        (UnavailableError("x"), False, Step.STORE_AGAIN),
-        (StreamFullError("x"), True, Step.STORE_AGAIN),
+        (object(), False, SettleStep.ACK),
+        (object(), True, SettleStep.ACK),
+        (AlreadyStoredError("x"), False, SettleStep.LOOK),
+        (AlreadyStoredError("x"), True, SettleStep.ACK),
+        (UnavailableError("x"), False, SettleStep.STORE_AGAIN),
+        (StreamFullError("x"), True, SettleStep.STORE_AGAIN),
     ],
 )
-def test_only_a_stored_record_is_acknowledged(outcome: object, late: bool, step: Step) -> None:
+def test_only_a_stored_record_is_acknowledged(
+    outcome: object, late: bool, step: SettleStep
+) -> None:
     assert settle.after_store(outcome, late=late) is step
 
 
 @pytest.mark.parametrize(
     ("found", "step"),
     [
-        (Status.EXPIRED, Step.STORE_LATE),
-        (Status.FINAL, Step.ACK),
-        (Status.DEAD, Step.ACK),
-        (None, Step.RUN),
+        (Status.EXPIRED, SettleStep.STORE_LATE),
+        (Status.FINAL, SettleStep.ACK),
+        (Status.DEAD, SettleStep.ACK),
+        (None, SettleStep.RUN),
     ],
 )
-def test_who_was_first_decides_about_the_second(found: Status | None, step: Step) -> None:
+def test_who_was_first_decides_about_the_second(found: Status | None, step: SettleStep) -> None:
     assert settle.after_look(found) is step
 
 
 def test_an_expired_event_whose_late_answer_is_stored_needs_no_run() -> None:
-    assert settle.after_look(Status.EXPIRED, late_is_stored=True) is Step.ACK
+    assert settle.after_look(Status.EXPIRED, late_is_stored=True) is SettleStep.ACK
 
 
 @pytest.mark.parametrize(
@@ -68,14 +70,14 @@ def test_what_was_delivered_or_sent_before_is_looked_up_first(
 
 def test_an_event_is_dead_after_so_many_failed_runs() -> None:
     raised = problem(settle.TEACHER_RAISED, "x")
-    assert settle.after_failures([raised] * 2, 3) is Step.RUN
-    assert settle.after_failures([raised] * 3, 3) is Step.DEAD
+    assert settle.after_failures([raised] * 2, 3) is SettleStep.RUN
+    assert settle.after_failures([raised] * 3, 3) is SettleStep.DEAD
 
 
 def test_a_run_that_never_ends_is_tried_once_more_only() -> None:
     timed_out = problem(settle.TEACHER_TIMED_OUT, "x")
-    assert settle.after_failures([timed_out], 100) is Step.RUN
-    assert settle.after_failures([timed_out, timed_out], 100) is Step.DEAD
+    assert settle.after_failures([timed_out], 100) is SettleStep.RUN
+    assert settle.after_failures([timed_out, timed_out], 100) is SettleStep.DEAD
 
 
 @given(st.integers(0, 1000))
@@ -111,7 +113,7 @@ def test_a_written_result_is_what_the_schema_reads() -> None:
     meter_facts = MeterFacts("cloud-1", Source.TABLE_MODEL, Boundary.WALL_AC, 3.0, 1.0, 1.0)
     reading = ProvisionalEstimator(2.0, 1.0, meter_facts).reading(run, 2)
     work = _work()
-    work.ran = Ran(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32, run, reading, 2)
+    work.ran = BatchRun(0, 1, 2, reading.model_dump_json(), {}, 0.25, "f" * 32, run, reading, 2)
     row = np.array([0.2, 0.7000004, 0.0999996])
     (choice,) = _choices(row[None])
     writer = _writer(labels)

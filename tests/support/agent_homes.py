@@ -16,13 +16,13 @@ from tests.support.agent_world import EASY, HARD, POLICY, World
 
 from setsuden.edge_agent.core import (
     AgentCore,
+    EdgeVerdict,
     Effects,
     Escalate,
     Insert,
     Row,
     StageTimes,
     Submission,
-    Verdict,
 )
 from setsuden.edge_agent.core.results import fits
 from setsuden.schemas import subjects
@@ -152,7 +152,7 @@ class Home(World):
         trace_id = f"{0 if over_nats else self.cloud.starts:016x}{content:016x}"
         out = Effects()
         result = self.core.admit(
-            self.now, submission, Verdict(judged, None, None, times, trace_id, None), out
+            self.now, submission, EdgeVerdict(judged, None, None, times, trace_id, None), out
         )
         self.apply(out)
         if result.is_final:

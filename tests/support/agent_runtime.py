@@ -13,10 +13,10 @@ from typing import Any, cast
 from tests.support.agent import digits
 from tests.support.agent_world import EASY, HARD, POLICY, cloud_answer
 
+from setsuden.edge_agent.arrival import FinalResults
 from setsuden.edge_agent.config import AgentConfig, HttpOptions, IntakeOptions
 from setsuden.edge_agent.core import AgentCore, Cursor, Finish, Insert, Notify, Row, Write
 from setsuden.edge_agent.durable import DurableCore, now
-from setsuden.edge_agent.finals import FinalResults
 from setsuden.edge_agent.ingress.seam import Ingress
 from setsuden.edge_agent.metrics import Metrics
 from setsuden.edge_agent.outbox import Known, Outbox, OutboxUnwritableError

@@ -8,6 +8,7 @@ from random import Random
 
 from setsuden.edge_agent.core import (
     AgentCore,
+    EdgeVerdict,
     Effects,
     Escalate,
     Finish,
@@ -24,7 +25,6 @@ from setsuden.edge_agent.core import (
     Send,
     StageTimes,
     Submission,
-    Verdict,
 )
 from setsuden.pipelines.gate import Judged
 from setsuden.schemas.decision import Action, Decision, Reason
@@ -110,7 +110,7 @@ class World:
         )
         submission = Submission(event, over_nats=True, received=self.now)
         times = StageTimes(None, self.wall_ns, self.wall_ns, self.wall_ns, 1)
-        verdict = Verdict(judged, None, None, times, "0" * 31 + "1", None)
+        verdict = EdgeVerdict(judged, None, None, times, "0" * 31 + "1", None)
         out = Effects()
         result = self.core.admit(self.now, submission, verdict, out)
         self.apply(out)

@@ -16,7 +16,7 @@ from setsuden.schemas.roles import (
     Device,
     Principal,
     Site,
-    Worker,
+    WorkerPrincipal,
     password_variable,
 )
 from setsuden.services import accounts
@@ -38,8 +38,8 @@ SITE = Site(
         Application(name="a2", devices=("d2",), pipelines=("p2",)),
     ),
     workers=(
-        Worker(name="w1", region="r1", pipelines=("p1",)),
-        Worker(name="w2", region="r2", pipelines=("p2",)),
+        WorkerPrincipal(name="w1", region="r1", pipelines=("p1",)),
+        WorkerPrincipal(name="w2", region="r2", pipelines=("p2",)),
     ),
     bridges=(Principal(name="b1"),),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import isfinite
 
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading, Sensor
+from setsuden.energy.domain import Candidate, Domain, DomainKind, Reading, Sensor
 from setsuden.schemas.energy import Source
 
 
@@ -89,7 +89,7 @@ def assert_readable(candidate: Candidate, advance: Callable[[], None]) -> None:
             assert before.problem is None, before
             assert after.problem is None, after
             assert after.at_ns >= before.at_ns
-            if domain.kind is Kind.COUNTER and domain.max_joules is None:
+            if domain.kind is DomainKind.COUNTER and domain.max_joules is None:
                 assert (after.value or 0) >= (before.value or 0)
     finally:
         sensor.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 from setsuden.insight.traces.found import FoundSpan
 from setsuden.schemas import spans as table
 from setsuden.telemetry import otlp
-from setsuden.telemetry.span import Kind, Link, Span, SpanEvent, Value
+from setsuden.telemetry.span import Span, SpanEvent, SpanKind, SpanLink, Value
 
 ORIGIN_NS = 1_790_000_000_000_000_000
 ESCALATED, SECOND, EASY, BATCH = ("a" * 32, "b" * 32, "e" * 32, "ba" * 16)
@@ -47,10 +47,10 @@ class TraceBuilder:
         end_ms: float,
         *,
         parent: str | None = None,
-        kind: Kind = Kind.INTERNAL,
+        kind: SpanKind = SpanKind.INTERNAL,
         attributes: dict[str, Value] | None = None,
         events: tuple[SpanEvent, ...] = (),
-        links: tuple[Link, ...] = (),
+        links: tuple[SpanLink, ...] = (),
         error: str | None = None,
     ) -> str:
         """Add one span; its id."""
@@ -124,7 +124,7 @@ def easy(trace_id: str = EASY) -> list[FoundSpan]:
         table.EVENT,
         0,
         4,
-        kind=Kind.SERVER,
+        kind=SpanKind.SERVER,
         attributes={
             "setsuden.event_id": "meter-7.3.17",
             "setsuden.pipeline": "digits",
@@ -156,7 +156,7 @@ def escalated(trace_id: str = ESCALATED, share: float = 0.5) -> list[FoundSpan]:
         table.EVENT,
         0,
         142,
-        kind=Kind.SERVER,
+        kind=SpanKind.SERVER,
         attributes={
             "setsuden.event_id": "meter-7.3.18",
             "setsuden.pipeline": "digits",
@@ -184,16 +184,16 @@ def escalated(trace_id: str = ESCALATED, share: float = 0.5) -> list[FoundSpan]:
         attributes=energy(STUDENT_JOULES),
         events=(gate_event(15, 0.41),),
     )
-    wait = made.add(EDGE, table.ESCALATE, 15.001, 140, parent=root, kind=Kind.CLIENT)
+    wait = made.add(EDGE, table.ESCALATE, 15.001, 140, parent=root, kind=SpanKind.CLIENT)
     made.add(
         EDGE,
         table.SEND_ESCALATION,
         15.1,
         23,
         parent=wait,
-        kind=Kind.CLIENT,
+        kind=SpanKind.CLIENT,
         attributes={"peer.service": "nats"},
-        links=(Link(trace_id, wait),),
+        links=(SpanLink(trace_id, wait),),
     )
     made.add(NATS, table.hop(True, "ESC"), 17, 19, parent=wait)
     _work(made, wait, share)
@@ -207,9 +207,9 @@ def _work(made: TraceBuilder, wait: str, share: float) -> None:
         50,
         120.1,
         parent=wait,
-        kind=Kind.CONSUMER,
+        kind=SpanKind.CONSUMER,
         attributes={"messaging.nats.queue_ms": 31.0, "messaging.nats.delivery_count": 1},
-        links=(Link(made.trace_id, wait),),
+        links=(SpanLink(made.trace_id, wait),),
     )
     made.add(
         WORKER,
@@ -225,7 +225,7 @@ def _work(made: TraceBuilder, wait: str, share: float) -> None:
             "setsuden.batch.trace_id": BATCH,
         },
         events=(SpanEvent(table.BATCH_JOINED, at(60), {}),),
-        links=(Link(BATCH, span_id(BATCH, 1)),),
+        links=(SpanLink(BATCH, span_id(BATCH, 1)),),
     )
     made.add(NATS, table.hop(True, "RES"), 122, 124, parent=wait)
 
@@ -233,7 +233,7 @@ def _work(made: TraceBuilder, wait: str, share: float) -> None:
 def batch(members: Iterable[list[FoundSpan]]) -> list[FoundSpan]:
     """The executed batch of these traces' teacher runs."""
     links = [
-        Link(*one.key)
+        SpanLink(*one.key)
         for spans in members
         for one in spans
         if (one.service, one.span.name) == (table.SERVICE_WORKER, table.INFER)
@@ -270,9 +270,9 @@ def late() -> list[FoundSpan]:
         table.PROCESS,
         5_000,
         5_010,
-        kind=Kind.CONSUMER,
+        kind=SpanKind.CONSUMER,
         attributes={"setsuden.escalation.late": True, "messaging.nats.delivery_count": 2},
-        links=(Link(ESCALATED, span_id(ESCALATED, 4)),),
+        links=(SpanLink(ESCALATED, span_id(ESCALATED, 4)),),
     )
     return made.found
 

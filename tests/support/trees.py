@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 
-from setsuden.energy.host.system import Clock, Handle, Host, SysRoot
+from setsuden.energy.host.system import Clock, FileHandle, Host, SysRoot
 
 HWMON = "sys/class/hwmon"
 POWERCAP = "sys/class/powercap"
@@ -33,7 +33,7 @@ class FaultyRoot(SysRoot):
         """Reading files of this pattern fails, also through what is open; 0 ends it."""
         self._failing[pattern] = code
 
-    def open(self, name: str) -> Handle:
+    def open(self, name: str) -> FileHandle:
         """The file; raises PermissionError for a denied one."""
         if any(fnmatch(name, pattern) for pattern in self._denied):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), name)
@@ -47,8 +47,8 @@ class FaultyRoot(SysRoot):
                 raise OSError(code, os.strerror(code))
 
 
-class _FaultyHandle(Handle):
-    def __init__(self, handle: Handle, name: str, root: FaultyRoot) -> None:
+class _FaultyHandle(FileHandle):
+    def __init__(self, handle: FileHandle, name: str, root: FaultyRoot) -> None:
         super().__init__(-1)
         self._handle, self._name, self._root = handle, name, root
 

@@ -13,7 +13,7 @@ from queue import Queue
 
 import pytest
 
-from setsuden.telemetry import Kind, Offset, Recorder, Span, Timeline, TraceOptions
+from setsuden.telemetry import Offset, Recorder, Span, SpanKind, Timeline, TraceOptions
 from setsuden.telemetry import protobuf as encoding
 from setsuden.telemetry.recorder import SEGMENT_PACKED_BYTES
 from setsuden.telemetry.resource import architecture, resource
@@ -25,7 +25,9 @@ START = 10**18
 
 def span(number: int = 1, **attributes: object) -> Span:
     made: dict[str, str | bool | int | float] = attributes  # type: ignore[assignment]  # the point
-    return Span(f"{number:032x}", f"{number:016x}", None, "event", Kind.SERVER, START, START, made)
+    return Span(
+        f"{number:032x}", f"{number:016x}", None, "event", SpanKind.SERVER, START, START, made
+    )
 
 
 def recorder(folder: Path, timeline: Timeline | None = None, **options: object) -> Recorder:

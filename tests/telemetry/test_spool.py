@@ -16,7 +16,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from setsuden.telemetry import Kind, Span, protobuf
+from setsuden.telemetry import Span, SpanKind, protobuf
 from setsuden.telemetry.spool import CLOCK_DONE, Segment, Spool
 
 BOUND = 2_000
@@ -346,7 +346,7 @@ def test_a_name_that_cannot_be_taken_leaves_no_half_file(tmp_path: Path) -> None
 
 
 def test_a_sealed_segment_is_what_was_encoded(tmp_path: Path) -> None:
-    span = Span("ab" * 16, "cd" * 8, None, "event", Kind.SERVER, 1, 2, {})
+    span = Span("ab" * 16, "cd" * 8, None, "event", SpanKind.SERVER, 1, 2, {})
     data = protobuf.compress(protobuf.encode({}, [span]))
     spool_in(tmp_path).add(data, 1, keep=True)
     again = spool_in(tmp_path)

@@ -17,12 +17,12 @@ from opentelemetry.proto.trace.v1.trace_pb2 import TracesData
 
 from setsuden.schemas.errors import TraceDataError
 from setsuden.telemetry import (
-    Kind,
-    Link,
     Offset,
     ResourceSpans,
     Span,
     SpanEvent,
+    SpanKind,
+    SpanLink,
     derived_span_id,
     otlp,
     protobuf,
@@ -42,13 +42,13 @@ SPANS = st.builds(
     span_id=SPAN_IDS,
     parent_id=st.none() | SPAN_IDS,
     name=st.just("event") | NAMES,
-    kind=st.sampled_from(Kind),
+    kind=st.sampled_from(SpanKind),
     start_ns=TIMES,
     end_ns=TIMES,
     attributes=ATTRIBUTES,
     events=st.lists(st.builds(SpanEvent, NAMES, TIMES, ATTRIBUTES), max_size=2).map(tuple),
     later=st.none(),
-    links=st.lists(st.builds(Link, TRACE_IDS, SPAN_IDS), max_size=2).map(tuple),
+    links=st.lists(st.builds(SpanLink, TRACE_IDS, SPAN_IDS), max_size=2).map(tuple),
     error=st.none() | NAMES,
 )
 SOME = st.lists(SPANS, max_size=4)
@@ -58,7 +58,7 @@ CLOCK = (
     "setsuden.clock.offset_error_ms",
     "setsuden.clock.corrected",
 )
-SPAN = Span("ab" * 16, "cd" * 8, None, "event", Kind.SERVER, 10**18, 10**18 + 5, {})
+SPAN = Span("ab" * 16, "cd" * 8, None, "event", SpanKind.SERVER, 10**18, 10**18 + 5, {})
 
 
 def proto_of(line: str) -> TracesData:
@@ -164,7 +164,7 @@ def test_json_has_no_number_that_is_none(value: float) -> None:
 
 
 def test_kinds_have_their_otlp_numbers() -> None:
-    assert {f"SPAN_KIND_{kind.name}": int(kind) for kind in Kind}.items() <= dict(
+    assert {f"SPAN_KIND_{kind.name}": int(kind) for kind in SpanKind}.items() <= dict(
         ProtoSpan.SpanKind.items()
     ).items()
 
@@ -180,7 +180,7 @@ def test_a_kind_of_another_version_is_internal(number: int) -> None:
     span = data.resource_spans.add().scope_spans.add().spans.add(name="x")
     span.ParseFromString(b"\x30" + _varint(number))
     (found,) = protobuf.decode(data.SerializeToString())[0].spans
-    assert found.kind is Kind.INTERNAL
+    assert found.kind is SpanKind.INTERNAL
 
 
 def _varint(number: int) -> bytes:
@@ -194,9 +194,9 @@ def _varint(number: int) -> bytes:
 def test_kinds_are_read_by_number_and_by_name() -> None:
     line = otlp.line({}, [SPAN])
     named = line.replace('"kind":2', '"kind":"SPAN_KIND_CONSUMER"')
-    assert otlp.read(named)[0].spans[0].kind is Kind.CONSUMER
+    assert otlp.read(named)[0].spans[0].kind is SpanKind.CONSUMER
     unknown = line.replace('"kind":2', '"kind":"SPAN_KIND_NEW"')
-    assert otlp.read(unknown)[0].spans[0].kind is Kind.INTERNAL
+    assert otlp.read(unknown)[0].spans[0].kind is SpanKind.INTERNAL
 
 
 # -- the cloud's clock ---------------------------------------------------------------------------

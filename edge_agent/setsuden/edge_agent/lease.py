@@ -62,7 +62,7 @@ class LeaseRecord(WireModel):
     """The outbox's next sequence when the record was renewed."""
 
 
-class Step(Enum):
+class LeaseStep(Enum):
     """What follows from the record that is stored."""
 
     TAKE = "take"
@@ -72,7 +72,7 @@ class Step(Enum):
     REFUSE = "refuse"
 
 
-class Seen(NamedTuple):
+class SeenLease(NamedTuple):
     """Somebody else's record, and since when it has not changed, on the monotonic clock."""
 
     sequence: int
@@ -84,9 +84,9 @@ def decide(  # noqa: PLR0917  # a table of facts
     held: bool,
     record: LeaseRecord | None,
     sequence: int,
-    seen: Seen | None,
+    seen: SeenLease | None,
     now: float,
-) -> tuple[Step, Seen | None]:
+) -> tuple[LeaseStep, SeenLease | None]:
     """The step, and what to remember of the record for the next look at it.
 
     ``held``: this start of the agent has held the name. Until then a record of the same folder is
@@ -96,10 +96,10 @@ def decide(  # noqa: PLR0917  # a table of facts
         record.life == mine.life or (record.owner == mine.owner and not held)
     )
     if record is None or ours:
-        return Step.TAKE, None
+        return LeaseStep.TAKE, None
     if seen is None or seen.sequence != sequence:
-        return Step.REFUSE, Seen(sequence, now)
-    return (Step.TAKE_OVER if now - seen.since >= DEAD_SECONDS else Step.REFUSE), seen
+        return LeaseStep.REFUSE, SeenLease(sequence, now)
+    return (LeaseStep.TAKE_OVER if now - seen.since >= DEAD_SECONDS else LeaseStep.REFUSE), seen
 
 
 class Lease:
@@ -109,7 +109,7 @@ class Lease:
         self._subject = subjects.lease(device)
         self._device, self._outbox = device, outbox
         self._link, self._jetstream = link, jetstream
-        self._seen: Seen | None = None
+        self._seen: SeenLease | None = None
         self._sequence = 0
         folder = outbox.recall("folder")
         if folder is None:
@@ -133,14 +133,14 @@ class Lease:
         step, self._seen = decide(
             self._record, self._sequence > 0, record, sequence, self._seen, time.monotonic()
         )
-        if step is Step.REFUSE and record is not None:
+        if step is LeaseStep.REFUSE and record is not None:
             raise DeviceTakenError(
                 f"device name {self._device!r} is in use by another agent "
                 f"on {record.host or 'an unnamed host'} since {record.since or 'an unknown time'}",
                 remedy="stop one of them, or give this one a device name of its own; an agent "
                 f"that is gone frees its name after {DEAD_SECONDS:.0f} s",
             )
-        if step is Step.TAKE_OVER:
+        if step is LeaseStep.TAKE_OVER:
             log.warning("device_name_taken_over", device=self._device)
         if record is not None and record.life != self._record.life:
             self._compare(record)

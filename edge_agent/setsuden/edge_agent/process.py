@@ -20,11 +20,11 @@ from setsuden.link import JetStream, Link
 from setsuden.link.tasks import end
 from setsuden.pipelines.models.apart import RestartPolicy
 from setsuden.pipelines.models.run_record import RunRecord
-from setsuden.pipelines.models.runner import Tier as ModelTier
+from setsuden.pipelines.models.runner import ModelTier
 from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.pipelines.registry import Opener, PipelineReload, Registry
 from setsuden.process import logs
-from setsuden.process.reload import OUTCOME_FILE, Change, Reloader
+from setsuden.process.reload import OUTCOME_FILE, PreparedChange, Reloader
 from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas import spans, subjects
 from setsuden.schemas.errors import SetsudenError
@@ -38,11 +38,11 @@ from setsuden.telemetry.resource import host_id
 from setsuden.telemetry.ship import Shipper
 from setsuden.telemetry.supervise import Supervisor
 
+from .arrival import FinalResults
 from .clock import CloudClock
 from .config import AgentConfig
 from .core import AgentCore, Policy
 from .durable import DurableCore, now
-from .finals import FinalResults
 from .ingress.guard import read_token
 from .ingress.http import HttpIngress
 from .ingress.nats import NatsIngress
@@ -98,7 +98,7 @@ class Agent:
         """Keep the device's name, until cancelled."""
         await self.lease.run(lambda: self.runtime.durable.core.next_sequence)
 
-    async def reload_pipelines(self, config: AgentConfig) -> Change:
+    async def reload_pipelines(self, config: AgentConfig) -> PreparedChange:
         """Open what has changed of them; raises SetsudenError when it cannot be used."""
         return await self.pipelines.prepare(config.pipelines)
 
@@ -206,7 +206,7 @@ async def build(
     recorder = Recorder(
         config.traces, state, spans.SERVICE_EDGE, {"device.id": config.device}, clock.timeline
     )
-    sender = subjects.Sender(Tier.EDGE, config.device)
+    sender = subjects.TelemetrySource(Tier.EDGE, config.device)
     shipper = Shipper(link, recorder, sender, clock.timeline)
     seconds, telemetry = config.traces.metrics_seconds, Supervisor()
     metrics_shipper = MetricsShipper(link, meter, recorder.resource, sender, seconds)

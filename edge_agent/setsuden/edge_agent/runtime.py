@@ -38,7 +38,7 @@ DISK_RETRY_SECONDS = 2.0
 READ_AGAIN = "an event before it was deferred: it is read again"
 
 
-class Decision(NamedTuple):
+class DecidedBatch(NamedTuple):
     """A batch that the core has decided, on its way to the disk."""
 
     effects: Effects
@@ -140,7 +140,7 @@ class Runtime:
 
     def _decide(
         self, batch: Sequence[Arrival], judged: Sequence[JudgedArrival], stops: dict[str, int]
-    ) -> Decision:
+    ) -> DecidedBatch:
         """Let the core admit what was judged, and queue it for the disk; nothing waits here.
 
         The cursor moves past the batch, short of ``stops``: places of events that are decided
@@ -163,9 +163,9 @@ class Runtime:
         if cursor is not None:
             self._moving += 1
             self._cursor_settled.clear()
-        return Decision(out, accepted, cursor, self.durable.commit(out, cursor, reading))
+        return DecidedBatch(out, accepted, cursor, self.durable.commit(out, cursor, reading))
 
-    async def _complete(self, decision: Decision) -> None:
+    async def _complete(self, decision: DecidedBatch) -> None:
         """Once the batch is durable: answer who waits, and let the rest be sent."""
         try:
             await decision.durable
@@ -185,7 +185,7 @@ class Runtime:
             self._settle_repeats(arrival, outcome)
         self.durable.release(decision.effects)
 
-    def _settle_cursor(self, decision: Decision) -> None:
+    def _settle_cursor(self, decision: DecidedBatch) -> None:
         if decision.cursor is not None:
             self._moving -= 1
             if not self._moving:
@@ -338,7 +338,7 @@ class Runtime:
             current = [one for one in judged if not self._is_stale(one.arrival)]
             self._start(self._complete_lane(self._decide(batch, current, {})))
 
-    async def _complete_lane(self, decision: Decision) -> None:
+    async def _complete_lane(self, decision: DecidedBatch) -> None:
         try:
             await self._complete(decision)
         finally:
@@ -415,7 +415,7 @@ class Runtime:
         self.metrics.refused[error.code] += 1
         arrival.answered(error)
 
-    def _take_back(self, decision: Decision, error: OutboxUnwritableError) -> None:
+    def _take_back(self, decision: DecidedBatch, error: OutboxUnwritableError) -> None:
         """Nothing of the batch is on disk: refuse it, or let it wait where it is stored."""
         rest = self._core.withdraw(now(), decision.effects)
         self.positions.go_back(self.durable.outbox.cursor())

@@ -25,10 +25,10 @@ from setsuden.schemas.streams import RESULTS
 from setsuden.schemas.subjects import Place
 
 from . import record_checks, traces
+from .arrival import FinalResults
 from .config import AgentConfig
 from .core import Escalate, Forward, Lookup, Notify, PublishFinal, Reply, Send, encode
 from .durable import DurableCore, now
-from .finals import FinalResults
 from .metrics import Metrics
 from .outbox import RowDamagedError
 from .tracer import EventTracer

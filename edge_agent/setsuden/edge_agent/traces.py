@@ -13,10 +13,10 @@ from setsuden.schemas.energy import EnergyReading, total
 from setsuden.schemas.result import ModelRef, Result, Status
 from setsuden.schemas.streams import ESCALATIONS, RESULTS
 from setsuden.telemetry import (
-    Kind,
-    Link,
     Span,
     SpanEvent,
+    SpanKind,
+    SpanLink,
     derived_span_id,
     derived_trace_id,
     traceparent,
@@ -116,12 +116,12 @@ def sent_result(
         identity,
         None,
         spans.SEND_RESULT,
-        Kind.PRODUCER,
+        SpanKind.PRODUCER,
         start_ns,
         max(end_ns, start_ns + _STEP_NS),
         attributes,
         events=acked,
-        links=(Link(result.trace_id, root_id(result)),),
+        links=(SpanLink(result.trace_id, root_id(result)),),
         error=error,
     )
 
@@ -151,7 +151,7 @@ def _root(finished: FinishedEvent, root: str, end_ns: int) -> Span:
         root,
         times.parent_span_id,
         spans.EVENT,
-        Kind.CONSUMER if finished.over_nats else Kind.SERVER,
+        SpanKind.CONSUMER if finished.over_nats else SpanKind.SERVER,
         times.accepted_ns,
         end_ns,
         attributes | _totals(result, result.energy.edge),
@@ -214,7 +214,7 @@ def _preprocess(finished: FinishedEvent, root: str) -> Span | None:
         derived_span_id(result.trace_id, f"preprocess/{result.event_id}"),
         root,
         spans.PREPROCESS,
-        Kind.INTERNAL,
+        SpanKind.INTERNAL,
         start,
         max(times.infer_start_ns - _STEP_NS, start + _STEP_NS),
         {"setsuden.batch.size": times.infer_items},
@@ -236,7 +236,7 @@ def _infer(finished: FinishedEvent, root: str, not_before_ns: int) -> Span:
         derived_span_id(result.trace_id, f"infer/{result.event_id}"),
         root,
         spans.INFER,
-        Kind.INTERNAL,
+        SpanKind.INTERNAL,
         start,
         end,
         attributes,
@@ -283,7 +283,7 @@ def _escalation(  # noqa: PLR0917  # all that the wait for the cloud is made of
         identity,
         root,
         spans.ESCALATE,
-        Kind.CLIENT,
+        SpanKind.CLIENT,
         start_ns,
         end_ns,
         attributes,
@@ -311,12 +311,12 @@ def _send(result: Result, sent: Sent, escalate: Span, at: At) -> Span | None:
         derived_span_id(result.trace_id, f"send/{result.event_id}/{began}"),
         escalate.span_id,
         spans.SEND_ESCALATION,
-        Kind.CLIENT,
+        SpanKind.CLIENT,
         start,
         end,
         attributes,
         events=_acked(ESCALATIONS, sent.sequence, end),
-        links=(Link(result.trace_id, escalate.span_id),),  # the context the message carries
+        links=(SpanLink(result.trace_id, escalate.span_id),),  # the context the message carries
         error=sent.error,
     )
 

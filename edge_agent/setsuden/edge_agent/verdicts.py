@@ -9,7 +9,7 @@ from random import Random, SystemRandom
 from setsuden.pipelines.pipeline import JudgedBatch, Pipeline
 from setsuden.telemetry import TraceContext, new_trace_id, parse_traceparent
 
-from .core import StageTimes, Submission, Verdict
+from .core import EdgeVerdict, StageTimes, Submission
 
 _RANDOM = Random(SystemRandom().getrandbits(128))  # noqa: S311  # ids, no secrets
 
@@ -20,7 +20,7 @@ def verdict(
     run: JudgedBatch,
     place: int,
     at: Callable[[int], int],
-) -> Verdict:
+) -> EdgeVerdict:
     """What the student and the gate say of one submission; ``at`` gives the span timeline."""
     context = parse_traceparent(submission.event.traceparent)
     times = StageTimes(
@@ -32,7 +32,7 @@ def verdict(
         at(run.prepare_ns) if run.prepare_ns < run.start_ns else 0,
         None if context is None else context.sampled,
     )
-    return Verdict(
+    return EdgeVerdict(
         run.judged[place],
         run.model,
         run.energy,

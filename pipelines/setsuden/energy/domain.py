@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 from setsuden.schemas.energy import Boundary, Source
 
 
-class Kind(StrEnum):
+class DomainKind(StrEnum):
     """What one value of a domain is."""
 
     COUNTER = "counter"
@@ -31,7 +31,7 @@ class Domain:
     """As the device names it, e.g. ``package-0``, ``VDD_IN``."""
     hw_type: str
     """``hw.type`` of OpenTelemetry: cpu, memory, gpu, battery, enclosure, …"""
-    kind: Kind
+    kind: DomainKind
     source: Source
     boundary: Boundary
     factor: float

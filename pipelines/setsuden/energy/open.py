@@ -20,7 +20,7 @@ from setsuden.energy.metering.journal import Journal
 from setsuden.energy.metering.ledger import WorkKey
 from setsuden.energy.metering.meter import Meter
 from setsuden.energy.metering.provisional import ProvisionalEstimator
-from setsuden.energy.metering.sampler import Sampler
+from setsuden.energy.metering.sampler import EnergySampler
 from setsuden.energy.metering.settle import MeterFacts
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.power_curve import stored_calibration
@@ -130,7 +130,7 @@ def open_meter(
     )
     return Meter(
         host,
-        sampler=Sampler(chosen),
+        sampler=EnergySampler(chosen),
         baseline=idle.baseline,
         facts=facts,
         journal=Journal(Path(options.rows), row, options.rows_max_bytes),

@@ -40,7 +40,7 @@ class Point(Model):
     what its last digit rounds away."""
 
 
-class Curve(NamedTuple):
+class PowerCurve(NamedTuple):
     """Watts over utilisation: straight between its points, which begin at 0."""
 
     points: tuple[tuple[float, float], ...]
@@ -94,10 +94,10 @@ class Calibration(Model):
         return self
 
     @property
-    def curve(self) -> Curve:
+    def curve(self) -> PowerCurve:
         """Idle power at 0, then the half and the full point."""
         rest = tuple((point.utilisation, point.watts) for point in self.points[1:])
-        return Curve(((0.0, self.idle_watts), *rest))
+        return PowerCurve(((0.0, self.idle_watts), *rest))
 
     @property
     def exponent(self) -> float:
@@ -105,7 +105,7 @@ class Calibration(Model):
         return exponent(self.curve)
 
 
-def exponent(curve: Curve) -> float:
+def exponent(curve: PowerCurve) -> float:
     """Exponent of dynamic power over utilisation, within 0.2 to 2; 1 where it is undefined."""
     (_, idle), (half, at_half), (full, at_full) = curve.points
     if not idle < at_half < at_full:
@@ -122,7 +122,7 @@ def machine_hash(root: SysRoot) -> str | None:
     return hmac.new(found.encode(), b"setsuden calibration", hashlib.sha256).hexdigest()[:32]
 
 
-class Lookup(NamedTuple):
+class CalibrationLookup(NamedTuple):
     """The calibration of this machine, or why there is none."""
 
     calibration: Calibration | None
@@ -130,7 +130,7 @@ class Lookup(NamedTuple):
     remedy: str = ""
 
 
-def stored_calibration(options: EnergyOptions, host: Host) -> Lookup:
+def stored_calibration(options: EnergyOptions, host: Host) -> CalibrationLookup:
     """The calibration in ``options.calibration`` when it is of this very machine."""
     path = Path(options.calibration)
     try:
@@ -138,17 +138,19 @@ def stored_calibration(options: EnergyOptions, host: Host) -> Lookup:
             data = file.read(MAX_BYTES)
         read = Calibration.model_validate_json(data)
     except FileNotFoundError:
-        return Lookup(None, f"there is no {path}", _REMEDY)
+        return CalibrationLookup(None, f"there is no {path}", _REMEDY)
     except OSError as error:
-        return Lookup(None, f"{path}: {error.strerror}", f"ls -l {path}")
+        return CalibrationLookup(None, f"{path}: {error.strerror}", f"ls -l {path}")
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        return Lookup(None, f"{path} is no calibration: {where} {first['msg']}".strip(), _REMEDY)
+        return CalibrationLookup(
+            None, f"{path} is no calibration: {where} {first['msg']}".strip(), _REMEDY
+        )
     other = _difference(read, host.root)
     if other is not None:
-        return Lookup(None, f"{path} is of another machine: {other}", _REMEDY)
-    return Lookup(read, f"{path} of {read.at}, measured with {read.meter}")
+        return CalibrationLookup(None, f"{path} is of another machine: {other}", _REMEDY)
+    return CalibrationLookup(read, f"{path} of {read.at}, measured with {read.meter}")
 
 
 def _difference(read: Calibration, root: SysRoot) -> str | None:

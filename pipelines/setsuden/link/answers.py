@@ -15,7 +15,7 @@ MAX_BYTES = 16 << 20
 """A read of 4 MiB and the message that goes beyond it."""
 
 
-class Answers(asyncio.Queue[Incoming]):
+class AnswerQueue(asyncio.Queue[Incoming]):
     """The answers to a request to ``subject``, those already taken counted as well."""
 
     def __init__(self, subject: str = "") -> None:

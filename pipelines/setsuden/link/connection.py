@@ -30,7 +30,7 @@ from .faults import Faults
 from .messages import Handler, Incoming
 from .opening import opening_error
 from .options import LinkOptions
-from .protocol import Client, NatsError
+from .protocol import NatsClient, NatsError
 from .untrusted import printable
 from .wire import Wire, of_socket
 
@@ -46,7 +46,7 @@ class Connection:
     def __init__(self, options: LinkOptions, faults: Faults | None = None) -> None:
         self._options = options
         self._faults = faults or Faults()
-        self._client = Client(self._faults, self._on_denied_text)
+        self._client = NatsClient(self._faults, self._on_denied_text)
         self.lost = self._client.lost
         self.inbox = "_INBOX"
         """Where answers to :meth:`ask` come."""

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from setsuden.schemas.errors import ForbiddenError, LinkError, UnavailableError
 
-from .answers import ENDED, Answers
+from .answers import ENDED, AnswerQueue
 from .link import Link, LinkState
 from .messages import Incoming
 from .untrusted import json_object, number, printable
@@ -61,7 +61,7 @@ class JetStream:
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._replies: dict[str, Answers] = {}
+        self._replies: dict[str, AnswerQueue] = {}
         self._next = 0
 
     async def start(self) -> None:
@@ -90,9 +90,9 @@ class JetStream:
         return format(self._next, "x")
 
     @asynccontextmanager
-    async def _conversation(self, subject: str = "") -> AsyncIterator[tuple[str, Answers]]:
+    async def _conversation(self, subject: str = "") -> AsyncIterator[tuple[str, AnswerQueue]]:
         token = self._new_token()
-        queue = self._replies[token] = Answers(subject)
+        queue = self._replies[token] = AnswerQueue(subject)
         try:
             yield f"{self._link.inbox}.api.{token}", queue
         finally:
@@ -194,7 +194,7 @@ class JetStream:
         broker can permit by subject. Raises LinkError when one of them is not answered.
         """
         asked: dict[str, str] = {}
-        answers = Answers(f"$JS.API.DIRECT.GET.{stream}")
+        answers = AnswerQueue(f"$JS.API.DIRECT.GET.{stream}")
         newest: dict[str, Incoming] = {}
         try:
             for subject in subjects:

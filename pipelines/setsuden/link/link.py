@@ -26,7 +26,7 @@ from .faults import Faults
 from .messages import Done, Handler, Incoming, Outcome, Stored
 from .options import LinkOptions
 from .tasks import Backoff, end, jittered, wait
-from .window import Window, parse_ack
+from .window import AckWindow, parse_ack
 from .wire import Wire
 
 log = get_logger(__name__)
@@ -63,7 +63,7 @@ class Link:
         self.inbox = f"_INBOX.{name}.{secrets.token_hex(8)}"  # nobody can guess where answers go
         self._faults = Faults()
         self._proof = proof
-        self._window = Window(options.publish_timeout_seconds, self._faults)
+        self._window = AckWindow(options.publish_timeout_seconds, self._faults)
         self._subscriptions: dict[str, tuple[Handler, str]] = {
             f"{self.inbox}.ack.*": (self._on_ack, "")
         }

@@ -45,7 +45,7 @@ class _Parser(parser.Parser):
             raise nats.errors.ProtocolError
 
 
-class Client(nats.aio.client.Client):
+class NatsClient(nats.aio.client.Client):
     """nats-py from one connection's opening to its loss, without its reconnecting."""
 
     def __init__(self, faults: Faults, on_denied: Callable[[str], None]) -> None:

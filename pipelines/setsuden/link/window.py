@@ -42,7 +42,7 @@ class _Waiting(NamedTuple):
     subject: str
 
 
-class Window:
+class AckWindow:
     """Tokens of unanswered stores, oldest first."""
 
     def __init__(self, timeout_seconds: float, faults: Faults | None = None) -> None:

@@ -7,19 +7,19 @@ from functools import partial
 from pathlib import Path
 
 from setsuden.energy import Meter
-from setsuden.process.reload import Change
+from setsuden.process.reload import PreparedChange
 from setsuden.schemas.bundle import Manifest
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import Limits, PipelineSpec
-from setsuden.schemas.result import Tier as Side
+from setsuden.schemas.result import Tier
 
 from . import bundle as bundles
 from .bundle import Bundle
 from .models import loading
 from .models.failure import RunFailedError
 from .models.run_thread import RunThread
-from .models.runner import ModelRunner, Tier
+from .models.runner import ModelRunner, ModelTier
 from .models.watchdog import Watchdog
 from .pipeline import Pipeline
 
@@ -73,8 +73,8 @@ class Opener:
 
     def __init__(
         self,
-        side: Side,
-        tier: Tier,
+        side: Tier,
+        tier: ModelTier,
         folder_of: Callable[[PipelineSpec], Path],
         *,
         meter: Meter,
@@ -124,7 +124,7 @@ class Opener:
         return bundle
 
     def _model(self, spec: PipelineSpec, bundle: Bundle) -> str | None:
-        if self._side is Side.CLOUD:
+        if self._side is Tier.CLOUD:
             return spec.teacher
         return "student" if "student" in bundle.manifest.models else None
 
@@ -148,7 +148,7 @@ class Opener:
                 bundle,
                 model,
                 spec.name,
-                limits=spec.limits if self._side is Side.CLOUD else _edge_limits(spec),
+                limits=spec.limits if self._side is Tier.CLOUD else _edge_limits(spec),
                 meter=self._meter,
                 tier=self._tier,
                 watchdog=self._watchdog,
@@ -166,7 +166,7 @@ class PipelineReload:
         self._registry, self._opener = registry, opener
         self._declared = frozenset(spec.name for spec in declared)
 
-    async def prepare(self, specs: Sequence[PipelineSpec]) -> Change:
+    async def prepare(self, specs: Sequence[PipelineSpec]) -> PreparedChange:
         """Open and try what has changed, beside the pipelines in force.
 
         Raises SetsudenError when any of it cannot be used: nothing has changed then.
@@ -183,7 +183,7 @@ class PipelineReload:
         finally:
             thread.stop()
         names = {spec.name for spec in specs}
-        return Change(
+        return PreparedChange(
             partial(self._replace, changed),
             applied=sorted(f"pipelines.{each.spec.name}" for each in changed),
             restart=sorted(f"pipelines.{name}" for name in names ^ self._declared),

@@ -22,7 +22,7 @@ from setsuden.schemas.base import Model
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.redact import masked
 
-from .toml_places import KeyPath, Place, place_of, places
+from .toml_places import KeyPath, TomlPlace, place_of, places
 
 ENVIRONMENT_PREFIX = "SETSUDEN_"
 MAX_CONFIG_BYTES = 1 << 20
@@ -47,14 +47,14 @@ class Document:
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class ConfigProblem:
     """One thing that is wrong, where, and the nearest right name."""
 
     where: str
     """``file:line``, ``environment NAME`` or the flag."""
     message: str
     key: str = ""
-    place: Place | None = None
+    place: TomlPlace | None = None
     """Set when it stands in the file."""
     near: str | None = None
     remedy: str = ""
@@ -105,14 +105,14 @@ def parse(path: Path, text: str) -> Document:
     return Document(path, text, tomllib.loads(text), {})
 
 
-def syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> Problem:
+def syntax_problem(path: Path, error: tomllib.TOMLDecodeError) -> ConfigProblem:
     """Why a text is no TOML, and where."""
     text = str(error)
     match = _SYNTAX_PLACE.search(text)
     if match is None:
-        return Problem(str(path), f"no TOML: {text}")
-    place = Place(int(match[1]), int(match[2]))
-    return Problem(f"{path}:{place.line}", f"no TOML: {text[: match.start()]}", place=place)
+        return ConfigProblem(str(path), f"no TOML: {text}")
+    place = TomlPlace(int(match[1]), int(match[2]))
+    return ConfigProblem(f"{path}:{place.line}", f"no TOML: {text[: match.start()]}", place=place)
 
 
 # -- laying over ------------------------------------------------------------------------------
@@ -241,7 +241,7 @@ def validate(
         raise error("\n".join(lines)) from problem
 
 
-def problems(model: type[BaseModel], document: Document) -> list[Problem]:
+def problems(model: type[BaseModel], document: Document) -> list[ConfigProblem]:
     """Everything that is wrong with the document as ``model``."""
     try:
         model.model_validate(document.data)
@@ -250,7 +250,9 @@ def problems(model: type[BaseModel], document: Document) -> list[Problem]:
     return []
 
 
-def _problems(model: type[BaseModel], document: Document, error: ValidationError) -> list[Problem]:
+def _problems(
+    model: type[BaseModel], document: Document, error: ValidationError
+) -> list[ConfigProblem]:
     found = error.errors(include_url=False, include_input=False)
     locs = [entry["loc"] for entry in found]
     return [
@@ -267,7 +269,7 @@ def _has_below(locs: list[Loc], loc: Loc) -> bool:
 
 def _problem(
     model: type[BaseModel], document: Document, loc: Loc, kind: str, message: str
-) -> Problem:
+) -> ConfigProblem:
     path = tuple(str(part) for part in loc)
     key = ".".join(path)
     where, place = whereabouts(document, path)
@@ -275,13 +277,13 @@ def _problem(
         fixed = _retired(model, path)
         if fixed is not None:
             message, remedy = f"unknown key {key!r}: it is fixed at {fixed} now", "remove it"
-            return Problem(where, message, key, place, remedy=remedy)
-        return Problem(where, f"unknown key {key!r}", key, place, _near(model, path))
+            return ConfigProblem(where, message, key, place, remedy=remedy)
+        return ConfigProblem(where, f"unknown key {key!r}", key, place, _near(model, path))
     text = "is required" if kind == "missing" else message.removeprefix("Value error, ")
-    return Problem(where, f"{key}: {text}" if key else text, key, place)
+    return ConfigProblem(where, f"{key}: {text}" if key else text, key, place)
 
 
-def whereabouts(document: Document, path: KeyPath) -> tuple[str, Place | None]:
+def whereabouts(document: Document, path: KeyPath) -> tuple[str, TomlPlace | None]:
     """Where to mend the value at ``path``: the flag, the variable, or the nearest line above."""
     laid = _laid_over(document, path)
     if laid:

@@ -52,7 +52,7 @@ _LOOK_SECONDS = 0.05
 ConfigT = TypeVar("ConfigT", bound=Reloadable)
 
 
-class Change(NamedTuple):
+class PreparedChange(NamedTuple):
     """What a reload is about to change, prepared and found to be good."""
 
     apply: Callable[[], None]
@@ -62,7 +62,7 @@ class Change(NamedTuple):
     """What differs and needs a restart."""
 
 
-class Outcome(NamedTuple):
+class ReloadOutcome(NamedTuple):
     """What came of one reload."""
 
     began_ns: int
@@ -84,14 +84,14 @@ class Outcome(NamedTuple):
             log.warning("reload_outcome_unwritten", detail=str(error))
 
 
-def read_outcome(path: Path) -> Outcome | None:
+def read_outcome(path: Path) -> ReloadOutcome | None:
     """The newest outcome; None when there is none that can be read."""
     with suppress(OSError, ValueError, TypeError):
-        return Outcome(**json.loads(path.read_text(encoding="utf-8")))
+        return ReloadOutcome(**json.loads(path.read_text(encoding="utf-8")))
     return None
 
 
-def request(lock: Path, outcome_file: Path, patience_seconds: float) -> Outcome:
+def request(lock: Path, outcome_file: Path, patience_seconds: float) -> ReloadOutcome:
     """Have the process that holds ``lock`` reload, and wait for what comes of it.
 
     Raises UnavailableError when none holds it, or when the outcome does not come in time.
@@ -146,7 +146,7 @@ class Reloader(Generic[ConfigT]):
         link: Link | None,
         manager: ServiceManager,
         *,
-        pipelines: Callable[[ConfigT], Awaitable[Change]] | None = None,
+        pipelines: Callable[[ConfigT], Awaitable[PreparedChange]] | None = None,
         outcome_file: Path | None = None,
     ) -> None:
         """``load`` reads the file as the start did; without it only files it names are read again.
@@ -187,26 +187,26 @@ class Reloader(Generic[ConfigT]):
             finally:
                 self._manager.ready()
 
-    async def _reload(self, began_ns: int) -> Outcome:
+    async def _reload(self, began_ns: int) -> ReloadOutcome:
         """Read, compare, prepare, apply, and log what was done."""
         try:
             config = self._config if self._load is None else self._load()
             credentials = _digests(config.nats, strict=True)
-            change = Change(lambda: None)
+            change = PreparedChange(lambda: None)
             if self._prepare is not None:
                 change = await self._prepare(config)
         except SetsudenError as error:
             log.error("reload_refused", detail=str(error), remedy=error.remedy)  # noqa: TRY400  # the message names the place
-            return Outcome(began_ns, (), (), error.code, error.message, error.remedy)
+            return ReloadOutcome(began_ns, (), (), error.code, error.message, error.remedy)
         except Exception as error:  # a mistake of ours must not end what works
             log.exception("reload_failed")
-            return Outcome(began_ns, (), (), "internal", repr(error))
+            return ReloadOutcome(began_ns, (), (), "internal", repr(error))
         change.apply()
         applied = [*self._set_level(config.log_level), *self._log_in(config.nats, credentials)]
         applied += change.applied
         restart = sorted([*self._needs_restart(config), *change.restart])
         log.info("config_reloaded", applied=applied, restart_needed=restart)
-        return Outcome(began_ns, applied, restart)
+        return ReloadOutcome(began_ns, applied, restart)
 
     def _needs_restart(self, config: ConfigT) -> set[str]:
         changed = _changed(self._config, config) - self._live

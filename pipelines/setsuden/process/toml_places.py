@@ -16,7 +16,7 @@ _ESCAPE_DIGITS = {"u": 4, "U": 8}
 _ESCAPES = {"b": "\b", "t": "\t", "n": "\n", "f": "\f", "r": "\r", "e": "\x1b"}
 
 
-class Place(NamedTuple):
+class TomlPlace(NamedTuple):
     """Where something stands, both from 1."""
 
     line: int
@@ -24,7 +24,7 @@ class Place(NamedTuple):
 
 
 @lru_cache(maxsize=16)
-def places(text: str) -> dict[KeyPath, Place]:
+def places(text: str) -> dict[KeyPath, TomlPlace]:
     """The place of every key and array entry, entries by their index: ``("pipelines", "0")``.
 
     For a text that is no TOML, what was found before the mistake.
@@ -40,7 +40,7 @@ def line_of(text: str, path: tuple[str | int, ...]) -> int:
     return place_of(text, path).line
 
 
-def place_of(text: str, path: tuple[str | int, ...]) -> Place:
+def place_of(text: str, path: tuple[str | int, ...]) -> TomlPlace:
     """As :func:`line_of`, with the column."""
     known = places(text)
     wanted = tuple(str(part) for part in path)
@@ -48,7 +48,7 @@ def place_of(text: str, path: tuple[str | int, ...]) -> Place:
         place = known.get(wanted[:length])
         if place is not None:
             return place
-    return Place(1, 1)
+    return TomlPlace(1, 1)
 
 
 class _Scanner:
@@ -61,7 +61,7 @@ class _Scanner:
         self._line_start = 0
         self._entries: dict[KeyPath, int] = {}
         """Newest index of each array of tables."""
-        self.places_found: dict[KeyPath, Place] = {}
+        self.places_found: dict[KeyPath, TomlPlace] = {}
 
     def document(self) -> None:
         """Every table and pair, to the end of the text."""
@@ -87,7 +87,7 @@ class _Scanner:
             self.places_found.setdefault(path[:length], place)
         return path
 
-    def _add_entry(self, keys: KeyPath, place: Place) -> None:
+    def _add_entry(self, keys: KeyPath, place: TomlPlace) -> None:
         array = (*self._resolved(keys[:-1]), keys[-1])
         self._entries[array] = self._entries.get(array, -1) + 1
         self.places_found.setdefault(array, place)
@@ -109,7 +109,7 @@ class _Scanner:
         self._skip(_BLANK)
         self._value((*table, *keys))
 
-    def _keys(self) -> tuple[KeyPath, Place]:
+    def _keys(self) -> tuple[KeyPath, TomlPlace]:
         self._skip(_BLANK)
         place, keys = self._place(), [self._key()]
         self._skip(_BLANK)
@@ -228,5 +228,5 @@ class _Scanner:
                 self._line_start = self._at + 1
             self._at += 1
 
-    def _place(self) -> Place:
-        return Place(self._line, self._at - self._line_start + 1)
+    def _place(self) -> TomlPlace:
+        return TomlPlace(self._line, self._at - self._line_start + 1)

@@ -11,19 +11,17 @@ from .offset import Offset, OffsetEstimator
 from .options import TraceOptions
 from .recorder import Recorder, Timeline
 from .span import (
-    Kind,
-    Link,
     ResourceSpans,
     Span,
     SpanEvent,
+    SpanKind,
+    SpanLink,
     derived_span_id,
     derived_trace_id,
     new_trace_id,
 )
 
 __all__ = [
-    "Kind",
-    "Link",
     "Offset",
     "OffsetEstimator",
     "Recorder",
@@ -31,6 +29,8 @@ __all__ = [
     "Span",
     "SpanClock",
     "SpanEvent",
+    "SpanKind",
+    "SpanLink",
     "Timeline",
     "TraceContext",
     "TraceOptions",

@@ -13,6 +13,8 @@ _FILE = "clock.json"
 _END_NS = 1 << 62
 """Past any clock, year 2116: a damaged anchor would make moments that no span can hold."""
 
+_ANCHOR_SECONDS = 30.0
+
 
 class SpanClock:
     """A wall-clock anchor, taken once in each boot, plus the monotonic clock.
@@ -64,3 +66,21 @@ def _keep(file: Path, boot: str, anchor: int) -> None:
     fresh.unlink(missing_ok=True)
     fresh.write_text(json.dumps({"boot": boot, "anchor_ns": anchor}), encoding="utf-8")
     fresh.replace(file)
+
+
+class WallClock:
+    """A wall-clock anchor plus the monotonic clock: a step of NTP bends no duration."""
+
+    def __init__(self) -> None:
+        self._anchored = self._offset = 0
+        self.anchor()
+
+    def anchor(self) -> None:
+        """Follow the wall clock again, at most every 30 s; call between batches."""
+        mono = time.monotonic_ns()
+        if not self._offset or mono - self._anchored > _ANCHOR_SECONDS * 1e9:
+            self._anchored, self._offset = mono, time.time_ns() - mono
+
+    def now_ns(self) -> int:
+        """Nanoseconds since 1970, UTC."""
+        return self._offset + time.monotonic_ns()

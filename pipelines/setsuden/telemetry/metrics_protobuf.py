@@ -9,7 +9,7 @@ from google.protobuf.json_format import MessageToJson
 from google.protobuf.message import DecodeError
 from opentelemetry.proto.metrics.v1.metrics_pb2 import AggregationTemporality, Metric, MetricsData
 
-from setsuden.energy.metering.instruments import Instrument, Point
+from setsuden.energy.metering.instruments import Instrument, MetricPoint
 from setsuden.schemas.errors import TraceDataError
 
 from . import prescan
@@ -47,7 +47,7 @@ def encode(
     return data.SerializeToString(deterministic=True)
 
 
-def _fill(metric: Metric, points: Iterable[Point], start_ns: int, at_ns: int) -> None:
+def _fill(metric: Metric, points: Iterable[MetricPoint], start_ns: int, at_ns: int) -> None:
     metric.sum.aggregation_temporality = CUMULATIVE
     metric.sum.is_monotonic = True
     for point in points:

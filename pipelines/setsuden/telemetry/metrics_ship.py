@@ -32,7 +32,7 @@ class MetricsShipper:
         link: Link,
         meter: Meter,
         resource: Mapping[str, Value],
-        sender: subjects.Sender,
+        sender: subjects.TelemetrySource,
         seconds: float,
         *,
         now_ns: Callable[[], int] = time.time_ns,

@@ -15,7 +15,7 @@ from typing import Any
 
 from setsuden.schemas.errors import TraceDataError
 
-from .span import Kind, Link, ResourceSpans, Span, SpanEvent, Value
+from .span import ResourceSpans, Span, SpanEvent, SpanKind, SpanLink, Value
 
 SCOPE = "setsuden"
 _ERROR = 2
@@ -118,16 +118,22 @@ def _read_span(span: dict[str, Any]) -> Span:
             SpanEvent(one["name"], int(one["timeUnixNano"]), _values(one.get("attributes", [])))
             for one in span.get("events", [])
         ),
-        tuple(Link(one["traceId"].lower(), one["spanId"].lower()) for one in span.get("links", [])),
+        tuple(
+            SpanLink(one["traceId"].lower(), one["spanId"].lower()) for one in span.get("links", [])
+        ),
         status.get("message", "") if status.get("code") in {_ERROR, "STATUS_CODE_ERROR"} else None,
     )
 
 
-def _kind(value: int | str) -> Kind:
+def _kind(value: int | str) -> SpanKind:
     """Protobuf's JSON writes enumerations by number or by name."""
     if isinstance(value, str):
-        return Kind[value.removeprefix("SPAN_KIND_")] if value[10:] in Kind.__members__ else Kind(1)
-    return Kind(value or Kind.INTERNAL)
+        return (
+            SpanKind[value.removeprefix("SPAN_KIND_")]
+            if value[10:] in SpanKind.__members__
+            else SpanKind(1)
+        )
+    return SpanKind(value or SpanKind.INTERNAL)
 
 
 def _values(pairs: Iterable[dict[str, Any]]) -> dict[str, Value]:

@@ -20,13 +20,13 @@ from setsuden.schemas.spans import EVENT
 from . import prescan
 from .offset import Offset
 from .otlp import SCOPE
-from .span import Kind, Link, ResourceSpans, Span, SpanEvent, Value
+from .span import ResourceSpans, Span, SpanEvent, SpanKind, SpanLink, Value
 
 MAX_SEGMENT_BYTES = 1 << 20
 """Uncompressed; the recorder seals segments of three quarters of it at most."""
 MAX_PARTS = 1 << 15
 """Spans, attributes, links, texts: of one message from elsewhere. Ours have 14,000 at most."""
-_KINDS = frozenset(map(int, Kind))
+_KINDS = frozenset(map(int, SpanKind))
 _PLAN = prescan.plan_of(TracesData.DESCRIPTOR, prescan.LEAVES)
 
 
@@ -180,12 +180,12 @@ def _span(span: ProtoSpan) -> Span:
         span.span_id.hex(),
         span.parent_span_id.hex() or None,
         span.name,
-        Kind(span.kind) if span.kind in _KINDS else Kind.INTERNAL,
+        SpanKind(span.kind) if span.kind in _KINDS else SpanKind.INTERNAL,
         span.start_time_unix_nano,
         span.end_time_unix_nano,
         _values(span.attributes),
         tuple(SpanEvent(e.name, e.time_unix_nano, _values(e.attributes)) for e in span.events),
-        tuple(Link(link.trace_id.hex(), link.span_id.hex()) for link in span.links),
+        tuple(SpanLink(link.trace_id.hex(), link.span_id.hex()) for link in span.links),
         span.status.message if span.status.code == Status.STATUS_CODE_ERROR else None,
     )
 

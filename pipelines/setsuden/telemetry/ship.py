@@ -33,7 +33,7 @@ class Shipper:
         self,
         link: Link,
         recorder: Recorder,
-        sender: subjects.Sender,
+        sender: subjects.TelemetrySource,
         timeline: Timeline | None = None,
     ) -> None:
         self._link, self._recorder, self._timeline = link, recorder, timeline

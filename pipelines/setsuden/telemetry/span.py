@@ -15,7 +15,7 @@ Later = Callable[[], "Mapping[str, Value] | None"]
 """Attributes that are known some time after a span has ended; None until then."""
 
 
-class Kind(IntEnum):
+class SpanKind(IntEnum):
     """Span kinds with their OTLP numbers."""
 
     INTERNAL = 1
@@ -33,7 +33,7 @@ class SpanEvent(NamedTuple):
     attributes: Mapping[str, Value]
 
 
-class Link(NamedTuple):
+class SpanLink(NamedTuple):
     """A span of this or another trace that this one is about."""
 
     trace_id: str
@@ -47,12 +47,12 @@ class Span(NamedTuple):
     span_id: str
     parent_id: str | None
     name: str
-    kind: Kind
+    kind: SpanKind
     start_ns: int
     end_ns: int
     attributes: Mapping[str, Value]
     events: tuple[SpanEvent, ...] = ()
-    links: tuple[Link, ...] = ()
+    links: tuple[SpanLink, ...] = ()
     error: str | None = None
     later: Later | None = None
     """Asked before the span is sealed: settled joules instead of provisional ones."""

@@ -37,7 +37,7 @@ class Role(StrEnum):
     """Is in ``CORE`` itself and may do everything: it makes the streams and serves devices."""
 
 
-class Access(StrEnum):
+class SubjectUse(StrEnum):
     """How a subject is used."""
 
     SEND = "send"
@@ -58,7 +58,7 @@ class Grant(NamedTuple):
     """One row: a role, how, and a subject with ``{placeholders}`` for the principal's names."""
 
     role: Role
-    access: Access
+    access: SubjectUse
     subject: str
 
 
@@ -68,61 +68,68 @@ LEAF_GET = "direct.get"
 _NEXT, _ACK = "$JS.API.CONSUMER.MSG.NEXT", "$JS.ACK"
 _RECORDS = ("res", "late")
 GRANTS = (
-    Grant(Role.DEVICE, Access.SEND, "esc.{region}.{pipeline}.{device}.*"),
+    Grant(Role.DEVICE, SubjectUse.SEND, "esc.{region}.{pipeline}.{device}.*"),
     *(
-        Grant(Role.DEVICE, Access.SEND, f"{kind}.{{region}}.{{pipeline}}.{{device}}.*")
+        Grant(Role.DEVICE, SubjectUse.SEND, f"{kind}.{{region}}.{{pipeline}}.{{device}}.*")
         for kind in _RECORDS
     ),
     *(
         Grant(
             Role.DEVICE,
-            Access.SEND,
+            SubjectUse.SEND,
             f"{_GET}.{RESULTS}.{kind}.{{region}}.{{pipeline}}.{{device}}.*",
         )
         for kind in _RECORDS
     ),
-    Grant(Role.DEVICE, Access.SEND, "dead.{pipeline}.{device}"),
-    Grant(Role.DEVICE, Access.SEND, "lease.{device}"),
-    Grant(Role.DEVICE, Access.SEND, f"{_GET}.{LEASES}.lease.{{device}}"),
-    Grant(Role.DEVICE, Access.ASK, "cloud.{device}.*"),
-    Grant(Role.DEVICE, Access.SEND, "otel.spans.edge.{device}"),
-    Grant(Role.DEVICE, Access.SEND, "otel.metrics.edge.{device}"),
-    Grant(Role.DEVICE, Access.TRACE, "otel.hops.edge.{device}"),
-    Grant(Role.DEVICE, Access.REPLY, "reply.{application}.{device}.*.*"),
-    Grant(Role.DEVICE, Access.LISTEN, "notify.{device}.*"),
+    Grant(Role.DEVICE, SubjectUse.SEND, "dead.{pipeline}.{device}"),
+    Grant(Role.DEVICE, SubjectUse.SEND, "lease.{device}"),
+    Grant(Role.DEVICE, SubjectUse.SEND, f"{_GET}.{LEASES}.lease.{{device}}"),
+    Grant(Role.DEVICE, SubjectUse.ASK, "cloud.{device}.*"),
+    Grant(Role.DEVICE, SubjectUse.SEND, "otel.spans.edge.{device}"),
+    Grant(Role.DEVICE, SubjectUse.SEND, "otel.metrics.edge.{device}"),
+    Grant(Role.DEVICE, SubjectUse.TRACE, "otel.hops.edge.{device}"),
+    Grant(Role.DEVICE, SubjectUse.REPLY, "reply.{application}.{device}.*.*"),
+    Grant(Role.DEVICE, SubjectUse.LISTEN, "notify.{device}.*"),
     *(
-        Grant(Role.DEVICE, Access.LISTEN, f"push.{kind}.{{region}}.{{pipeline}}.{{device}}.*")
+        Grant(Role.DEVICE, SubjectUse.LISTEN, f"push.{kind}.{{region}}.{{pipeline}}.{{device}}.*")
         for kind in _RECORDS
     ),
-    Grant(Role.APPLICATION, Access.SEND, "evt.{pipeline}.{device}"),
+    Grant(Role.APPLICATION, SubjectUse.SEND, "evt.{pipeline}.{device}"),
     *(
-        Grant(Role.APPLICATION, Access.SEND, f"{_GET}.{RESULTS}.{kind}.*.{{pipeline}}.{{device}}.*")
+        Grant(
+            Role.APPLICATION,
+            SubjectUse.SEND,
+            f"{_GET}.{RESULTS}.{kind}.*.{{pipeline}}.{{device}}.*",
+        )
         for kind in _RECORDS
     ),
-    Grant(Role.APPLICATION, Access.TRACE, "otel.hops.app.{application}"),
-    Grant(Role.APPLICATION, Access.HEAR, "reply.{application}.{device}.*.*"),
-    Grant(Role.WORKER, Access.ASK, f"{_NEXT}.{ESCALATIONS}.{{consumer}}"),
-    Grant(Role.WORKER, Access.SEND, f"{_ACK}.{ESCALATIONS}.{{consumer}}.>"),
-    *(Grant(Role.WORKER, Access.SEND, f"{kind}.{{region}}.{{pipeline}}.*.*") for kind in _RECORDS),
+    Grant(Role.APPLICATION, SubjectUse.TRACE, "otel.hops.app.{application}"),
+    Grant(Role.APPLICATION, SubjectUse.HEAR, "reply.{application}.{device}.*.*"),
+    Grant(Role.WORKER, SubjectUse.ASK, f"{_NEXT}.{ESCALATIONS}.{{consumer}}"),
+    Grant(Role.WORKER, SubjectUse.SEND, f"{_ACK}.{ESCALATIONS}.{{consumer}}.>"),
     *(
-        Grant(Role.WORKER, Access.SEND, f"{_GET}.{RESULTS}.{kind}.{{region}}.{{pipeline}}.*.*")
+        Grant(Role.WORKER, SubjectUse.SEND, f"{kind}.{{region}}.{{pipeline}}.*.*")
         for kind in _RECORDS
     ),
-    Grant(Role.WORKER, Access.SEND, "dead.{pipeline}.*"),
-    Grant(Role.WORKER, Access.ASK, "cloud.{worker}.proof"),
-    Grant(Role.WORKER, Access.ASK, "cloud.{worker}.lag"),
-    Grant(Role.WORKER, Access.SEND, "otel.spans.cloud.*"),
-    Grant(Role.WORKER, Access.SEND, "otel.metrics.cloud.*"),
-    Grant(Role.WORKER, Access.TRACE, "otel.hops.cloud.{worker}"),
+    *(
+        Grant(Role.WORKER, SubjectUse.SEND, f"{_GET}.{RESULTS}.{kind}.{{region}}.{{pipeline}}.*.*")
+        for kind in _RECORDS
+    ),
+    Grant(Role.WORKER, SubjectUse.SEND, "dead.{pipeline}.*"),
+    Grant(Role.WORKER, SubjectUse.ASK, "cloud.{worker}.proof"),
+    Grant(Role.WORKER, SubjectUse.ASK, "cloud.{worker}.lag"),
+    Grant(Role.WORKER, SubjectUse.SEND, "otel.spans.cloud.*"),
+    Grant(Role.WORKER, SubjectUse.SEND, "otel.metrics.cloud.*"),
+    Grant(Role.WORKER, SubjectUse.TRACE, "otel.hops.cloud.{worker}"),
     *(
         Grant(Role.BRIDGE, access, subject)
         for name in (BRIDGE, BRIDGE_METRICS)
         for access, subject in (
-            (Access.ASK, f"{_NEXT}.{SPANS}.{name}"),
-            (Access.SEND, f"{_ACK}.{SPANS}.{name}.>"),
+            (SubjectUse.ASK, f"{_NEXT}.{SPANS}.{name}"),
+            (SubjectUse.SEND, f"{_ACK}.{SPANS}.{name}.>"),
         )
     ),
-    Grant(Role.BRIDGE, Access.ASK, "cloud.{bridge}.proof"),
+    Grant(Role.BRIDGE, SubjectUse.ASK, "cloud.{bridge}.proof"),
 )
 INBOX = "_INBOX.>"
 """Where answers arrive: in an account of its own a principal may name its inbox as it likes."""
@@ -155,7 +162,7 @@ class Application(Principal):
     pipelines: tuple[Token, ...] = Field(strict=False, min_length=1)
 
 
-class Worker(Principal):
+class WorkerPrincipal(Principal):
     """Teachers of some pipelines in one region."""
 
     region: Token = "local"  # a place, no secret
@@ -167,7 +174,7 @@ class Site(Model):
 
     devices: tuple[Device, ...] = Field(default=(), strict=False)
     applications: tuple[Application, ...] = Field(default=(), strict=False)
-    workers: tuple[Worker, ...] = Field(default=(), strict=False)
+    workers: tuple[WorkerPrincipal, ...] = Field(default=(), strict=False)
     bridges: tuple[Principal, ...] = Field(default=(), strict=False)
     operators: tuple[Principal, ...] = Field(default=(Principal(name="operator"),), strict=False)
 
@@ -212,7 +219,7 @@ def password_variable(name: str) -> str:
 class Use(NamedTuple):
     """One subject that one principal may use, and how."""
 
-    access: Access
+    access: SubjectUse
     subject: str
     alias: str = ""
     """What it is called in the principal's own account, where that is not the same."""
@@ -250,7 +257,7 @@ def uses_of_device(device: Device) -> list[Use]:
     if device.leaf:
         # No JetStream API crosses to a leaf: nats-server denies $JS.API.> on every such link.
         gets = [use.subject for use in uses if use.subject.startswith(_GET)]
-        uses += [Use(Access.SEND, get, LEAF_GET + get.removeprefix(_GET)) for get in gets]
+        uses += [Use(SubjectUse.SEND, get, LEAF_GET + get.removeprefix(_GET)) for get in gets]
     return uses
 
 
@@ -266,7 +273,7 @@ def uses_of_application(application: Application) -> list[Use]:
     )
 
 
-def uses_of_worker(worker: Worker) -> list[Use]:
+def uses_of_worker(worker: WorkerPrincipal) -> list[Use]:
     """What this worker may do."""
     return uses_of(
         Role.WORKER,
@@ -305,7 +312,7 @@ def exports() -> list[Use]:
         use
         for role in (Role.DEVICE, Role.APPLICATION, Role.WORKER, Role.BRIDGE)
         for use in uses_of(role, wildcards)
-        if use.access not in {Access.REPLY, Access.HEAR}
+        if use.access not in {SubjectUse.REPLY, SubjectUse.HEAR}
     ]
     unique = list(dict.fromkeys(offered))
     return [use for use in unique if not any(_covers(other, use) for other in unique)]

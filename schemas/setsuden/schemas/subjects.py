@@ -244,7 +244,7 @@ HOPS_OF = "otel.hops.*.*"
 """All of those."""
 
 
-class Sender(NamedTuple):
+class TelemetrySource(NamedTuple):
     """Whose telemetry a message holds. A device may be called as a worker is: the tier tells."""
 
     tier: str
@@ -263,12 +263,12 @@ def metrics(tier: str, name: str) -> str:
     return f"otel.metrics.{tier}.{name}"
 
 
-def sender_of(subject: str) -> Sender:
+def sender_of(subject: str) -> TelemetrySource:
     """Who may publish to this subject of spans or metrics; raises InvalidEventError."""
     match = _TELEMETRY.fullmatch(subject)
     if match is None:
         raise InvalidEventError(f"{subject[:80]!r} holds no telemetry", field="subject")
-    return Sender(match[1], match[2])
+    return TelemetrySource(match[1], match[2])
 
 
 def hop_fits(subject: str, message: str) -> bool:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from setsuden.link import LinkOptions
     from setsuden.services.config import CloudConfig
 
-    from .checks.machine import Finding, Machine
+    from .checks.machine import CheckedMachine, CheckResult
 
 _COLOURS = {"ok": "green", "warn": "yellow", "fail": "red"}
 _WIDTH = 98
@@ -40,10 +40,10 @@ def doctor(path: Path | None, as_json: bool) -> None:
 
     Every warning and failure names its cause and one remedy. Exit code 0 when nothing failed.
     """
-    from .checks.machine import Machine  # noqa: PLC0415
+    from .checks.machine import CheckedMachine  # noqa: PLC0415
 
     quiet_logs()
-    findings = list(examine(Machine(), path))
+    findings = list(examine(CheckedMachine(), path))
     failed = any(finding.status == "fail" for finding in findings)
     if as_json:
         rows = [finding._asdict() for finding in findings]
@@ -54,7 +54,7 @@ def doctor(path: Path | None, as_json: bool) -> None:
         sys.exit(FAILED)
 
 
-def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
+def examine(machine: CheckedMachine, path: Path | None) -> Iterator[CheckResult]:
     """Every finding about the machine, and about the broker of the configuration."""
     from setsuden.edge_agent.config import AgentConfig  # noqa: PLC0415  # pydantic and more
     from setsuden.energy import EnergyOptions  # noqa: PLC0415
@@ -89,12 +89,12 @@ def examine(machine: Machine, path: Path | None) -> Iterator[Finding]:
 
 def _configuration(
     path: Path | None,
-) -> tuple[AgentConfig | CloudConfig | None, list[Finding]]:
+) -> tuple[AgentConfig | CloudConfig | None, list[CheckResult]]:
     """The configuration, or what is wrong with it."""
     from setsuden.process.config import read_text  # noqa: PLC0415
     from setsuden.schemas.errors import ConfigError  # noqa: PLC0415
 
-    from .checks.machine import Finding, Status  # noqa: PLC0415
+    from .checks.machine import CheckResult, CheckStatus  # noqa: PLC0415
     from .loading import CLOUD, kind_of, load_agent, load_cloud  # noqa: PLC0415
 
     if path is None:
@@ -105,7 +105,9 @@ def _configuration(
     except ConfigError as error:
         seen, *rest = error.message.splitlines()
         cause = f"and {len(rest)} more problems" if rest else "the file cannot be used"
-        return None, [Finding("config", Status.FAIL, seen, cause, f"setsuden validate {path}")]
+        return None, [
+            CheckResult("config", CheckStatus.FAIL, seen, cause, f"setsuden validate {path}")
+        ]
     return config, []
 
 
@@ -123,7 +125,7 @@ def _link_options(config: AgentConfig | CloudConfig | None) -> LinkOptions:
     return config.nats if config else LinkOptions(monitor_url="http://127.0.0.1:8222")
 
 
-def table(findings: list[Finding]) -> str:
+def table(findings: list[CheckResult]) -> str:
     """One line for each finding, cause and remedy below those that need them."""
     width = max(len(finding.name) for finding in findings)
     lines: list[str] = []
@@ -140,7 +142,7 @@ def table(findings: list[Finding]) -> str:
     return "\n".join(lines)
 
 
-def _advice(finding: Finding) -> Iterator[str]:
+def _advice(finding: CheckResult) -> Iterator[str]:
     if finding.cause:
         yield f"cause:  {finding.cause}"
     if finding.remedy:

@@ -65,7 +65,7 @@ def unwinding() -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class CommandFailure:
     """An error as it is told, as text or as JSON."""
 
     code: str
@@ -75,27 +75,27 @@ class Failure:
     trace_id: str | None = None
 
 
-def failure_of(error: BaseException) -> Failure:
+def failure_of(error: BaseException) -> CommandFailure:
     """How this error is told."""
     if isinstance(error, SetsudenError):
         number = next((code for kind, code in _CODES if isinstance(error, kind)), FAILED)
-        return Failure(error.code, error.message, number, error.remedy, error.trace_id)
+        return CommandFailure(error.code, error.message, number, error.remedy, error.trace_id)
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx is not None else "setsuden"
-        return Failure("usage", error.format_message(), USAGE, f"{path} --help")
+        return CommandFailure("usage", error.format_message(), USAGE, f"{path} --help")
     if isinstance(error, click.ClickException):
-        return Failure("failed", error.format_message(), error.exit_code)
+        return CommandFailure("failed", error.format_message(), error.exit_code)
     ended = error.__cause__ if isinstance(error, click.Abort) else error
     if isinstance(ended, TerminatedError):
-        return Failure("terminated", f"ended by {ended}", 128 + ended.number)
+        return CommandFailure("terminated", f"ended by {ended}", 128 + ended.number)
     if isinstance(error, click.Abort | KeyboardInterrupt):
-        return Failure("interrupted", "interrupted", INTERRUPTED)
-    return _file_failure(error) or Failure(
+        return CommandFailure("interrupted", "interrupted", INTERRUPTED)
+    return _file_failure(error) or CommandFailure(
         "internal", f"{type(error).__name__}: {error}", FAILED, "setsuden --debug … shows where"
     )
 
 
-def _file_failure(error: BaseException) -> Failure | None:
+def _file_failure(error: BaseException) -> CommandFailure | None:
     """An error that the system gave for one file, with what to do about it."""
     if not isinstance(error, OSError) or error.errno is None:
         return None
@@ -104,7 +104,7 @@ def _file_failure(error: BaseException) -> Failure | None:
         words = f"{os.fsdecode(error.filename)}: {words}"
     elif error.errno not in {errno.ENOSPC, errno.EDQUOT}:
         return None
-    return Failure("file", words, FAILED, _FILE_REMEDIES.get(error.errno, ""))
+    return CommandFailure("file", words, FAILED, _FILE_REMEDIES.get(error.errno, ""))
 
 
 def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
@@ -123,11 +123,11 @@ def report(error: BaseException, *, as_json: bool, debug: bool) -> int:
     return failure.exit_code
 
 
-def _without_secrets(failure: Failure) -> Failure:
+def _without_secrets(failure: CommandFailure) -> CommandFailure:
     return replace(failure, message=masked(failure.message), remedy=masked(failure.remedy))
 
 
-def _words(failure: Failure) -> str:
+def _words(failure: CommandFailure) -> str:
     first, *rest = failure.message.splitlines() or [""]
     lines = [f"{click.style('error:', fg='red', bold=True)} {first}"]
     lines += [_INDENT + line for line in rest]

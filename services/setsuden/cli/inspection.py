@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from setsuden.pipelines import bundle as bundles
 from setsuden.process.config import (
+    ConfigProblem,
     Document,
-    Problem,
     parse,
     problems,
     read_text,
@@ -56,8 +56,8 @@ class Inspection:
     file: Path
     """The file itself, in a bundle folder its manifest."""
     text: str = ""
-    problems: list[Problem] = field(default_factory=list)
-    unreachable: list[Problem] = field(default_factory=list)
+    problems: list[ConfigProblem] = field(default_factory=list)
+    unreachable: list[ConfigProblem] = field(default_factory=list)
     """The broker could not be asked: nothing is wrong with the file for that."""
     checked: list[str] = field(default_factory=list)
 
@@ -82,7 +82,7 @@ def inspect(path: Path, *, load: bool | None, connect: bool) -> Inspection:
     try:
         report.text = read_text(file)
     except ConfigError as error:
-        report.problems.append(Problem(str(file), error.message, remedy=error.remedy))
+        report.problems.append(ConfigProblem(str(file), error.message, remedy=error.remedy))
         return report
     report.kind = kind_of(file, report.text)
     if report.kind == BUNDLE:
@@ -100,7 +100,7 @@ def _inspect_config(report: Inspection, *, load: bool, connect: bool) -> None:
     try:
         document = overlay(document, model, ())
     except ConfigError as error:
-        report.problems.append(Problem("environment", error.message, remedy=error.remedy))
+        report.problems.append(ConfigProblem("environment", error.message, remedy=error.remedy))
         return
     report.problems += problems(model, document)
     if report.problems:
@@ -124,14 +124,14 @@ def _document(report: Inspection) -> Document | None:
         return None
 
 
-def secret_files(config: AgentConfig | CloudConfig, document: Document) -> Iterator[Problem]:
+def secret_files(config: AgentConfig | CloudConfig, document: Document) -> Iterator[ConfigProblem]:
     """Files that the configuration names by a key ending in ``_file`` and that cannot be read."""
     for path, value in _files_in(config.model_dump(mode="json"), ()):
         words = _unreadable(document.path.parent / value, value)
         if not words:
             continue
         where, place = whereabouts(document, path)
-        yield Problem(where, f"{'.'.join(path)}: {words}", ".".join(path), place)
+        yield ConfigProblem(where, f"{'.'.join(path)}: {words}", ".".join(path), place)
 
 
 def _unreadable(file: Path, value: str) -> str:
@@ -153,7 +153,7 @@ def _files_in(value: Any, path: KeyPath) -> Iterator[tuple[KeyPath, str]]:
         yield path, value
 
 
-def _state(state: str, document: Document) -> Iterator[Problem]:
+def _state(state: str, document: Document) -> Iterator[ConfigProblem]:
     """A state folder that this user cannot make or write to."""
     folder = (document.path.parent / state).absolute()
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))
@@ -165,14 +165,16 @@ def _state(state: str, document: Document) -> Iterator[Problem]:
     else:
         return
     where, place = whereabouts(document, ("state",))
-    yield Problem(where, f"state: {words}", "state", place, remedy=remedy)
+    yield ConfigProblem(where, f"state: {words}", "state", place, remedy=remedy)
 
 
-def _pipeline_problems(report: Inspection, spec: PipelineSpec, *, load: bool) -> Iterator[Problem]:
+def _pipeline_problems(
+    report: Inspection, spec: PipelineSpec, *, load: bool
+) -> Iterator[ConfigProblem]:
     """Problems of one pipeline's bundle, by the key of the pipeline they concern."""
     folder = report.path.parent / spec.bundle
     if not os.path.isdir(folder):  # noqa: PTH112  # as above
-        yield Problem("", f"there is no bundle folder {folder}", "bundle")
+        yield ConfigProblem("", f"there is no bundle folder {folder}", "bundle")
         return
     inner = Inspection(folder, BUNDLE, folder / bundles.MANIFEST)
     manifest = _manifest(inner)
@@ -183,26 +185,26 @@ def _pipeline_problems(report: Inspection, spec: PipelineSpec, *, load: bool) ->
         names = sorted(manifest.models)
         near = next(iter(get_close_matches(spec.teacher, names, n=1)), None)
         words = f"the bundle has no model {spec.teacher!r}, only {', '.join(names)}"
-        yield Problem("", words, "teacher", near=near)
+        yield ConfigProblem("", words, "teacher", near=near)
     yield from _gate_problems(spec, manifest)
     wanted = spec.teacher if report.kind == CLOUD else "student"
     if wanted in manifest.models:
         yield from _model_problems(folder, manifest, [wanted], spec.limits, load=load)
 
 
-def _gate_problems(spec: PipelineSpec, manifest: Manifest) -> Iterator[Problem]:
+def _gate_problems(spec: PipelineSpec, manifest: Manifest) -> Iterator[ConfigProblem]:
     override = spec.gate
     if override.escalate is not None and override.threshold is not None:
-        yield Problem("", "set either gate.escalate or gate.threshold", "gate")
+        yield ConfigProblem("", "set either gate.escalate or gate.threshold", "gate")
     if override.escalate is None:
         return
     if manifest.gate is None:
-        yield Problem("", "the bundle has no student, so no gate", "gate.escalate")
+        yield ConfigProblem("", "the bundle has no student, so no gate", "gate.escalate")
         return
     try:
         manifest.gate.threshold_for(override.escalate)
     except ValueError as error:
-        yield Problem("", str(error), "gate.escalate")
+        yield ConfigProblem("", str(error), "gate.escalate")
 
 
 def _inspect_bundle(report: Inspection, *, load: bool) -> None:
@@ -219,7 +221,7 @@ def _manifest(report: Inspection) -> Manifest | None:
     try:
         report.text = report.text or read_text(report.file)
     except ConfigError as error:
-        report.problems.append(Problem(str(report.file), error.message, remedy=error.remedy))
+        report.problems.append(ConfigProblem(str(report.file), error.message, remedy=error.remedy))
         return None
     document = _document(report)
     if document is None:
@@ -230,7 +232,7 @@ def _manifest(report: Inspection) -> Manifest | None:
 
 def _model_problems(
     folder: Path, manifest: Manifest, names: list[str], limits: Limits, *, load: bool
-) -> Iterator[Problem]:
+) -> Iterator[ConfigProblem]:
     """Models whose file is missing, is not the declared one, or does not run."""
     bundle = bundles.Bundle(folder, manifest)
     text = read_text(folder / bundles.MANIFEST)
@@ -241,7 +243,7 @@ def _model_problems(
             place = place_of(text, ("models", name))
             where = f"{folder / bundles.MANIFEST}:{place.line}"
             words = f"models.{name}: {error.message}"
-            yield Problem(where, words, f"models.{name}", place, remedy=error.remedy)
+            yield ConfigProblem(where, words, f"models.{name}", place, remedy=error.remedy)
 
 
 def _try_model(bundle: bundles.Bundle, name: str, limits: Limits, *, load: bool) -> None:
@@ -254,7 +256,7 @@ def _try_model(bundle: bundles.Bundle, name: str, limits: Limits, *, load: bool)
     loading.check(bundle, name, limits)
 
 
-def _placed(problem: Problem, document: Document, index: int) -> Problem:
+def _placed(problem: ConfigProblem, document: Document, index: int) -> ConfigProblem:
     """A problem of a pipeline at the place of its key in the configuration file."""
     if problem.where:
         return problem
@@ -268,7 +270,7 @@ def _connect(report: Inspection, options: LinkOptions, name: str) -> None:
     try:
         asyncio.run(_try_broker(options, name))
     except LinkError as error:
-        found = Problem("nats", error.message, "nats", remedy=error.remedy)
+        found = ConfigProblem("nats", error.message, "nats", remedy=error.remedy)
         away = isinstance(error, UnavailableError)
         (report.unreachable if away else report.problems).append(found)
     else:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
 
-class Place(NamedTuple):
+class CommandPlace(NamedTuple):
     """Where a command is written, and its one line in the list of commands."""
 
     target: str
@@ -28,7 +28,7 @@ class Place(NamedTuple):
 class LazyGroup(click.Group):
     """Lists its commands from a table, so that ``--help`` imports none of them."""
 
-    def __init__(self, *args: Any, table: Mapping[str, Place], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, table: Mapping[str, CommandPlace], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.table = table
 

@@ -12,23 +12,31 @@ import click
 from setsuden.process import quiet  # noqa: F401  # before any command imports what reports home
 
 from .failure import colour, report
-from .lazy import LazyGroup, Place
+from .lazy import CommandPlace, LazyGroup
 from .output import tolerate_any_terminal
 
 COMMANDS = {
-    "demo": Place("setsuden.cli.demo:demo", "Run real events through a real cascade here."),
-    "init": Place("setsuden.cli.init:init", "Write commented configuration files and a bundle."),
-    "validate": Place("setsuden.cli.validate:validate", "Check configuration files and bundles."),
-    "doctor": Place("setsuden.cli.doctor:doctor", "Check this machine, and say what to do."),
-    "agent": Place("setsuden.cli.run:agent", "Run the edge agent."),
-    "worker": Place("setsuden.cli.run:worker", "Run a teacher worker without Ray."),
-    "cloud": Place("setsuden.cli.run:cloud", "Run teachers on Ray Serve; set up streams."),
-    "event": Place("setsuden.cli.event:event", "Send an event and see its answers."),
-    "trace": Place("setsuden.cli.trace:trace", "Read, check and draw the traces of events."),
-    "energy": Place("setsuden.cli.energy.group:energy", "Joules of this machine: find, calibrate."),
-    "report": Place("setsuden.cli.run_report:report", "Joules, euros and grams of a run."),
-    "config": Place("setsuden.cli.config:config", "Show what a configuration amounts to."),
-    "completion": Place("setsuden.cli.main:completion", "Print a shell's completion script."),
+    "demo": CommandPlace("setsuden.cli.demo:demo", "Run real events through a real cascade here."),
+    "init": CommandPlace(
+        "setsuden.cli.init:init", "Write commented configuration files and a bundle."
+    ),
+    "validate": CommandPlace(
+        "setsuden.cli.validate:validate", "Check configuration files and bundles."
+    ),
+    "doctor": CommandPlace("setsuden.cli.doctor:doctor", "Check this machine, and say what to do."),
+    "agent": CommandPlace("setsuden.cli.run:agent", "Run the edge agent."),
+    "worker": CommandPlace("setsuden.cli.run:worker", "Run a teacher worker without Ray."),
+    "cloud": CommandPlace("setsuden.cli.run:cloud", "Run teachers on Ray Serve; set up streams."),
+    "event": CommandPlace("setsuden.cli.event:event", "Send an event and see its answers."),
+    "trace": CommandPlace("setsuden.cli.trace:trace", "Read, check and draw the traces of events."),
+    "energy": CommandPlace(
+        "setsuden.cli.energy.group:energy", "Joules of this machine: find, calibrate."
+    ),
+    "report": CommandPlace("setsuden.cli.run_report:report", "Joules, euros and grams of a run."),
+    "config": CommandPlace("setsuden.cli.config:config", "Show what a configuration amounts to."),
+    "completion": CommandPlace(
+        "setsuden.cli.main:completion", "Print a shell's completion script."
+    ),
 }
 """In the order in which a newcomer needs them."""
 

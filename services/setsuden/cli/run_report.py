@@ -29,7 +29,7 @@ _AGO = re.compile(r"^(\d+(?:\.\d+)?)\s*([smhd])$")
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
-class Moment(click.ParamType[int]):
+class MomentType(click.ParamType[int]):
     """A UTC time, or how long ago; as nanoseconds."""
 
     name = "time"
@@ -76,8 +76,8 @@ class Moment(click.ParamType[int]):
     help="Derive every figure of the kept report again from the rows; exit 1 on the first that "
     "differs. Writes nothing.",
 )
-@click.option("--since", type=Moment(), help="UTC, as 2026-11-24T10:00, or 2h for 2 hours ago.")
-@click.option("--until", type=Moment(), help="The same; windows that start later are left out.")
+@click.option("--since", type=MomentType(), help="UTC, as 2026-11-24T10:00, or 2h for 2 hours ago.")
+@click.option("--until", type=MomentType(), help="The same; windows that start later are left out.")
 @click.option("--per", default=1000, show_default=True, type=click.IntRange(1, 10**9))
 @click.option(
     "--assumptions",

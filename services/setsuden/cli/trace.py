@@ -16,7 +16,7 @@ from .failure import FAILED
 from .lazy import needs, quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.insight.traces.lint import Finding
+    from setsuden.insight.traces.lint import LintFinding
     from setsuden.insight.traces.read import Damage
     from setsuden.insight.traces.tree import Trace
 
@@ -136,7 +136,7 @@ def _warn(damage: Damage) -> None:
         click.echo(f"{click.style('warning:', bold=True)} {damage}", err=True)
 
 
-def _tell(findings: Sequence[Finding]) -> None:
+def _tell(findings: Sequence[LintFinding]) -> None:
     """Findings as data, then each broken rule's remedy once."""
     for finding in findings:
         click.echo(finding.words())
@@ -152,7 +152,7 @@ def _tell(findings: Sequence[Finding]) -> None:
 )
 def export(sources: Sequence[str], trace_id: str | None, output: str) -> None:
     """Write OTLP JSON Lines, which Jaeger's upload tab takes."""
-    from setsuden.insight.traces import export as exporting  # noqa: PLC0415
+    from setsuden.insight.traces import document as exporting  # noqa: PLC0415
     from setsuden.insight.traces import lookup, read  # noqa: PLC0415
 
     quiet_logs()
@@ -164,7 +164,7 @@ def export(sources: Sequence[str], trace_id: str | None, output: str) -> None:
         spans = list(traces[found].spans)
     _warn(damage)
     with click.open_file(output, "w", encoding="utf-8", atomic=output != "-") as file:
-        for line in exporting.lines(spans):
+        for line in exporting.otlp_lines(spans):
             file.write(line)
     click.echo(f"{len(spans)} spans written", err=True)
 

@@ -14,7 +14,7 @@ from .failure import BAD_CONFIG, UNAVAILABLE
 from .lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.process.config import Problem
+    from setsuden.process.config import ConfigProblem
 
     from .inspection import Inspection
 
@@ -67,7 +67,7 @@ def _document(reports: list[Inspection]) -> dict[str, Any]:
     }
 
 
-def _problem(problem: Problem) -> dict[str, Any]:
+def _problem(problem: ConfigProblem) -> dict[str, Any]:
     from setsuden.schemas.redact import masked  # noqa: PLC0415
 
     line, column = problem.place or (None, None)
@@ -93,11 +93,11 @@ def _words(report: Inspection) -> str:
     return "\n".join([head, *(_shown(report, problem) for problem in found)])
 
 
-def _order(problem: Problem) -> int:
+def _order(problem: ConfigProblem) -> int:
     return problem.place.line if problem.place else 0
 
 
-def _shown(report: Inspection, problem: Problem) -> str:
+def _shown(report: Inspection, problem: ConfigProblem) -> str:
     """The problem, the line it stands on, a caret under it, and what to do."""
     lines = [f"  {problem}"]
     own = problem.where.startswith(f"{report.file}:")
@@ -109,7 +109,7 @@ def _shown(report: Inspection, problem: Problem) -> str:
     return "\n".join(lines)
 
 
-def _safe(source: str, problem: Problem) -> str:
+def _safe(source: str, problem: ConfigProblem) -> str:
     """The line without a secret in it: a password may stand where none belongs."""
     from setsuden.schemas.redact import MASK, is_secret, masked  # noqa: PLC0415
 

@@ -51,17 +51,17 @@ Data = bytes | bytearray | memoryview | ArrayLike
 """Bytes are sent unchanged; an array with its shape and type, so the agent refuses a wrong one."""
 
 
-class Body(NamedTuple):
+class EventBody(NamedTuple):
     """An event's data, and how much of it is a tensor header."""
 
     data: bytes
     tensor_header_bytes: int | None
 
 
-def body_of(data: Data, content_type: str) -> Body:
+def body_of(data: Data, content_type: str) -> EventBody:
     """The body of one observation; raises InvalidTensorError for data that cannot be sent."""
     if isinstance(data, bytes | bytearray | memoryview):
-        return Body(bytes(data), None)
+        return EventBody(bytes(data), None)
     if not callable(getattr(data, "tobytes", None)) or not hasattr(data, "shape"):
         raise InvalidTensorError(
             f"{type(data).__name__} is neither bytes nor an array",
@@ -71,9 +71,9 @@ def body_of(data: Data, content_type: str) -> Body:
     order, kind = _type_of(data)
     content = _little_endian(data.tobytes(), order, kind)
     if content_type != OCTETS:
-        return Body(content, None)
+        return EventBody(content, None)
     header = _tensor_header(_DATATYPES[kind], data.shape, len(content))
-    return Body(header + content, len(header))
+    return EventBody(header + content, len(header))
 
 
 def _type_of(data: ArrayLike) -> tuple[str, str]:

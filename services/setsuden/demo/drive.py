@@ -28,7 +28,7 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclass(slots=True)
-class Run:
+class StreamedEvents:
     """What the application saw."""
 
     finals: dict[int, Result] = field(default_factory=dict)
@@ -54,9 +54,9 @@ async def drive(
     rate: float,
     outage: Outage | None,
     progress: Progress,
-) -> Run:
+) -> StreamedEvents:
     """Submit every image at ``rate`` events per second and collect the results."""
-    run = Run()
+    run = StreamedEvents()
     gate = asyncio.Semaphore(MAX_OPEN)
     started = time.perf_counter()
     async with AsyncClient(
@@ -87,7 +87,7 @@ async def drive(
     return run
 
 
-async def _outage(outage: Outage, run: Run, at: float) -> None:
+async def _outage(outage: Outage, run: StreamedEvents, at: float) -> None:
     await asyncio.sleep(max(0.0, at - time.perf_counter()))
     began = time.perf_counter()
     await asyncio.to_thread(outage.broker.kill)

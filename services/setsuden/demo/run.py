@@ -31,7 +31,7 @@ from setsuden.schemas.streams import consumer_name
 from setsuden.testing.jaeger import LocalJaeger
 
 from . import figures, html, traced
-from .drive import Outage, Progress, Run, drive, read_results, wait_spans, wait_workers
+from .drive import Outage, Progress, StreamedEvents, drive, read_results, wait_spans, wait_workers
 from .fleet import PIPELINE, REGION, Fleet
 from .report_model import Accuracy, DemoReport, Files, JaegerReport
 
@@ -64,7 +64,7 @@ class DemoOptions:
 class Observed:
     """What a run left to compute figures from."""
 
-    run: Run
+    run: StreamedEvents
     records: list[Result]
     metrics: dict[str, float]
     span: TimeRange
@@ -162,7 +162,7 @@ def _observe(fleet: Fleet, options: DemoOptions, images: Array, progress: Progre
     return Observed(run, records, metrics, span)
 
 
-def _tell_failures(run: Run, say: Say) -> None:
+def _tell_failures(run: StreamedEvents, say: Say) -> None:
     if run.failures:
         first = next(iter(run.failures.values()))
         say(f"events  {len(run.failures)} without a result, the first: {first}")
@@ -240,7 +240,9 @@ def _sum(metrics: dict[str, float], name: str) -> float:
     return sum(value for key, value in metrics.items() if key.split("{", 1)[0] == name)
 
 
-def _accuracy(bundle: bundles.Bundle, images: Array, labels: list[str], run: Run) -> Accuracy:
+def _accuracy(
+    bundle: bundles.Bundle, images: Array, labels: list[str], run: StreamedEvents
+) -> Accuracy:
     cascade = {i: r.answer.label for i, r in run.finals.items() if r.answer is not None}
     return Accuracy(
         student=figures.accuracy(_alone(bundle, "student", images), labels),

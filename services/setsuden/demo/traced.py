@@ -15,7 +15,7 @@ from setsuden.schemas.result import Result
 from .report_model import Hop, Sample
 
 
-class Seen(NamedTuple):
+class TracedEvent(NamedTuple):
     """One event's trace: for the report, for a browser and for a terminal."""
 
     sample: Sample | None
@@ -23,14 +23,14 @@ class Seen(NamedTuple):
     lines: list[str]
 
 
-def seen(file: Path, finals: list[Result], page: Path) -> Seen:
+def seen(file: Path, finals: list[Result], page: Path) -> TracedEvent:
     """The sample among the traces of this file; its page is written."""
     traces = tree.traces_of(read.load([str(file)])) if file.exists() else {}
     sample = _sample(traces, finals)
     if sample is None:
-        return Seen(None, None, [])
+        return TracedEvent(None, None, [])
     page.write_text(trace_page.page(traces, sample.trace_id), encoding="utf-8")
-    return Seen(sample, page, waterfall.lines(traces[sample.trace_id], styled=True))
+    return TracedEvent(sample, page, waterfall.lines(traces[sample.trace_id], styled=True))
 
 
 def is_hard(result: Result) -> bool:

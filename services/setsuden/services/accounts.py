@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from setsuden.schemas import roles
-from setsuden.schemas.roles import CORE, INBOX, Access, Principal, Role, Site, Use
+from setsuden.schemas.roles import CORE, INBOX, Principal, Role, Site, SubjectUse, Use
 from setsuden.schemas.subjects import HOPS
 
 ACCOUNT_PREFIX = {
@@ -42,14 +42,14 @@ def configuration(site: Site, source: str = "broker.toml", *, hops: bool = True)
     """
     blocks = [_core(site, hops=hops)]
     for role, principal, every in roles.principals(site):
-        uses = [use for use in every if hops or use.access is not Access.TRACE]
+        uses = [use for use in every if hops or use.access is not SubjectUse.TRACE]
         lines = [f"  {_quoted(account_name(role, principal.name))}: {{"]
-        if any(use.access is Access.TRACE for use in uses):
+        if any(use.access is SubjectUse.TRACE for use in uses):
             lines += [_MSG_TRACE]
         lines += [f"    users: [ {_user(principal, uses)} ]"]
         lines += _exports_of(principal, uses)
         lines += ["    imports: ["]
-        lines += [f"      {_import(use)}," for use in uses if use.access is not Access.HEAR]
+        lines += [f"      {_import(use)}," for use in uses if use.access is not SubjectUse.HEAR]
         lines += ["    ]", "  }"]
         blocks.append("\n".join(lines))
     body = "\n".join(blocks)
@@ -58,9 +58,13 @@ def configuration(site: Site, source: str = "broker.toml", *, hops: bool = True)
 
 def permissions(uses: list[Use]) -> dict[str, Any]:
     """The user's own permissions: what goes nowhere is refused with a reason, not lost."""
-    sent = [use.local for use in uses if use.access in {Access.SEND, Access.ASK, Access.REPLY}]
-    sent += [HOPS for use in uses if use.access is Access.TRACE]
-    heard = [use.subject for use in uses if use.access in {Access.LISTEN, Access.HEAR}]
+    sent = [
+        use.local
+        for use in uses
+        if use.access in {SubjectUse.SEND, SubjectUse.ASK, SubjectUse.REPLY}
+    ]
+    sent += [HOPS for use in uses if use.access is SubjectUse.TRACE]
+    heard = [use.subject for use in uses if use.access in {SubjectUse.LISTEN, SubjectUse.HEAR}]
     return {"publish": {"allow": sent}, "subscribe": {"allow": [*heard, INBOX]}}
 
 
@@ -75,14 +79,14 @@ def _core(site: Site, *, hops: bool) -> str:
 
 
 def _export(use: Use) -> str:
-    if use.access is Access.LISTEN:
+    if use.access is SubjectUse.LISTEN:
         return f"{{ stream: {_quoted(use.subject)} }}"
-    kind = ", response_type: stream" if use.access is Access.ASK else ""
+    kind = ", response_type: stream" if use.access is SubjectUse.ASK else ""
     return f"{{ service: {_quoted(use.subject)}{kind} }}"
 
 
 def _exports_of(principal: Principal, uses: list[Use]) -> list[str]:
-    heard = [use.subject for use in uses if use.access is Access.HEAR]
+    heard = [use.subject for use in uses if use.access is SubjectUse.HEAR]
     if not heard:
         return []
     return [f'    exports: [ {{ service: "reply.{principal.name}.*.*.*" }} ]']
@@ -90,10 +94,10 @@ def _exports_of(principal: Principal, uses: list[Use]) -> list[str]:
 
 def _import(use: Use) -> str:
     account = CORE
-    if use.access is Access.REPLY:
+    if use.access is SubjectUse.REPLY:
         account = account_name(Role.APPLICATION, use.subject.split(".")[1])
-    kind = "stream" if use.access is Access.LISTEN else "service"
-    alias = HOPS if use.access is Access.TRACE else use.alias
+    kind = "stream" if use.access is SubjectUse.LISTEN else "service"
+    alias = HOPS if use.access is SubjectUse.TRACE else use.alias
     own = f", to: {_quoted(alias)}" if alias else ""
     return f"{{ {kind}: {{ account: {_quoted(account)}, subject: {_quoted(use.subject)} }}{own} }}"
 
@@ -143,8 +147,8 @@ def account_claims(site: Site, key_of: Callable[[str], str]) -> dict[str, dict[s
     """
     claims = {CORE: _account([], [_export_claim(use) for use in roles.exports()], jetstream=True)}
     for role, principal, uses in roles.principals(site):
-        imports = [_import_claim(use, key_of) for use in uses if use.access is not Access.HEAR]
-        heard = any(use.access is Access.HEAR for use in uses)
+        imports = [_import_claim(use, key_of) for use in uses if use.access is not SubjectUse.HEAR]
+        heard = any(use.access is SubjectUse.HEAR for use in uses)
         offered = [_service_claim(f"reply.{principal.name}.*.*.*")] if heard else []
         name = account_name(role, principal.name)
         claims[name] = _account(imports, offered, jetstream=False)
@@ -184,10 +188,10 @@ def _account(
 
 
 def _export_claim(use: Use) -> dict[str, Any]:
-    if use.access is Access.LISTEN:
+    if use.access is SubjectUse.LISTEN:
         return {"name": use.subject, "subject": use.subject, "type": "stream"}
     claim = _service_claim(use.subject)
-    return claim | ({"response_type": "Stream"} if use.access is Access.ASK else {})
+    return claim | ({"response_type": "Stream"} if use.access is SubjectUse.ASK else {})
 
 
 def _service_claim(subject: str) -> dict[str, Any]:
@@ -196,12 +200,12 @@ def _service_claim(subject: str) -> dict[str, Any]:
 
 def _import_claim(use: Use, key_of: Callable[[str], str]) -> dict[str, Any]:
     account = CORE
-    if use.access is Access.REPLY:
+    if use.access is SubjectUse.REPLY:
         account = account_name(Role.APPLICATION, use.subject.split(".")[1])
-    kind = "stream" if use.access is Access.LISTEN else "service"
+    kind = "stream" if use.access is SubjectUse.LISTEN else "service"
     return {
         "name": use.subject, "subject": use.subject, "account": key_of(account), "type": kind,
-        "local_subject": HOPS if use.access is Access.TRACE else use.local,
+        "local_subject": HOPS if use.access is SubjectUse.TRACE else use.local,
     }  # fmt: skip
 
 

@@ -88,7 +88,7 @@ class StreamService:
             PROOF: self._proof,
             LAG: self._lag,
         }
-        self.watch = Watch(config, jetstream)
+        self.watch = StreamWatch(config, jetstream)
         self._refusals = Throttle()
         self.counts: Counter[str] = Counter()
         """Answered, refused, dropped and failed requests."""
@@ -223,7 +223,7 @@ class StreamService:
             await apply_all(self._jetstream, self._config)
 
 
-class Watch:
+class StreamWatch:
     """What an operator should hear of long before events wait: said once, and again each hour."""
 
     def __init__(self, config: CloudConfig, jetstream: JetStream) -> None:

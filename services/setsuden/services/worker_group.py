@@ -48,7 +48,7 @@ async def _run(config: CloudConfig, path: Path, assignments: Sequence[str]) -> i
     command = [sys.executable, "-c", _RUN, "worker", "run", "--config", str(path), *options]
     silence = config.worker.stall_seconds + SLACK_SECONDS
     children = [
-        Child(pipeline.name, [*command, "--pipeline", pipeline.name], silence)
+        WorkerProcess(pipeline.name, [*command, "--pipeline", pipeline.name], silence)
         for pipeline in config.pipelines
     ]
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, _hang_up, children)
@@ -67,17 +67,17 @@ async def _run(config: CloudConfig, path: Path, assignments: Sequence[str]) -> i
     return 0 if stop.done() else 1
 
 
-def _hang_up(children: Sequence[Child]) -> None:
+def _hang_up(children: Sequence[WorkerProcess]) -> None:
     """Each reads the configuration file again, or refuses it."""
     for child in children:
         child.send(signal.SIGHUP)
 
 
-def _status(children: Sequence[Child]) -> str:
+def _status(children: Sequence[WorkerProcess]) -> str:
     return f"{sum(child.beats for child in children)} of {len(children)} workers run"
 
 
-class Child:
+class WorkerProcess:
     """One pipeline's worker, life after life."""
 
     def __init__(self, name: str, command: Sequence[str], silence_seconds: float) -> None:

@@ -20,13 +20,14 @@ from .machine import AgentCore
 from .positions import Cursor, Positions, StreamPlace
 from .records import EncodedResult, Now, Pending, Policy, Row, StageTimes, Submission, encode
 from .repeats import Repeats
-from .results import Verdict
+from .results import EdgeVerdict
 
 __all__ = [
     "AgentCore",
     "Clocks",
     "Cursor",
     "Deadline",
+    "EdgeVerdict",
     "Effects",
     "EncodedResult",
     "Escalate",
@@ -49,7 +50,6 @@ __all__ = [
     "StageTimes",
     "StreamPlace",
     "Submission",
-    "Verdict",
     "Write",
     "at_moment",
     "encode",

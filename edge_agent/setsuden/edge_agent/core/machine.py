@@ -38,7 +38,7 @@ from .effects import (
     concerns,
 )
 from .records import Now, Pending, Policy, Row, Sent, StageTimes, Submission, encode
-from .results import Verdict
+from .results import EdgeVerdict
 from .timers import Timers
 
 _FIRST_RETRY_NS = 100_000_000
@@ -115,7 +115,7 @@ class AgentCore:
 
     # -- events in ----------------------------------------------------------------------------
 
-    def admit(self, now: Now, submission: Submission, verdict: Verdict, out: Effects) -> Result:
+    def admit(self, now: Now, submission: Submission, verdict: EdgeVerdict, out: Effects) -> Result:
         """Accept one judged event: final when it is easy, provisional when it is hard.
 
         Raises OutboxFullError for a hard case without room; nothing changes then.

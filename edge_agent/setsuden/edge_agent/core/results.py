@@ -17,7 +17,7 @@ from .deadline import NS_PER_MS
 from .records import Now, Pending, StageTimes, Submission
 
 
-class Verdict(NamedTuple):
+class EdgeVerdict(NamedTuple):
     """What the student and the gate said of one submission."""
 
     judged: Judged
@@ -32,7 +32,7 @@ class Verdict(NamedTuple):
 def of_edge(
     now: Now,
     submission: Submission,
-    verdict: Verdict,
+    verdict: EdgeVerdict,
     event_id: str,
     *,
     region: str,

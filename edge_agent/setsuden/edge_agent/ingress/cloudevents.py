@@ -7,18 +7,18 @@ from setsuden.schemas.errors import InvalidEventError, UnsupportedContentTypeErr
 from setsuden.schemas.event import Event, from_json, trace_id_of
 from setsuden.schemas.result import Result
 
-from .request import Request
+from .request import HttpRequest
 
 MAX_BATCH_EVENTS = 256
 """Events in one request; their bytes are bounded as any body's."""
 
 
-def is_batch(request: Request) -> bool:
+def is_batch(request: HttpRequest) -> bool:
     """True when the body is an array of events."""
     return cloudevents.media_type(request.content_type) == cloudevents.BATCH
 
 
-def read(request: Request, body: bytes, device: str, pipelines: list[str]) -> Event:
+def read(request: HttpRequest, body: bytes, device: str, pipelines: list[str]) -> Event:
     """The event in an HTTP request; raises InvalidEventError or UnsupportedContentTypeError.
 
     ``ce-pipeline`` may be left out where the device has one pipeline.
@@ -47,7 +47,7 @@ def documents(body: bytes) -> list[object]:
     return batch
 
 
-def of_document(request: Request, document: object, device: str, pipelines: list[str]) -> Event:
+def of_document(request: HttpRequest, document: object, device: str, pipelines: list[str]) -> Event:
     """The event of a JSON object; the request's own trace context counts where it has none."""
     names, data = from_json(document)
     for header in ("traceparent", "tracestate", "baggage"):

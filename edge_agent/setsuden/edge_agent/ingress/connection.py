@@ -35,12 +35,12 @@ class Connections:
     def __init__(self, limit: int, refused: Counter[str]) -> None:
         self.limit = limit
         self.refused = refused
-        self._open: set[Connection] = set()
-        self._idle: dict[Connection, None] = {}
+        self._open: set[HttpConnection] = set()
+        self._idle: dict[HttpConnection, None] = {}
         """Those nobody answers, the longest idle first."""
         self._none = asyncio.Event()
 
-    def enter(self, connection: Connection) -> bool:
+    def enter(self, connection: HttpConnection) -> bool:
         """Count a new connection; False when all others are being answered."""
         while len(self._open) >= self.limit:
             if not self.make_room():
@@ -57,23 +57,23 @@ class Connections:
         next(iter(self._idle)).abort()
         return True
 
-    def idle(self, connection: Connection) -> None:
+    def idle(self, connection: HttpConnection) -> None:
         """Nobody answers this connection now."""
         if connection in self._open:
             self._idle[connection] = None
 
-    def busy(self, connection: Connection) -> None:
+    def busy(self, connection: HttpConnection) -> None:
         """It is being answered."""
         self._idle.pop(connection, None)
 
-    def leave(self, connection: Connection) -> None:
+    def leave(self, connection: HttpConnection) -> None:
         """It is gone."""
         self._idle.pop(connection, None)
         self._open.discard(connection)
         if not self._open:
             self._none.set()
 
-    def all(self) -> list[Connection]:
+    def all(self) -> list[HttpConnection]:
         """Those that are open."""
         return list(self._open)
 
@@ -84,7 +84,7 @@ class Connections:
             await self._none.wait()
 
 
-class Connection(H11Protocol):
+class HttpConnection(H11Protocol):
     """One connection, with a clock for the phase it is in."""
 
     def __init__(

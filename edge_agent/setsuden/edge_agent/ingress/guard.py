@@ -22,7 +22,7 @@ from setsuden.schemas.errors import (
     UnsupportedContentTypeError,
 )
 
-from .request import Request
+from .request import HttpRequest
 
 MIN_TOKEN_CHARACTERS = 16
 CLIENT_SHARE = 4
@@ -31,7 +31,7 @@ _FORMS = frozenset({"text/plain", "multipart/form-data", "application/x-www-form
 """The content types that a page may send anywhere without asking first."""
 
 
-class Guard:
+class RequestGuard:
     """Decides from a request's head alone whether it is let in."""
 
     def __init__(self, options: HttpOptions, token: bytes | None = None) -> None:
@@ -42,7 +42,7 @@ class Guard:
         self._names = self._chosen | {"localhost"} | ({own} if not is_unspecified(own) else set())
         self._asking: Counter[str] = Counter()
 
-    def check(self, request: Request, *, health: bool) -> None:
+    def check(self, request: HttpRequest, *, health: bool) -> None:
         """Raises RequestRefusedError; ``health`` is answered without the token."""
         self._check_host(request)
         self._check_origin(request)
@@ -55,7 +55,7 @@ class Guard:
                 headers=(("www-authenticate", "Bearer"),),
             )
 
-    def _check_host(self, request: Request) -> None:
+    def _check_host(self, request: HttpRequest) -> None:
         host = request.headers.get("host")
         if host is None:  # HTTP/1.0: no browser
             return
@@ -72,7 +72,7 @@ class Guard:
                 remedy="ask for localhost, or name the host in http.allowed_hosts",
             )
 
-    def _check_origin(self, request: Request) -> None:
+    def _check_origin(self, request: HttpRequest) -> None:
         origin = request.headers.get("origin")
         if origin is not None:
             place = origin.partition("://")[2].lower()
@@ -82,7 +82,7 @@ class Guard:
         elif request.headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
             raise _foreign("sec-fetch-site")
 
-    def knows_token(self, request: Request) -> bool:
+    def knows_token(self, request: HttpRequest) -> bool:
         """True when the request carries the token, or none is asked for."""
         if self._token is None:
             return True
@@ -110,7 +110,7 @@ class Guard:
                 del self._asking[client]
 
 
-def check_content_type(request: Request, *, required: bool) -> None:
+def check_content_type(request: HttpRequest, *, required: bool) -> None:
     """Raises UnsupportedContentTypeError for what a form can send; absent counts as that too."""
     kind = cloudevents.media_type(request.content_type)
     if kind in _FORMS or (required and not kind):

@@ -31,7 +31,7 @@ from setsuden.schemas.log import get_logger
 from setsuden.schemas.result import Result
 
 from . import cloudevents, compression, guard, oip, request, responses, validation
-from .request import Body, Receive, Request, Scope
+from .request import HttpRequest, Receive, RequestBody, Scope
 from .responses import Response, Send
 from .seam import Ingress, Receipt
 
@@ -67,7 +67,7 @@ class HttpIngress:
         self._ingress = ingress
         self._status = status
         self._options = options
-        self._guard = guard.Guard(options, token)
+        self._guard = guard.RequestGuard(options, token)
         self._stopping: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._max_asking = self._options.max_waiting
         self._asking = 0
@@ -91,7 +91,7 @@ class HttpIngress:
         asked = body = None
         try:
             asked = request.read(scope)
-            body = Body(asked, receive)
+            body = RequestBody(asked, receive)
             response = await self._answer(asked, body)
         except Exception as error:  # whatever it was, the caller is told, and nothing else ends
             response = self._refused(error, asked)
@@ -100,7 +100,7 @@ class HttpIngress:
             body.close()
         await responses.respond(send, response)
 
-    async def _discard(self, body: Body) -> None:
+    async def _discard(self, body: RequestBody) -> None:
         if self._discarding < MAX_DISCARDING:
             self._discarding += 1
             try:
@@ -108,7 +108,7 @@ class HttpIngress:
             finally:
                 self._discarding -= 1
 
-    def _refused(self, error: Exception, asked: Request | None) -> Response:
+    def _refused(self, error: Exception, asked: HttpRequest | None) -> Response:
         if not isinstance(error, SetsudenError):
             place = traceback.extract_tb(error.__traceback__)[-1]
             # The message may hold a payload.
@@ -125,7 +125,7 @@ class HttpIngress:
 
     # -- routes -------------------------------------------------------------------------------
 
-    async def _answer(self, asked: Request, body: Body) -> Response:
+    async def _answer(self, asked: HttpRequest, body: RequestBody) -> Response:
         path = asked.path.rstrip("/")
         self._guard.check(asked, health=path in _LIVE or path in _READY)
         method = method_of(path)
@@ -142,7 +142,7 @@ class HttpIngress:
             return await self._post(path, asked, body)
         return await self._get(path, asked, body)
 
-    async def _get(self, path: str, asked: Request, body: Body) -> Response:
+    async def _get(self, path: str, asked: HttpRequest, body: RequestBody) -> Response:
         if path in _LIVE:
             return responses.document(200, {"status": "ok"})
         if path in _READY:
@@ -155,7 +155,7 @@ class HttpIngress:
             return await self._result(match[1], asked, body)
         return self._model(path)
 
-    def _ready(self, asked: Request) -> Response:
+    def _ready(self, asked: HttpRequest) -> Response:
         report = self._status.report()
         status = 200 if report["ready"] else 503
         if not self._guard.knows_token(asked):
@@ -172,7 +172,7 @@ class HttpIngress:
         about = oip.config if match[3] == "/config" else oip.metadata
         return responses.document(200, about(student))
 
-    async def _result(self, event_id: str, asked: Request, body: Body) -> Response:
+    async def _result(self, event_id: str, asked: HttpRequest, body: RequestBody) -> Response:
         receipt = self._ingress.result(event_id)
         if receipt is None:
             raise RequestRefusedError(f"no event {event_id}", http_status=404, field="path")
@@ -184,7 +184,7 @@ class HttpIngress:
 
     # -- events -------------------------------------------------------------------------------
 
-    async def _post(self, path: str, asked: Request, body: Body) -> Response:
+    async def _post(self, path: str, asked: HttpRequest, body: RequestBody) -> Response:
         compression.check(asked.encoding)
         if path == _INDEX:
             return responses.document(200, oip.index(self._ingress.students))
@@ -197,7 +197,7 @@ class HttpIngress:
             return await self._infer(path, asked, data, body)
 
     @contextmanager
-    def _place(self, asked: Request, size: int) -> Iterator[None]:
+    def _place(self, asked: HttpRequest, size: int) -> Iterator[None]:
         """One of the places for requests being answered, and room for the body."""
         full = self._buffered and self._buffered + size > MAX_BUFFERED_BYTES
         if full or self._asking >= self._max_asking:
@@ -218,7 +218,7 @@ class HttpIngress:
         largest = max(s.spec.limits.max_body_bytes for s in self._ingress.students.values())
         return largest * 4 // 3 + codec.MAX_TENSOR_HEADER_BYTES
 
-    async def _events(self, asked: Request, data: bytes, body: Body) -> Response:
+    async def _events(self, asked: HttpRequest, data: bytes, body: RequestBody) -> Response:
         seconds = request.wait_seconds(asked, 0.0)
         device, pipelines = self._ingress.device, list(self._ingress.students)
         if not cloudevents.is_batch(asked):
@@ -230,7 +230,7 @@ class HttpIngress:
         return _batch(await asyncio.gather(*outcomes))
 
     async def _one_of_batch(
-        self, asked: Request, document: object, seconds: float, body: Body
+        self, asked: HttpRequest, document: object, seconds: float, body: RequestBody
     ) -> dict[str, Any]:
         device, pipelines = self._ingress.device, list(self._ingress.students)
         try:
@@ -244,7 +244,9 @@ class HttpIngress:
             return {"status": responses.refusal_status(error), **refusal}
         return {"status": responses.status_of(result), "result": json.loads(encode(result).text)}
 
-    async def _infer(self, path: str, asked: Request, data: bytes, body: Body) -> Response:
+    async def _infer(
+        self, path: str, asked: HttpRequest, data: bytes, body: RequestBody
+    ) -> Response:
         match = _MODEL.fullmatch(path)
         assert match is not None  # noqa: S101  # method_of has found it
         student = validation.pipeline(match[1], self._ingress.students)
@@ -260,10 +262,10 @@ class HttpIngress:
             response = Response(200, text, forms.OCTETS, (length,))
         return responses.compressed(response, asked.headers.get("accept-encoding", ""))
 
-    async def _outcome(self, event: Event, seconds: float, body: Body) -> Result:
+    async def _outcome(self, event: Event, seconds: float, body: RequestBody) -> Result:
         return await self._final(await self._ingress.submit(event), seconds, body)
 
-    async def _final(self, receipt: Receipt, seconds: float, body: Body) -> Result:
+    async def _final(self, receipt: Receipt, seconds: float, body: RequestBody) -> Result:
         """Nobody waits for a client that has hung up: its place is another's."""
         return await receipt.final(seconds, body.gone(), self._stopping)
 

@@ -32,7 +32,7 @@ _ONCE = frozenset({
 """Headers that mean nothing when there are two, as every ``ce-`` header."""
 
 
-class Request(NamedTuple):
+class HttpRequest(NamedTuple):
     """The head of a request."""
 
     method: str
@@ -57,7 +57,7 @@ class Request(NamedTuple):
         return self.headers.get("content-encoding", "").strip().lower()
 
 
-def read(scope: Scope) -> Request:
+def read(scope: Scope) -> HttpRequest:
     """The request in an ASGI scope; raises RequestRefusedError or InvalidEventError."""
     target = len(scope["raw_path"]) + len(scope["query_string"])
     if target > MAX_TARGET_CHARACTERS:
@@ -74,7 +74,7 @@ def read(scope: Scope) -> Request:
             field="headers",
             remedy="send fewer",
         )
-    return Request(
+    return HttpRequest(
         "GET" if scope["method"] == "HEAD" else scope["method"],
         scope["path"],
         scope["query_string"].decode("latin-1"),
@@ -100,7 +100,7 @@ def _headers(raw: list[tuple[bytes, bytes]]) -> dict[str, str]:
     return headers
 
 
-def wait_seconds(request: Request, default: float) -> float:
+def wait_seconds(request: HttpRequest, default: float) -> float:
     """``?wait=5`` or ``Prefer: wait=5``, at most MAX_WAIT_SECONDS; raises InvalidEventError.
 
     A preference that cannot be understood is ignored, as RFC 7240 asks.
@@ -118,10 +118,10 @@ def wait_seconds(request: Request, default: float) -> float:
     return min(float(preferred[1]), MAX_WAIT_SECONDS) if preferred else default
 
 
-class Body:
+class RequestBody:
     """The body of a request: read once, or thrown away."""
 
-    def __init__(self, request: Request, receive: Receive) -> None:
+    def __init__(self, request: HttpRequest, receive: Receive) -> None:
         self._receive = receive
         announced = request.headers.get("content-length")
         if announced is not None and not (announced.isascii() and announced.isdigit()):

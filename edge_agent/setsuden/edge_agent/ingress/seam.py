@@ -13,10 +13,9 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-from setsuden.edge_agent.arrival import Accepted, Answered, Arrival, Deferred, Outcome
+from setsuden.edge_agent.arrival import Accepted, Answered, Arrival, Deferred, FinalResults, Outcome
 from setsuden.edge_agent.core import Cursor, Reply, StreamPlace, Submission
 from setsuden.edge_agent.durable import now
-from setsuden.edge_agent.finals import FinalResults
 from setsuden.edge_agent.outbox import Known
 from setsuden.edge_agent.runtime import Runtime
 from setsuden.schemas.errors import SetsudenError, UnavailableError

@@ -18,7 +18,7 @@ from setsuden.edge_agent.config import HttpOptions
 from setsuden.schemas.errors import ConfigError
 from setsuden.schemas.log import get_logger
 
-from .connection import Connection, Connections
+from .connection import Connections, HttpConnection
 from .http import HttpIngress
 
 log = get_logger(__name__)
@@ -51,7 +51,7 @@ class HttpServer:
         app.fit(self._connections.limit)
         self._config = uvicorn.Config(
             app,
-            http=Connection,
+            http=HttpConnection,
             log_config=None,
             access_log=False,
             proxy_headers=False,
@@ -104,8 +104,8 @@ class HttpServer:
             self._taking.add(task)
             task.add_done_callback(self._taking.discard)
 
-    def _connection(self) -> Connection:
-        return Connection(self._config, self._server_state, {}, self._connections)
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(self._config, self._server_state, {}, self._connections)
 
     def _no_descriptors(self, error: OSError) -> None:
         """Make room, wait, and say it once a minute: the next try is as vain, and the next."""

@@ -50,7 +50,7 @@ class RunUse(NamedTuple):
     closed: float
 
 
-class Share(NamedTuple):
+class RunShare(NamedTuple):
     """Joules of one run."""
 
     dynamic: float
@@ -74,7 +74,7 @@ class Attribution(NamedTuple):
     """A window's buckets, and each run's part in the order given."""
 
     buckets: Buckets
-    shares: tuple[Share, ...]
+    shares: tuple[RunShare, ...]
     idle_seconds: tuple[float, ...]
     """Time open, shared equally with the other runs open at each moment."""
 
@@ -109,7 +109,7 @@ def attribute(
     open_total = fsum(seconds)
     per_open = found.request_idle / open_total if open_total > 0 else 0.0
     shares = [
-        Share(run[0] * per_cpu, part * per_open) for run, part in zip(runs, seconds, strict=True)
+        RunShare(run[0] * per_cpu, part * per_open) for run, part in zip(runs, seconds, strict=True)
     ]
     return Attribution(found, tuple(shares), tuple(seconds))
 

@@ -48,13 +48,13 @@ METHODS = {
 }
 
 
-class Spread(NamedTuple):
+class RelativeError(NamedTuple):
     """A relative error in log space, as a standard deviation."""
 
     sigma: float
 
     @classmethod
-    def of(cls, factor: float) -> Spread:
+    def of(cls, factor: float) -> RelativeError:
         """The spread of a 95 % factor; ValueError below 1."""
         if factor < 1:
             raise ValueError(f"a factor is 1 or more, not {factor:g}")
@@ -70,14 +70,14 @@ class Spread(NamedTuple):
         return interval(mid, self.sigma)
 
 
-def combine(*parts: Spread) -> Spread:
+def combine(*parts: RelativeError) -> RelativeError:
     """The spread of a product of independent parts."""
-    return Spread(hypot(*(part.sigma for part in parts)))
+    return RelativeError(hypot(*(part.sigma for part in parts)))
 
 
 def interval(mid: float, sigma: float) -> tuple[float, float]:
     """``mid * exp(-+1.96 sigma)``; the factor is at most ``MAX_FACTOR``."""
-    factor = Spread(sigma).factor
+    factor = RelativeError(sigma).factor
     return mid / factor, mid * factor
 
 
@@ -98,9 +98,9 @@ def dynamic_factor(
     from the same sensor, so its scale error is the same in both parts and is not amplified.
     """
     return combine(
-        Spread.of(sensor_factor),
-        Spread.of(METHODS[method].factor),
-        Spread.of(WINDOW_FACTOR),
+        RelativeError.of(sensor_factor),
+        RelativeError.of(METHODS[method].factor),
+        RelativeError.of(WINDOW_FACTOR),
         baseline_spread(idle_factor, idle_joules, dynamic_joules),
     ).factor
 
@@ -110,14 +110,14 @@ def idle_part_factor(sensor_factor: float, idle_factor: float) -> float:
 
     How they are shared (reserved share, open time) is a convention and has no error.
     """
-    return combine(Spread.of(sensor_factor), Spread.of(idle_factor)).factor
+    return combine(RelativeError.of(sensor_factor), RelativeError.of(idle_factor)).factor
 
 
-def baseline_spread(idle_factor: float, idle_joules: float, dynamic_joules: float) -> Spread:
+def baseline_spread(idle_factor: float, idle_joules: float, dynamic_joules: float) -> RelativeError:
     """What the baseline's error does to the dynamic part."""
-    sigma = Spread.of(idle_factor).sigma
+    sigma = RelativeError.of(idle_factor).sigma
     if sigma == 0 or idle_joules <= 0:
-        return Spread(0.0)
+        return RelativeError(0.0)
     if dynamic_joules <= 0:
-        return Spread(log(MAX_FACTOR) / Z)
-    return Spread(sigma * idle_joules / dynamic_joules)
+        return RelativeError(log(MAX_FACTOR) / Z)
+    return RelativeError(sigma * idle_joules / dynamic_joules)

@@ -8,7 +8,7 @@ from importlib.metadata import version
 from math import hypot
 from typing import NamedTuple
 
-from setsuden.energy.attribution.intervals import Spread, combine
+from setsuden.energy.attribution.intervals import RelativeError, combine
 from setsuden.energy.host.cpu import cores, cpu_name
 from setsuden.energy.host.system import Host
 from setsuden.energy.power_curve import Calibration, Point, machine_hash
@@ -34,7 +34,7 @@ class CalibrationError(SetsudenError):
     code = "calibration_failed"
 
 
-class Meter(NamedTuple):
+class ReferenceMeter(NamedTuple):
     """What the watts of a calibration were measured with."""
 
     name: str
@@ -54,8 +54,8 @@ def fit(points: Sequence[Point], meter_factor: float) -> tuple[tuple[Point, ...]
     half = half.model_copy(update={"watts": min(max(half.watts, idle.watts), full.watts)})
     slope = (half.watts - idle.watts) / (half.utilisation - idle.utilisation)
     at_rest = max(0.0, idle.watts - slope * idle.utilisation)
-    noise = Spread(max(point.cv for point in points))
-    spread = combine(Spread.of(CURVE_FACTOR), Spread.of(meter_factor), noise)
+    noise = RelativeError(max(point.cv for point in points))
+    spread = combine(RelativeError.of(CURVE_FACTOR), RelativeError.of(meter_factor), noise)
     return (idle, half, full), at_rest, spread.factor
 
 
@@ -103,7 +103,9 @@ def _check_watts(idle: Point, half: Point, full: Point) -> None:
         )
 
 
-def calibration(points: Sequence[Point], meter: Meter, load: str, host: Host) -> Calibration:
+def calibration(
+    points: Sequence[Point], meter: ReferenceMeter, load: str, host: Host
+) -> Calibration:
     """The file's content for this machine, now; raises CalibrationError."""
     fitted, idle_watts, factor = fit(points, meter.factor)
     at = datetime.fromtimestamp(host.clock.wall_ns() // 10**9, UTC)

@@ -40,7 +40,7 @@ _ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM
 _END_SECONDS = 10.0
 
 
-class Work(NamedTuple):
+class LoadLevel(NamedTuple):
     """Which CPUs are kept busy, and for what part of the time."""
 
     cpus: tuple[int, ...]
@@ -52,7 +52,7 @@ def kind() -> str:
     return "float32 matrix products" if find_spec("numpy") else "integer arithmetic in Python"
 
 
-def steps(cpus: Sequence[int], root: SysRoot) -> dict[str, Work]:
+def steps(cpus: Sequence[int], root: SysRoot) -> dict[str, LoadLevel]:
     """Idle, half and full load for these CPUs.
 
     Half is one thread of every core, as the scheduler places it, else every second CPU: on a
@@ -60,10 +60,10 @@ def steps(cpus: Sequence[int], root: SysRoot) -> dict[str, Work]:
     """
     everything = tuple(sorted(cpus))
     first = tuple(cpu for cpu in everything if _first_thread(cpu, root) in {cpu, None})
-    half = Work(first if len(first) * 2 == len(everything) else everything[::2])
+    half = LoadLevel(first if len(first) * 2 == len(everything) else everything[::2])
     if len(half.cpus) == len(everything):
-        half = Work(everything, 0.5)
-    return {"idle": Work(()), "half": half, "full": Work(everything)}
+        half = LoadLevel(everything, 0.5)
+    return {"idle": LoadLevel(()), "half": half, "full": LoadLevel(everything)}
 
 
 def _first_thread(cpu: int, root: SysRoot) -> int | None:
@@ -81,7 +81,7 @@ def allowed() -> tuple[int, ...]:
 
 
 @contextmanager
-def running(work: Work) -> Iterator[tuple[int, ...]]:
+def running(work: LoadLevel) -> Iterator[tuple[int, ...]]:
     """Keep the CPUs busy inside; gives the processes' ids.
 
     None of them is left at the end, whatever the end. Raises CalibrationError when one had ended

@@ -7,8 +7,8 @@ from contextlib import AbstractContextManager, contextmanager
 from math import fsum, sqrt
 from typing import NamedTuple, Protocol
 
-from setsuden.energy.calibration.calibrate import CalibrationError, Meter
-from setsuden.energy.calibration.load import Work
+from setsuden.energy.calibration.calibrate import CalibrationError, ReferenceMeter
+from setsuden.energy.calibration.load import LoadLevel
 from setsuden.energy.domain import Candidate, Sensor
 from setsuden.energy.host.cpu import HostCpuReader, cores
 from setsuden.energy.host.system import Host
@@ -37,19 +37,19 @@ class Mean(NamedTuple):
 class Watts(Protocol):
     """Any way to learn watts, a person at a plug included."""
 
-    meter: Meter
+    meter: ReferenceMeter
 
     def mean(self, step: str, seconds: float) -> Mean:
         """Under the load of this step, which is on already, over so many seconds."""
         ...
 
 
-Running = Callable[[Work], AbstractContextManager[object]]
+Running = Callable[[LoadLevel], AbstractContextManager[object]]
 
 
 def points(
     watts: Watts,
-    work: Mapping[str, Work],
+    work: Mapping[str, LoadLevel],
     running: Running,
     host: Host,
     *,
@@ -88,7 +88,7 @@ def _point(found: Mean, utilisation: float, seconds: float) -> Point:
     return Point(utilisation=min(utilisation, 1.2), watts=found.watts, seconds=seconds, cv=found.cv)
 
 
-def meter_of(candidate: Candidate) -> Meter:
+def meter_of(candidate: Candidate) -> ReferenceMeter:
     """What a calibration says it was measured with; raises CalibrationError when that is no meter.
 
     A model knows nothing of this machine, so a curve through its figures would be the model again
@@ -107,7 +107,7 @@ def meter_of(candidate: Candidate) -> Meter:
         raise CalibrationError(
             f"{candidate.name} sums up unlike boundaries: {named}", remedy=_HUMAN
         )
-    return Meter(
+    return ReferenceMeter(
         candidate.name,
         max(sources, key=tuple(Source).index),
         boundaries.pop(),

@@ -20,7 +20,7 @@ WHOLE_HOST = frozenset({Boundary.WALL_AC, Boundary.HOST, Boundary.BOARD_DC})
 """Boundaries that hold all of the machine."""
 
 
-class Point(NamedTuple):
+class MetricPoint(NamedTuple):
     """One value of one set of attributes."""
 
     attributes: Mapping[str, str]
@@ -32,7 +32,7 @@ class Instrument(NamedTuple):
     """One metric with its points."""
 
     row: MetricRow
-    points: tuple[Point, ...]
+    points: tuple[MetricPoint, ...]
 
 
 def instruments(meter: Meter) -> list[Instrument]:
@@ -52,31 +52,31 @@ def points_of(
         names.INFERENCE_CPU_TIME: _work(meter, summed.cpu_seconds, own),
         names.UNATTRIBUTED: _unattributed(meter, summed, own),
         names.WINDOWS: _windows(summed, own),
-        names.ROWS_DROPPED: iter((Point(own, dropped),)),
+        names.ROWS_DROPPED: iter((MetricPoint(own, dropped),)),
         names.HW_ENERGY: _hardware(meter, domains, whole=False),
         names.HW_HOST_ENERGY: _hardware(meter, domains, whole=True),
-        names.PROCESS_CPU_TIME: iter((Point(own, summed.process_cpu_seconds),)),
+        names.PROCESS_CPU_TIME: iter((MetricPoint(own, summed.process_cpu_seconds),)),
     }
     made = [Instrument(row, tuple(points)) for row, points in found.items()]
     return [instrument for instrument in made if instrument.points]
 
 
-def _inference(meter: MeterRow, summed: Summed, own: dict[str, str]) -> Iterator[Point]:
+def _inference(meter: MeterRow, summed: Summed, own: dict[str, str]) -> Iterator[MetricPoint]:
     own = own | _provenance(meter)
     for (pipeline, model, part), joules in summed.inference_joules.items():
         work = _of_model(meter, pipeline, model)
-        yield Point({**own, **work, names.COMPONENT: part}, joules)
+        yield MetricPoint({**own, **work, names.COMPONENT: part}, joules)
     if summed.windows > summed.unknown_windows:
-        yield Point({**own, names.COMPONENT: "overhead"}, summed.overhead_joules)
+        yield MetricPoint({**own, names.COMPONENT: "overhead"}, summed.overhead_joules)
 
 
 def _work(
     meter: MeterRow, figures: Mapping[tuple[str, str], float], own: dict[str, str]
-) -> Iterator[Point]:
+) -> Iterator[MetricPoint]:
     if meter.component is Component.BROKER:
         return  # its work is messages: they are no inferences
     for (pipeline, model), figure in figures.items():
-        yield Point(own | _of_model(meter, pipeline, model), figure)
+        yield MetricPoint(own | _of_model(meter, pipeline, model), figure)
 
 
 def _of_model(meter: MeterRow, pipeline: str, model: str) -> dict[str, str]:
@@ -86,14 +86,14 @@ def _of_model(meter: MeterRow, pipeline: str, model: str) -> dict[str, str]:
     return {names.PIPELINE: pipeline, names.MODEL: model}
 
 
-def _unattributed(meter: MeterRow, summed: Summed, own: dict[str, str]) -> Iterator[Point]:
+def _unattributed(meter: MeterRow, summed: Summed, own: dict[str, str]) -> Iterator[MetricPoint]:
     for bucket, joules in summed.unattributed_joules.items():
-        yield Point({**own, **_provenance(meter), names.BUCKET: bucket}, joules)
+        yield MetricPoint({**own, **_provenance(meter), names.BUCKET: bucket}, joules)
 
 
-def _windows(summed: Summed, own: dict[str, str]) -> Iterator[Point]:
-    yield Point(own | {names.KNOWN: "true"}, summed.windows - summed.unknown_windows)
-    yield Point(own | {names.KNOWN: "false"}, summed.unknown_windows)
+def _windows(summed: Summed, own: dict[str, str]) -> Iterator[MetricPoint]:
+    yield MetricPoint(own | {names.KNOWN: "true"}, summed.windows - summed.unknown_windows)
+    yield MetricPoint(own | {names.KNOWN: "false"}, summed.unknown_windows)
 
 
 def _provenance(of: MeterRow | DomainRow) -> dict[str, str]:
@@ -101,12 +101,14 @@ def _provenance(of: MeterRow | DomainRow) -> dict[str, str]:
     return found if of.boundary is None else found | {names.BOUNDARY: of.boundary.value}
 
 
-def _hardware(meter: MeterRow, domains: Mapping[str, float], *, whole: bool) -> Iterator[Point]:
+def _hardware(
+    meter: MeterRow, domains: Mapping[str, float], *, whole: bool
+) -> Iterator[MetricPoint]:
     for domain in meter.domains:
         joules = domains.get(domain.id)
         if joules is not None and _whole_host(domain) is whole:
             attributes = {names.SITE: meter.site, **_component(domain), **_provenance(domain)}
-            yield Point(attributes, joules)
+            yield MetricPoint(attributes, joules)
 
 
 def _whole_host(domain: DomainRow) -> bool:

@@ -20,7 +20,7 @@ from setsuden.energy.metering.journal import Journal
 from setsuden.energy.metering.ledger import MeteredRun, RunLedger, WorkKey
 from setsuden.energy.metering.policy import PATIENCE_SECONDS, OpenWindow, WindowPolicy
 from setsuden.energy.metering.provisional import ProvisionalEstimator
-from setsuden.energy.metering.sampler import Sampler
+from setsuden.energy.metering.sampler import EnergySampler
 from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
 from setsuden.energy.metering.totals import Totals
 from setsuden.schemas.energy import WORST_LAST, EnergyReading, Method, Quality
@@ -51,7 +51,7 @@ class Meter:
         self,
         host: Host,
         *,
-        sampler: Sampler,
+        sampler: EnergySampler,
         baseline: Baseline,
         facts: MeterFacts,
         journal: Journal,

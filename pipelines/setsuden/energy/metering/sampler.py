@@ -6,7 +6,7 @@ import threading
 import time
 from typing import NamedTuple
 
-from setsuden.energy.domain import Candidate, Kind, Reading
+from setsuden.energy.domain import Candidate, DomainKind, Reading
 from setsuden.energy.sensors.counter import Track
 from setsuden.schemas.energy import WORST_LAST, Quality
 
@@ -14,7 +14,7 @@ _COST_WEIGHT = 0.2
 _LAG_WEIGHT = 0.9
 
 
-class Energy(NamedTuple):
+class SampledEnergy(NamedTuple):
     """Of all primary domains, since the last window was taken."""
 
     joules: float | None
@@ -24,14 +24,14 @@ class Energy(NamedTuple):
     """Joules that were read and belong to no window: others of the same window were unknown."""
 
 
-class Sampler:
+class EnergySampler:
     """One opened source. Not thread-safe: the meter's thread owns it."""
 
     def __init__(self, candidate: Candidate) -> None:
         self.cost = 0.0
         """CPU-seconds of one reading, smoothed."""
         domains = [d for d in candidate.domains if d.id in candidate.primary]
-        powers = [d.interval_seconds for d in domains if d.kind is not Kind.COUNTER]
+        powers = [d.interval_seconds for d in domains if d.kind is not DomainKind.COUNTER]
         self.sampled = bool(powers)
         """True where power must be read inside a window too."""
         self.interval_seconds = min(powers, default=1.0)
@@ -73,7 +73,7 @@ class Sampler:
         """True while a primary domain has said nothing new: the window had better wait for it."""
         return not self._waits.isdisjoint(self._primary)
 
-    def take(self, now_ns: int) -> Energy:
+    def take(self, now_ns: int) -> SampledEnergy:
         """What there is since the last call; begins the next window."""
         known = self._sensor is not None
         self._taken = dict(self._newest)
@@ -92,8 +92,8 @@ class Sampler:
         self._carried = dict.fromkeys(self._primary, 0.0)
         self._quality = Quality.OK
         if known:
-            return Energy(joules, quality)
-        return Energy(None, quality if self._sensor is not None else Quality.OK, joules)
+            return SampledEnergy(joules, quality)
+        return SampledEnergy(None, quality if self._sensor is not None else Quality.OK, joules)
 
     def domain_joules(self) -> dict[str, float]:
         """Joules of each domain since the start, of those that were read; from any thread."""

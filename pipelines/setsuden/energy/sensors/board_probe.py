@@ -9,15 +9,15 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
-from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.domain import Candidate, Domain, DomainKind
 from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.sensors.boards import Board, Channel, Condition, Figure, boards
+from setsuden.energy.sensors.boards import Board, BoardFigure, Channel, Condition, boards
 from setsuden.energy.sensors.factors import FACTORS, ErrorClass, accuracy_factor
 from setsuden.energy.sensors.files import (
     FileChannel,
+    FileCondition,
     FileSensor,
-    Gate,
     Number,
     number_in,
     permission_remedy,
@@ -94,7 +94,7 @@ def _zone_above(folder: str, ids: dict[str, str]) -> str | None:
     return None
 
 
-SECONDS = {Kind.COUNTER: 1.0, Kind.AVERAGE_POWER: 0.2, Kind.INSTANT_POWER: 0.1}
+SECONDS = {DomainKind.COUNTER: 1.0, DomainKind.AVERAGE_POWER: 0.2, DomainKind.INSTANT_POWER: 0.1}
 """How often each kind is worth reading."""
 _LONGEST_SECONDS = 1.0
 _WHOLE = 0.9
@@ -126,7 +126,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class ProbeFailure:
     """Why a channel cannot be read."""
 
     reason: str
@@ -161,7 +161,9 @@ class Search:
                 return self._available(readable, ids, failures)
         return self._no_sum(found, failures)
 
-    def _countable(self, found: Sequence[Found], failures: dict[str, Failure]) -> Sequence[Found]:
+    def _countable(
+        self, found: Sequence[Found], failures: dict[str, ProbeFailure]
+    ) -> Sequence[Found]:
         """Without what is switched off, where one alone is looked for."""
         if self._board.primary != "single":
             return found
@@ -175,7 +177,7 @@ class Search:
     def _origin(self) -> str:
         return f"row {self._board.name}: {self._board.citation}"
 
-    def _no_sum(self, found: Sequence[Found], failures: dict[str, Failure]) -> Candidate:
+    def _no_sum(self, found: Sequence[Found], failures: dict[str, ProbeFailure]) -> Candidate:
         if failures:
             reasons = sorted({failure.reason for failure in failures.values()})
             return self._refused("; ".join(reasons), self._board.remedy)
@@ -187,7 +189,7 @@ class Search:
         )
 
     def _available(
-        self, readable: Sequence[Found], ids: Sequence[str], failures: dict[str, Failure]
+        self, readable: Sequence[Found], ids: Sequence[str], failures: dict[str, ProbeFailure]
     ) -> Candidate:
         above = parents(self._board, [one.named for one in readable])
         channels = tuple(self._channel(one, above.get(one.named.id)) for one in readable)
@@ -266,17 +268,17 @@ class Search:
         placed = ((self._place(one, figure.file), figure.scale) for figure in one.channel.figures)
         return tuple(Number(file, scale) for file, scale in placed if file is not None)
 
-    def _gates_of(self, one: Found) -> tuple[Gate, ...]:
+    def _gates_of(self, one: Found) -> tuple[FileCondition, ...]:
         asked = self._board.only_while
         placed = ((self._place(one, condition.file), condition.says) for condition in asked)
-        return tuple(Gate(file, says) for file, says in placed if file is not None)
+        return tuple(FileCondition(file, says) for file, says in placed if file is not None)
 
     def _place(self, one: Found, name: str) -> str | None:
         return self._files.place(one.named.folder, one.file(name))
 
     def _domain(self, one: Found, parent: str | None) -> Domain:
         board = self._board
-        kind = Kind.COUNTER if one.channel.energy else Kind(board.kind)
+        kind = DomainKind.COUNTER if one.channel.energy else DomainKind(board.kind)
         return Domain(
             id=one.named.id,
             name=one.named.name,
@@ -286,25 +288,25 @@ class Search:
             boundary=board.boundary,
             factor=self._factor(one),
             parent=parent,
-            max_joules=board.wrap_joules if kind is Kind.COUNTER else None,
+            max_joules=board.wrap_joules if kind is DomainKind.COUNTER else None,
             max_watts=board.max_watts,
             interval_seconds=self._seconds(one, kind),
         )
 
-    def _source(self, one: Found, kind: Kind) -> Source:
+    def _source(self, one: Found, kind: DomainKind) -> Source:
         """Measured where the device itself counts or averages all the time; else derived."""
         whole = one.channel.power is not None and not self._gap(one, kind)
-        return Source.MEASURED if kind is Kind.COUNTER or whole else Source.DERIVED
+        return Source.MEASURED if kind is DomainKind.COUNTER or whole else Source.DERIVED
 
-    def _gap(self, one: Found, kind: Kind) -> bool:
+    def _gap(self, one: Found, kind: DomainKind) -> bool:
         """True where time between two readings is in neither."""
         averaged = self._averaged(one)
         return averaged is None or averaged < self._seconds(one, kind) * _WHOLE
 
-    def _seconds(self, one: Found, kind: Kind) -> float:
+    def _seconds(self, one: Found, kind: DomainKind) -> float:
         seconds = self._board.seconds or SECONDS[kind]
         averaged = self._averaged(one)
-        if kind is not Kind.AVERAGE_POWER or averaged is None:
+        if kind is not DomainKind.AVERAGE_POWER or averaged is None:
             return seconds
         return min(max(seconds, averaged), max(seconds, _LONGEST_SECONDS))
 
@@ -313,7 +315,7 @@ class Search:
         figure = self._board.averaging
         return None if figure is None else self._figure(one, figure)
 
-    def _figure(self, one: Found, figure: Figure) -> float | None:
+    def _figure(self, one: Found, figure: BoardFigure) -> float | None:
         text = self._files.says(one.named.folder, one.file(figure.file))
         try:
             return number_in(figure.file, text or "") * figure.scale
@@ -331,11 +333,11 @@ class Search:
         except ValueError:
             return default
 
-    def _failures(self, found: Sequence[Found]) -> dict[str, Failure]:
+    def _failures(self, found: Sequence[Found]) -> dict[str, ProbeFailure]:
         tried = ((one.named.id, self._failure(self._channel(one))) for one in found)
         return {identity: failure for identity, failure in tried if failure is not None}
 
-    def _failure(self, channel: FileChannel) -> Failure | None:
+    def _failure(self, channel: FileChannel) -> ProbeFailure | None:
         """Why the channel cannot be read now; None when it can, or when it is only busy."""
         for file in channel.files:
             try:
@@ -344,16 +346,16 @@ class Search:
                 if error.errno in _PASSING:
                     continue
                 denied = file if error.errno in _DENIED else ""
-                return Failure(f"/{file}: {why(error)}", denied, error.errno in _OFF)
+                return ProbeFailure(f"/{file}: {why(error)}", denied, error.errno in _OFF)
             problem = channel.objection(file, text)
             if problem:
-                return Failure(problem)
+                return ProbeFailure(problem)
         return None
 
     # -- words --------------------------------------------------------------------------------
 
     def _reasons(
-        self, readable: Sequence[Found], ids: Sequence[str], failures: dict[str, Failure]
+        self, readable: Sequence[Found], ids: Sequence[str], failures: dict[str, ProbeFailure]
     ) -> list[str]:
         summed = [one for one in readable if one.named.id in ids]
         names = " + ".join(one.named.name for one in summed)
@@ -376,9 +378,9 @@ class Search:
         return [f"{file} is {text}" for file, text in asked if text]
 
     def _averages(self, one: Found) -> str:
-        kind = Kind.COUNTER if one.channel.energy else Kind(self._board.kind)
+        kind = DomainKind.COUNTER if one.channel.energy else DomainKind(self._board.kind)
         averaged = self._averaged(one)
-        if kind is Kind.COUNTER or averaged is None or not self._gap(one, kind):
+        if kind is DomainKind.COUNTER or averaged is None or not self._gap(one, kind):
             return ""
         seconds = self._seconds(one, kind)
         return f"averages over {averaged:g} s and is read every {seconds:g} s: the rest is not seen"

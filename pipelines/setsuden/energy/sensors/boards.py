@@ -46,7 +46,7 @@ UNITS = {
 _QUANTITY = {"energy": "J", "power": "W", "volts": "V", "amperes": "A"}
 
 
-class Figure(Model):
+class BoardFigure(Model):
     """A number in a file."""
 
     file: FileName = Field(pattern="^[^/]")
@@ -68,15 +68,15 @@ class Condition(Model):
 class Channel(Model):
     """One way to read a figure: a counter of energy, or power, or volts times amperes."""
 
-    energy: Figure | None = None
-    power: Figure | None = None
-    volts: Figure | None = None
-    amperes: Figure | None = None
+    energy: BoardFigure | None = None
+    power: BoardFigure | None = None
+    volts: BoardFigure | None = None
+    amperes: BoardFigure | None = None
     numbers: tuple[int, ...] = Field(default=(), strict=False)
     """The channels there are; empty for all that are found."""
 
     @property
-    def figures(self) -> tuple[Figure, ...]:
+    def figures(self) -> tuple[BoardFigure, ...]:
         """What is multiplied."""
         found = (self.energy, self.power, self.volts, self.amperes)
         return tuple(figure for figure in found if figure is not None)
@@ -135,7 +135,7 @@ class Board(Model):
     ``x:0:1`` lie within ``x:0``."""
     accuracy: FileName | None = None
     """File with the accuracy in percent."""
-    averaging: Figure | None = None
+    averaging: BoardFigure | None = None
     """File with the time over which power is averaged."""
     wrap_joules: float | None = Field(default=None, gt=0)
     """Where its counter goes back to 0."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from setsuden.energy.domain import Domain, Kind, Reading
+from setsuden.energy.domain import Domain, DomainKind, Reading
 from setsuden.schemas.energy import WORST_LAST, Boundary, Quality, Source
 
 PLAUSIBLE = 3.0
@@ -30,7 +30,7 @@ Others may: a plug that counts 0.001 kWh moves every 6 minutes at 10 W."""
 _WHOLE_MACHINE = frozenset({Boundary.WALL_AC, Boundary.HOST, Boundary.BOARD_DC})
 
 
-class Step(NamedTuple):
+class CounterStep(NamedTuple):
     """From one good reading to the next."""
 
     joules: float | None
@@ -51,7 +51,7 @@ class Delta(NamedTuple):
     """Why it is not ``ok``."""
 
 
-def counter_step(domain: Domain, before: Reading, after: Reading) -> Step:
+def counter_step(domain: Domain, before: Reading, after: Reading) -> CounterStep:
     """Joules between two good readings of a counter.
 
     A fall is a wrap when the range is known and the power it implies is at most ``PLAUSIBLE``
@@ -60,21 +60,23 @@ def counter_step(domain: Domain, before: Reading, after: Reading) -> Step:
     """
     moved, seconds = _moved(before, after)
     if seconds < 0:
-        return Step(None, Quality.DEGRADED, "readings out of order")
+        return CounterStep(None, Quality.DEGRADED, "readings out of order")
     most = _most_watts(domain) * (seconds + LATE_SECONDS)
     around = None if domain.max_joules is None else domain.max_joules + COUNTER_STEP
     if moved < 0:
         if around is None or moved + around > most or moved + around < 0:
-            return Step(None, Quality.DEGRADED, "the counter was reset")
+            return CounterStep(None, Quality.DEGRADED, "the counter was reset")
         moved += around
     if moved > most:
-        return Step(None, Quality.QUARANTINED, f"{moved:.6g} J in {seconds:.3g} s")
+        return CounterStep(None, Quality.QUARANTINED, f"{moved:.6g} J in {seconds:.3g} s")
     if around is not None and moved + around <= most:
-        return Step(None, Quality.DEGRADED, f"may have wrapped more than once in {seconds:.3g} s")
-    return Step(moved)
+        return CounterStep(
+            None, Quality.DEGRADED, f"may have wrapped more than once in {seconds:.3g} s"
+        )
+    return CounterStep(moved)
 
 
-def power_step(domain: Domain, before: Reading, after: Reading) -> Step:
+def power_step(domain: Domain, before: Reading, after: Reading) -> CounterStep:
     """Joules between two good readings of power: a trapezoid.
 
     Of averaged power the later value alone: it already is the mean of what lies before it, and a
@@ -82,15 +84,15 @@ def power_step(domain: Domain, before: Reading, after: Reading) -> Step:
     """
     _, seconds = _moved(before, after)
     if seconds < 0:
-        return Step(None, Quality.DEGRADED, "readings out of order")
+        return CounterStep(None, Quality.DEGRADED, "readings out of order")
     highest = max(before.value or 0.0, after.value or 0.0)
     if highest > _most_watts(domain):
-        return Step(None, Quality.QUARANTINED, f"{highest:.6g} W")
-    began = after if domain.kind is Kind.AVERAGE_POWER else before
+        return CounterStep(None, Quality.QUARANTINED, f"{highest:.6g} W")
+    began = after if domain.kind is DomainKind.AVERAGE_POWER else before
     joules = ((began.value or 0.0) + (after.value or 0.0)) / 2 * seconds
     if seconds > LONG_GAP * domain.interval_seconds:
-        return Step(joules, Quality.DEGRADED, f"no reading for {seconds:.3g} s")
-    return Step(joules)
+        return CounterStep(joules, Quality.DEGRADED, f"no reading for {seconds:.3g} s")
+    return CounterStep(joules)
 
 
 def _moved(before: Reading, after: Reading) -> tuple[float, float]:
@@ -129,7 +131,7 @@ class Track:
             return
         if self._last is None or self._moved is None:
             self._start_ns, self._moved = reading.at_ns, reading
-        elif self.domain.kind is Kind.COUNTER:
+        elif self.domain.kind is DomainKind.COUNTER:
             self._join(self._counted(self._moved, reading))
         else:
             self._join(self._integrated(self._last, reading))
@@ -146,31 +148,33 @@ class Track:
         self._quality, self._problem = Quality.OK, ""
         return delta
 
-    def _counted(self, moved: Reading, reading: Reading) -> Step:
+    def _counted(self, moved: Reading, reading: Reading) -> CounterStep:
         if reading.value == moved.value:
             return self._still((reading.at_ns - moved.at_ns) / 1e9)
         self._moved = reading
         step = counter_step(self.domain, moved, reading)
         if not self._failed or step.joules is None:
             return step
-        return Step(step.joules, Quality.DEGRADED, self._failed)
+        return CounterStep(step.joules, Quality.DEGRADED, self._failed)
 
-    def _still(self, seconds: float) -> Step:
+    def _still(self, seconds: float) -> CounterStep:
         own = self.domain.boundary is Boundary.CPU_PACKAGE
         if own and self.domain.source is Source.MEASURED and seconds >= STILL_SECONDS:
             problem = f"the counter has stood still for {seconds:.3g} s"
-            return Step(None, Quality.DEGRADED, problem)
-        return Step(0.0, Quality.DEGRADED, self._failed) if self._failed else Step(0.0)
+            return CounterStep(None, Quality.DEGRADED, problem)
+        return (
+            CounterStep(0.0, Quality.DEGRADED, self._failed) if self._failed else CounterStep(0.0)
+        )
 
-    def _integrated(self, before: Reading, reading: Reading) -> Step:
+    def _integrated(self, before: Reading, reading: Reading) -> CounterStep:
         """A failed read is bridged where the gap is short; a longer one is unknown."""
         step = power_step(self.domain, before, reading)
         if not self._failed or step.joules is None:
             return step
         joules = step.joules if step.quality is Quality.OK else None
-        return Step(joules, Quality.DEGRADED, self._failed)
+        return CounterStep(joules, Quality.DEGRADED, self._failed)
 
-    def _join(self, step: Step) -> None:
+    def _join(self, step: CounterStep) -> None:
         known = self._sum is not None and step.joules is not None
         self._sum = (self._sum or 0.0) + (step.joules or 0.0) if known else None
         if WORST_LAST.index(step.quality) > WORST_LAST.index(self._quality):

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite, prod
 
-from setsuden.energy.domain import Domain, Kind, Reading
-from setsuden.energy.host.system import Clock, Handle, Host, SysRoot
+from setsuden.energy.domain import Domain, DomainKind, Reading
+from setsuden.energy.host.system import Clock, FileHandle, Host, SysRoot
 
 NOISE_WATTS = 0.5
 """A rail that is off reads a little below 0 (an idle Jetson one -0.39 W); so much is called 0."""
@@ -27,7 +27,7 @@ class Number:
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class FileCondition:
     """A file that must say one of these texts for a reading to mean anything."""
 
     file: str
@@ -40,7 +40,7 @@ class FileChannel:
 
     domain: Domain
     numbers: tuple[Number, ...]
-    gates: tuple[Gate, ...] = ()
+    gates: tuple[FileCondition, ...] = ()
     signed: bool = False
     """True where the sign says nothing."""
     invalid: tuple[int, ...] = ()
@@ -71,7 +71,7 @@ class FileSensor:
         """Opens every file; raises OSError, and then none stays open."""
         self.domains = tuple(channel.domain for channel in channels)
         self._clock: Clock = host.clock
-        self._handles: list[Handle] = []
+        self._handles: list[FileHandle] = []
         self._channels: list[_OpenChannel] = []
         try:
             for channel in channels:
@@ -80,7 +80,7 @@ class FileSensor:
             self.close()
             raise
 
-    def _opened(self, channel: FileChannel, root: SysRoot) -> list[Handle]:
+    def _opened(self, channel: FileChannel, root: SysRoot) -> list[FileHandle]:
         opened = []
         for file in channel.files:
             opened.append(root.open(file))
@@ -100,9 +100,9 @@ class FileSensor:
 
 
 class _OpenChannel:
-    def __init__(self, channel: FileChannel, handles: list[Handle]) -> None:
+    def __init__(self, channel: FileChannel, handles: list[FileHandle]) -> None:
         self._channel = channel
-        self.handles: list[Handle] | None = handles
+        self.handles: list[FileHandle] | None = handles
 
     def reading(self, clock: Clock) -> Reading:
         domain = self._channel.domain
@@ -131,7 +131,7 @@ class _OpenChannel:
         return _upright(value, channel)
 
 
-def _unsaid(gate: Gate, text: str) -> str:
+def _unsaid(gate: FileCondition, text: str) -> str:
     return f"/{gate.file} says {text[:40]!r}, not {' or '.join(gate.says)}"
 
 
@@ -141,7 +141,7 @@ def _upright(value: float, channel: FileChannel) -> float:
         return abs(value)
     if value >= 0:
         return value
-    if channel.domain.kind is not Kind.COUNTER and value >= -NOISE_WATTS:
+    if channel.domain.kind is not DomainKind.COUNTER and value >= -NOISE_WATTS:
         return 0.0
     raise ValueError(f"/{channel.numbers[-1].file} is negative: is the sensor wired backwards?")
 

@@ -17,11 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading, Sensor
+from setsuden.energy.domain import Candidate, Domain, DomainKind, Reading, Sensor
 from setsuden.energy.host.cpu import HostCpuReader, cores, threads_per_core
 from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
-from setsuden.energy.power_curve import Curve, stored_calibration
+from setsuden.energy.power_curve import PowerCurve, stored_calibration
 from setsuden.energy.sensors.table import GUEST_FACTOR, match
 from setsuden.schemas.energy import Boundary, Source
 
@@ -36,7 +36,7 @@ _NO_STAT = "/proc/stat cannot be read, and the model needs busy CPU time"
 class ModelSensor:
     """Joules since it was opened; no reading but the CPU's own busy time."""
 
-    def __init__(self, domain: Domain, curve: Curve, cpus: int, host: Host) -> None:
+    def __init__(self, domain: Domain, curve: PowerCurve, cpus: int, host: Host) -> None:
         self.domains: tuple[Domain, ...] = (domain,)
         self._curve, self._cpus, self._clock = curve, cpus, host.clock
         self._host: HostCpuReader | None = HostCpuReader(host.root)
@@ -149,11 +149,11 @@ class _Named:
     origin: str
 
 
-def _straight(idle: float, full: float, count: float) -> Curve:
-    return Curve(((0.0, idle * count), (1.0, full * count)))
+def _straight(idle: float, full: float, count: float) -> PowerCurve:
+    return PowerCurve(((0.0, idle * count), (1.0, full * count)))
 
 
-def _candidate(named: _Named, curve: Curve, host: Host) -> Candidate:
+def _candidate(named: _Named, curve: PowerCurve, host: Host) -> Candidate:
     if not (host.root.text_or_none("proc/stat") or "").startswith("cpu "):
         remedy = "mount -t proc proc /proc"
         return Candidate(named.name, available=False, reason=_NO_STAT, remedy=remedy)
@@ -161,7 +161,7 @@ def _candidate(named: _Named, curve: Curve, host: Host) -> Candidate:
         id=f"model:{named.name}",
         name="machine",
         hw_type="cpu" if named.boundary in _CPU_BOUNDARIES else "enclosure",
-        kind=Kind.COUNTER,
+        kind=DomainKind.COUNTER,
         source=named.source,
         boundary=named.boundary,
         factor=named.factor,

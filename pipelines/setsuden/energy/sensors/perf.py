@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, suppress
 from math import fsum
 from typing import NamedTuple
 
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.domain import Candidate, Domain, DomainKind, Reading
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors.factors import FACTORS, ErrorClass
@@ -23,9 +23,9 @@ from setsuden.energy.sensors.pmu import (
     RAPL_ORIGIN,
     CoreEvent,
     CorePmu,
-    Event,
+    EventScope,
     Pmu,
-    Spread,
+    PmuEvent,
 )
 from setsuden.schemas.energy import Boundary, Source
 
@@ -211,7 +211,7 @@ def _rapl_domain(name: str, cpu: int, first: int, found: Container[str]) -> Doma
         id=_rapl_id(name, cpu),
         name=f"{name}@{cpu}",
         hw_type=hw_type,
-        kind=Kind.COUNTER,
+        kind=DomainKind.COUNTER,
         source=Source.MEASURED,
         boundary=boundary,
         factor=FACTORS[ErrorClass.PACKAGE].value,
@@ -288,7 +288,7 @@ def core_counters(root: SysRoot, core: CorePmu) -> tuple[Counter, ...]:
     ]
     firsts = tuple(group[0] for group in groups if group)
     counters = [
-        _core_counter(event, kinds[0], online if event.spread is Spread.CORE else firsts)
+        _core_counter(event, kinds[0], online if event.spread is EventScope.CORE else firsts)
         for event in core.events
     ]
     return tuple(counters) if all(counter.cpus for counter in counters) else ()
@@ -299,7 +299,7 @@ def _core_counter(event: CoreEvent, kind: int, cpus: tuple[int, ...]) -> Counter
         id=f"perf:core/{event.name}",
         name=event.name,
         hw_type=event.hw_type,
-        kind=Kind.COUNTER,
+        kind=DomainKind.COUNTER,
         source=Source.MEASURED,
         boundary=Boundary.CPU_PACKAGE,
         factor=CORE_FACTOR,
@@ -319,9 +319,9 @@ class PerfSensor:
         self.domains = tuple(counter.domain for counter in counters)
         self._counters, self._clock = counters, host.clock
         with ExitStack() as undo:
-            self._events: list[list[Event]] = []
+            self._events: list[list[PmuEvent]] = []
             for counter in counters:
-                opened: list[Event] = []
+                opened: list[PmuEvent] = []
                 self._events.append(opened)
                 for cpu in counter.cpus:
                     event = pmu.open(counter.kind, counter.config, cpu)
@@ -336,7 +336,7 @@ class PerfSensor:
             for counter, events in zip(self._counters, self._events, strict=True)
         ]
 
-    def _reading(self, counter: Counter, events: list[Event]) -> Reading:
+    def _reading(self, counter: Counter, events: list[PmuEvent]) -> Reading:
         at_ns = self._clock.monotonic_ns()
         try:
             joules = fsum(event.count() * counter.joules_per_count for event in events)

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.domain import Candidate, Domain, DomainKind
 from setsuden.energy.host.system import Clock, Host
 from setsuden.energy.options import EnergyOptions, PlugOptions
 from setsuden.energy.protocols.background import (
@@ -73,7 +73,7 @@ def _domain(plug: PlugOptions) -> Domain:
         id=NAME,
         name=plug.field or NAME,
         hw_type="enclosure",
-        kind=Kind.INSTANT_POWER if watts else Kind.COUNTER,
+        kind=DomainKind.INSTANT_POWER if watts else DomainKind.COUNTER,
         source=Source.DERIVED if watts else Source.MEASURED,
         boundary=Boundary(plug.boundary),
         factor=plug.factor,

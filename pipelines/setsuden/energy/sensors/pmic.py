@@ -6,7 +6,7 @@ import re
 from math import fsum
 from typing import NamedTuple
 
-from setsuden.energy.domain import Candidate, Domain, Kind, Reading
+from setsuden.energy.domain import Candidate, Domain, DomainKind, Reading
 from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions
 from setsuden.schemas.energy import Boundary, Source
@@ -28,7 +28,7 @@ _LINE = re.compile(r"^\s*(\S+)_([VA])\b[^=\n]*=\s*([0-9.]+)[VA]\s*$", re.MULTILI
 _RAILS, _BOARD = "pi5_pmic:rails", "pi5_pmic:board"
 
 
-class Board(NamedTuple):
+class PmicBoard(NamedTuple):
     """A model that has this power chip."""
 
     model: str
@@ -38,9 +38,9 @@ class Board(NamedTuple):
 
 
 BOARDS = (
-    Board("Raspberry Pi 5 ", corrected=True),
-    Board("Raspberry Pi Compute Module 5", corrected=False),  # carriers differ
-    Board("Raspberry Pi 500", corrected=False),
+    PmicBoard("Raspberry Pi 5 ", corrected=True),
+    PmicBoard("Raspberry Pi Compute Module 5", corrected=False),  # carriers differ
+    PmicBoard("Raspberry Pi 500", corrected=False),
 )
 
 
@@ -88,12 +88,12 @@ def _absent(model: str) -> Candidate:
     )
 
 
-def _domains(board: Board) -> tuple[Domain, ...]:
+def _domains(board: PmicBoard) -> tuple[Domain, ...]:
     whole = Domain(
         id=_BOARD,
         name="board input, corrected",
         hw_type="enclosure",
-        kind=Kind.INSTANT_POWER,
+        kind=DomainKind.INSTANT_POWER,
         source=Source.DERIVED,
         boundary=Boundary.BOARD_DC,
         factor=FACTOR,
@@ -103,7 +103,7 @@ def _domains(board: Board) -> tuple[Domain, ...]:
         id=_RAILS,
         name="sum of rails",
         hw_type="cpu",
-        kind=Kind.INSTANT_POWER,
+        kind=DomainKind.INSTANT_POWER,
         source=Source.DERIVED,
         boundary=Boundary.MODULE,
         factor=FACTOR,
@@ -113,7 +113,7 @@ def _domains(board: Board) -> tuple[Domain, ...]:
     return (whole, sum_of_rails) if board.corrected else (sum_of_rails,)
 
 
-def _origin(board: Board) -> str:
+def _origin(board: PmicBoard) -> str:
     if not board.corrected:
         return "sum of volts times amperes; the published correction was made on a Pi 5"
     return (

@@ -23,7 +23,7 @@ would look like less energy."""
 _CLOEXEC = 1 << 3
 
 
-class Event:
+class PmuEvent:
     """One counter of one PMU on one CPU, for whatever runs there."""
 
     def __init__(self, descriptor: int) -> None:
@@ -44,7 +44,7 @@ class Event:
 class Pmu:
     """The door to the perf subsystem; a test puts its own behind it."""
 
-    def open(self, kind: int, config: int, cpu: int) -> Event:
+    def open(self, kind: int, config: int, cpu: int) -> PmuEvent:
         """Count ``config`` of the PMU numbered ``kind`` on this CPU; raises OSError."""
         import ctypes  # noqa: PLC0415  # 5 ms that machines without such a PMU need not pay
 
@@ -65,7 +65,7 @@ class Pmu:
         if descriptor < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
-        return Event(int(descriptor))
+        return PmuEvent(int(descriptor))
 
 
 def attr(kind: int, config: int) -> bytes:
@@ -78,7 +78,7 @@ CORE_FACTOR = 1.2
 """Our judgement: activity estimates of the processor, not a shunt; no accuracy was found."""
 
 
-class Spread(StrEnum):
+class EventScope(StrEnum):
     """Which cores count an event."""
 
     CORE = "core"
@@ -94,7 +94,7 @@ class CoreEvent(NamedTuple):
     code: int
     joules_per_count: float | None
     """None: no public document says."""
-    spread: Spread
+    spread: EventScope
     hw_type: str
 
 
@@ -147,9 +147,9 @@ def _a64fx(core_nano: float, cache_nano: float, least: int, most: int) -> CorePm
         least,
         most,
         (
-            CoreEvent("EA_CORE", 0x1E0, core_nano * _NANO, Spread.CORE, "cpu"),
-            CoreEvent("EA_L2", 0x3E0, cache_nano * _NANO, Spread.GROUP, "cpu"),
-            CoreEvent("EA_MEMORY", 0x3E8, 256 * _NANO, Spread.GROUP, "memory"),
+            CoreEvent("EA_CORE", 0x1E0, core_nano * _NANO, EventScope.CORE, "cpu"),
+            CoreEvent("EA_L2", 0x3E0, cache_nano * _NANO, EventScope.GROUP, "cpu"),
+            CoreEvent("EA_MEMORY", 0x3E8, 256 * _NANO, EventScope.GROUP, "memory"),
         ),
         _A64FX_ORIGIN,
     )
@@ -165,9 +165,9 @@ CORE_PMUS = (
         1,
         4096,
         (
-            CoreEvent("EA_CORE", 0x1F0, None, Spread.CORE, "cpu"),
-            CoreEvent("EA_L3", 0x3F0, None, Spread.GROUP, "cpu"),
-            CoreEvent("EA_LDO_LOSS", 0x3F1, None, Spread.GROUP, "cpu"),
+            CoreEvent("EA_CORE", 0x1F0, None, EventScope.CORE, "cpu"),
+            CoreEvent("EA_L3", 0x3F0, None, EventScope.GROUP, "cpu"),
+            CoreEvent("EA_LDO_LOSS", 0x3F1, None, EventScope.GROUP, "cpu"),
         ),
         _MONAKA_ORIGIN,
     ),

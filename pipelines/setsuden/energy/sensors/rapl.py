@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import NamedTuple
 
-from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.domain import Candidate, Domain, DomainKind
 from setsuden.energy.host.system import Host, SysRoot
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.sensors.factors import FACTORS, ErrorClass
@@ -175,7 +175,7 @@ def _channel(zone: Zone, zones: Sequence[Zone], root: SysRoot) -> FileChannel:
         id=zone.zone,
         name=zone.name,
         hw_type="memory" if zone.name == "dram" else "enclosure" if zone.name == "psys" else "cpu",
-        kind=Kind.COUNTER,
+        kind=DomainKind.COUNTER,
         source=Source.MEASURED,
         boundary=_boundary(zone.name),
         factor=FACTORS[ErrorClass.PACKAGE].value,

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from setsuden.energy.domain import Candidate, Domain, Kind
+from setsuden.energy.domain import Candidate, Domain, DomainKind
 from setsuden.energy.host.system import Host
 from setsuden.energy.options import EnergyOptions, RedfishOptions
 from setsuden.energy.protocols.background import Background, polling, timed
@@ -128,7 +128,7 @@ def _domain(redfish: RedfishOptions) -> Domain:
         id=NAME,
         name="PowerConsumedWatts",
         hw_type="enclosure",
-        kind=Kind.INSTANT_POWER,
+        kind=DomainKind.INSTANT_POWER,
         source=Source.DERIVED,
         boundary=Boundary.WALL_AC,
         factor=redfish.factor,

@@ -81,7 +81,7 @@ class Refused(WireModel):
     error: str
 
 
-class Server:
+class RelayServer:
     """Serves one open sensor's readings on a UNIX socket, in a thread of its own.
 
     However many ask, the sensor is read at most as often as its quickest domain is worth reading.

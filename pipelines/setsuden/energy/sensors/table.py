@@ -33,7 +33,7 @@ class Sku(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class TableRow:
     """Wall power per core, both threads of it included; the needle stands in ``/proc/cpuinfo``.
 
     Arm tells part numbers there: 0xd4f is Neoverse V2, 0xd0c Neoverse N1.
@@ -49,27 +49,27 @@ class Row:
 
 
 SKUS = (
-    Row("", 0.67, 1.75, "Altra Q80-30, 140 W", Sku(_ALTRA, 80, 3000)),
-    Row("", 1.14, 1.92, "Altra Q64-30, 123 W", Sku(_ALTRA, 64, 3000)),
+    TableRow("", 0.67, 1.75, "Altra Q80-30, 140 W", Sku(_ALTRA, 80, 3000)),
+    TableRow("", 1.14, 1.92, "Altra Q64-30, 123 W", Sku(_ALTRA, 64, 3000)),
     # Geometric means: 1.17 and 2.09, 1.10 and 1.95 W at full load in two submissions each.
-    Row("", 0.61, 1.56, "Altra Max M128-30, 150 W and 268 W", Sku(_ALTRA, 128, 3000)),
-    Row("", 0.56, 1.46, "2 x Altra Max M128-30, 282 W and 499 W", Sku(_ALTRA, 256, 3000)),
-    Row("", 2.07, 4.30, "NVIDIA Grace Superchip, 144 cores, 619 W", Sku(_GRACE, 144)),
+    TableRow("", 0.61, 1.56, "Altra Max M128-30, 150 W and 268 W", Sku(_ALTRA, 128, 3000)),
+    TableRow("", 0.56, 1.46, "2 x Altra Max M128-30, 282 W and 499 W", Sku(_ALTRA, 256, 3000)),
+    TableRow("", 2.07, 4.30, "NVIDIA Grace Superchip, 144 cores, 619 W", Sku(_GRACE, 144)),
 )
 ROWS = (
-    Row("AMD EPYC 9", 0.48, 2.67, "median of 91 EPYC 9xxx results"),
-    Row("AMD EPYC", 0.48, 2.67, "median of 91 EPYC 9xxx results, taken for any EPYC"),
-    Row("0xd4f", 2.07, 4.30, "NVIDIA Grace Superchip, 619 W, taken for any Neoverse V2"),
-    Row("0xd0c", 0.67, 1.75, "Altra Q80-30, 80 cores, 140 W, taken for any Neoverse N1"),
-    Row("aarch64", 0.67, 1.75, "Altra Q80-30, 80 cores, 140 W, taken for any Arm machine"),
-    Row("", 1.31, 5.46, "median of all 393 results since 2021"),
+    TableRow("AMD EPYC 9", 0.48, 2.67, "median of 91 EPYC 9xxx results"),
+    TableRow("AMD EPYC", 0.48, 2.67, "median of 91 EPYC 9xxx results, taken for any EPYC"),
+    TableRow("0xd4f", 2.07, 4.30, "NVIDIA Grace Superchip, 619 W, taken for any Neoverse V2"),
+    TableRow("0xd0c", 0.67, 1.75, "Altra Q80-30, 80 cores, 140 W, taken for any Neoverse N1"),
+    TableRow("aarch64", 0.67, 1.75, "Altra Q80-30, 80 cores, 140 W, taken for any Arm machine"),
+    TableRow("", 1.31, 5.46, "median of all 393 results since 2021"),
 )
 
 
 class Match(NamedTuple):
     """The row for a machine, and what is not known about it."""
 
-    row: Row
+    row: TableRow
     factor: float
     why: str
     """Words on the factor."""

@@ -1,7 +1,7 @@
 """A simulated machine whose true joules per request are known."""
 
-from setsuden.energy.simulator.machine import Machine, Neighbours, Pattern, Requests
-from setsuden.energy.simulator.schedule import Request
+from setsuden.energy.simulator.machine import Neighbours, Pattern, PowerModel, Requests
+from setsuden.energy.simulator.schedule import SimulatedRequest
 from setsuden.energy.simulator.simulation import (
     COUNTER,
     POWER,
@@ -16,14 +16,14 @@ __all__ = [
     "COUNTER",
     "POWER",
     "CounterFile",
-    "Machine",
     "Neighbours",
     "Pattern",
     "PowerFile",
-    "Request",
+    "PowerModel",
     "Requests",
     "Scene",
     "SimulatedClock",
     "SimulatedMachine",
     "SimulatedProcess",
+    "SimulatedRequest",
 ]

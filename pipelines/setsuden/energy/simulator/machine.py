@@ -15,7 +15,7 @@ class Pattern(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class PowerModel:
     """Power of ``u`` of its cores busy: ``idle + dynamic * ((1-s) * (u/cores)^b + s * u/cores)``.
 
     The default has 4 cores of an Ampere Altra Q80-30 at the wall: 53.9 W idle and 140 W full for

@@ -16,20 +16,20 @@ from setsuden.energy.attribution.attribute import (
     Attributor,
     HostWindow,
     ProcessUse,
+    RunShare,
     RunUse,
-    Share,
 )
-from setsuden.energy.calibration.calibrate import Meter as CalibrationMeter
+from setsuden.energy.calibration.calibrate import ReferenceMeter as CalibrationMeter
 from setsuden.energy.calibration.calibrate import calibration
 from setsuden.energy.metering.ledger import MeteredRun, WorkKey
 from setsuden.energy.metering.meter import Meter
-from setsuden.energy.metering.sampler import Sampler
+from setsuden.energy.metering.sampler import EnergySampler
 from setsuden.energy.open import Identity, open_meter
 from setsuden.energy.options import EnergyOptions
 from setsuden.energy.power_curve import Calibration, Point
 from setsuden.energy.sensors.detect import detect
-from setsuden.energy.simulator.machine import Machine, Neighbours, Requests
-from setsuden.energy.simulator.schedule import Request
+from setsuden.energy.simulator.machine import Neighbours, PowerModel, Requests
+from setsuden.energy.simulator.schedule import SimulatedRequest
 from setsuden.energy.simulator.simulation import Scene, SimulatedMachine, SimulatedProcess
 from setsuden.energy.simulator.tree import CounterFile
 from setsuden.schemas.energy import Boundary, Method, Source
@@ -43,14 +43,14 @@ _KEY = WorkKey("simulated", "simulated/model", "")
 _IDENTITY = Identity(Component.EDGE, "simulated", "simulated", "0" * 64)
 
 
-class Span(NamedTuple):
+class SettledRequest(NamedTuple):
     """One request as the meter settled it, beside its truth."""
 
-    request: Request
+    request: SimulatedRequest
     run: MeteredRun
 
 
-class Window(NamedTuple):
+class SettledWindow(NamedTuple):
     """Joules of all requests in one window."""
 
     measured: float
@@ -61,18 +61,18 @@ class Window(NamedTuple):
 
 
 @dataclass(slots=True)
-class Observation:
+class SimulatedRun:
     """One simulated machine, measured."""
 
-    spans: list[Span] = field(default_factory=list)
-    windows: list[Window] = field(default_factory=list)
+    spans: list[SettledRequest] = field(default_factory=list)
+    windows: list[SettledWindow] = field(default_factory=list)
     seconds: float = 0.0
     """Simulated time."""
     cpu_seconds: float = 0.0
     """What the meter took of a real core."""
 
 
-def calibrate(machine: Machine, counter: CounterFile) -> Calibration:
+def calibrate(machine: PowerModel, counter: CounterFile) -> Calibration:
     """What ``setsuden energy calibrate`` would store: idle, half and full load on this counter."""
     with TemporaryDirectory(prefix="setsuden-simulated-") as folder:
         points = [_point(Path(folder) / str(load), machine, load, counter) for load in (0, 0.5, 1)]
@@ -83,11 +83,11 @@ def calibrate(machine: Machine, counter: CounterFile) -> Calibration:
         return stored
 
 
-def _point(folder: Path, machine: Machine, load: float, counter: CounterFile) -> Point:
+def _point(folder: Path, machine: PowerModel, load: float, counter: CounterFile) -> Point:
     others = Neighbours(load * machine.cores)
     scene = Scene(machine, others, Requests(per_second=0), overhead_cores=0.0, counter=counter)
     simulated = SimulatedMachine(folder, scene)
-    sampler = Sampler(detect(EnergyOptions(sensor="rapl"), simulated.host).chosen)
+    sampler = EnergySampler(detect(EnergyOptions(sensor="rapl"), simulated.host).chosen)
     sampler.read()
     simulated.advance(_CALIBRATION_SECONDS)
     sampler.read()
@@ -105,7 +105,7 @@ def observe(
     sensor: SensorName = "rapl",
     *,
     exponent: float | None = None,
-) -> Observation:
+) -> SimulatedRun:
     """A machine of this scene, measured to the end of its schedule.
 
     ``exponent`` is taken in place of the calibrated one.
@@ -144,13 +144,13 @@ class _Observer:
     def __init__(self, simulated: SimulatedMachine, meter: Meter, attribute: Attributor) -> None:
         self._simulated, self._meter, self._attribute = simulated, meter, attribute
         self._attribution: Attribution | None = None
-        self._runs: dict[Request, MeteredRun] = {}
+        self._runs: dict[SimulatedRequest, MeteredRun] = {}
         self._true: deque[float | None] = deque()
         """True joules of the requests in each window not settled yet; None past the schedule."""
-        self._observation = Observation(seconds=simulated.scene.seconds)
+        self._observation = SimulatedRun(seconds=simulated.scene.seconds)
         simulated.on_open, simulated.on_close = self._opened, self._closed
 
-    def run(self, window_seconds: float) -> Observation:
+    def run(self, window_seconds: float) -> SimulatedRun:
         """Every window of the schedule, and as many more as its last requests need to end."""
         end_ns = self._simulated.scene.seconds * 1e9
         spent, own = 0.0, (self._meter.facts, self._meter.on_row)
@@ -166,7 +166,7 @@ class _Observer:
         self._meter.facts, self._meter.on_row = own
         self._observation.cpu_seconds = spent
         self._observation.spans = [
-            Span(request, run)
+            SettledRequest(request, run)
             for request, run in self._runs.items()
             if request.closed_ns <= end_ns and run.settled_by is not None
         ]
@@ -183,10 +183,10 @@ class _Observer:
         true = self._simulated.true_buckets
         return true.request_dynamic + true.request_idle
 
-    def _opened(self, request: Request) -> None:
+    def _opened(self, request: SimulatedRequest) -> None:
         self._runs[request] = self._meter.begin(_KEY)
 
-    def _closed(self, request: Request) -> None:
+    def _closed(self, request: SimulatedRequest) -> None:
         self._meter.finish(self._runs[request], 1, request.cpu_seconds, Method.EXCLUSIVE)
 
     def _attributed(
@@ -202,7 +202,7 @@ class _Observer:
         if row.joules is None or self._attribution is None:
             return
         measured = row.request_dynamic + row.request_idle
-        window = Window(measured, true, leak(row.joules, self._attribution))
+        window = SettledWindow(measured, true, leak(row.joules, self._attribution))
         self._observation.windows.append(window)
 
 
@@ -213,5 +213,5 @@ def leak(joules: float, attribution: Attribution) -> float:
     buckets, shares = attribution.buckets, attribution.shares
     requests = buckets.request_dynamic + buckets.request_idle
     shared = fsum(part for share in shares for part in share)
-    below = -min(0.0, *buckets, *(min(share) for share in shares or (Share(0, 0),)))
+    below = -min(0.0, *buckets, *(min(share) for share in shares or (RunShare(0, 0),)))
     return max(abs(fsum(buckets) - joules), abs(shared - requests), below) / joules

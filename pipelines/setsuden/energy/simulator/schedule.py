@@ -14,7 +14,7 @@ _BURST_PART = 0.25
 
 
 @dataclass(slots=True, eq=False)
-class Request:
+class SimulatedRequest:
     """One run, and what it has truly used so far."""
 
     opened_ns: int
@@ -29,34 +29,34 @@ class Request:
         return (self.closed_ns - self.opened_ns) / 1e9
 
 
-class Change(NamedTuple):
+class NeighbourLoad(NamedTuple):
     """From this moment on so many cores are the neighbours'."""
 
     at_ns: int
     cores: float
 
 
-def requests(declared: Requests, seconds: float, random: Random) -> list[Request]:
+def requests(declared: Requests, seconds: float, random: Random) -> list[SimulatedRequest]:
     """Every request that opens in this time, by its opening."""
     free = [0.0] * declared.workers
-    made: list[Request] = []
+    made: list[SimulatedRequest] = []
     for arrived in _arrivals(declared, seconds, random):
         opened = max(arrived, heapq.heappop(free))
         closed = opened + declared.cpu_seconds * random.lognormvariate(0.0, declared.spread)
         heapq.heappush(free, closed)
         if opened < seconds:
-            made.append(Request(round(opened * 1e9), round(closed * 1e9)))
+            made.append(SimulatedRequest(round(opened * 1e9), round(closed * 1e9)))
     return made
 
 
-def changes(declared: Neighbours, seconds: float, random: Random) -> list[Change]:
+def changes(declared: Neighbours, seconds: float, random: Random) -> list[NeighbourLoad]:
     """Every change of the neighbours' load; the first is at 0."""
     if declared.pattern is Pattern.STEADY:
-        return [Change(0, declared.mean_cores)]
+        return [NeighbourLoad(0, declared.mean_cores)]
     half = declared.period_seconds / 2
     made, now, on = [], 0.0, random.random() < 0.5
     while now < seconds:
-        made.append(Change(round(now * 1e9), declared.peak_cores if on else 0.0))
+        made.append(NeighbourLoad(round(now * 1e9), declared.peak_cores if on else 0.0))
         now += random.expovariate(1.0 / half)
         on = not on
     return made

@@ -11,8 +11,8 @@ from random import Random
 
 from setsuden.energy.attribution.attribute import Buckets
 from setsuden.energy.host.system import Clock, Host, SysRoot
-from setsuden.energy.simulator.machine import Machine, Neighbours, Requests
-from setsuden.energy.simulator.schedule import Request, changes, requests
+from setsuden.energy.simulator.machine import Neighbours, PowerModel, Requests
+from setsuden.energy.simulator.schedule import SimulatedRequest, changes, requests
 from setsuden.energy.simulator.tree import CounterFile, PowerFile, Tree
 
 COUNTER = "sys/class/powercap/intel-rapl:0"
@@ -25,7 +25,7 @@ EPOCH_NS = 1_700_000_000 * 10**9
 class Scene:
     """Everything that a simulation is."""
 
-    machine: Machine = Machine()
+    machine: PowerModel = PowerModel()
     neighbours: Neighbours = Neighbours()
     load: Requests = Requests()
     seconds: float = 20.0
@@ -67,10 +67,10 @@ class SimulatedMachine:
             + [(request.closed_ns, 0, request) for request in self.requests],
             key=lambda edge: edge[:2],
         )
-        self.on_open: Callable[[Request], None] = lambda _: None
-        self.on_close: Callable[[Request], None] = lambda _: None
+        self.on_open: Callable[[SimulatedRequest], None] = lambda _: None
+        self.on_close: Callable[[SimulatedRequest], None] = lambda _: None
         self.now_ns = 0
-        self._open: list[Request] = []
+        self._open: list[SimulatedRequest] = []
         self._cores, self._edge, self._change = 0.0, 0, 0
         self._busy = self._process = self._joules = 0.0
         self._true = [0.0] * 5
@@ -159,11 +159,11 @@ class SimulatedMachine:
             self._mean = (self._joules - self._published_joules) / since
             self._published_ns, self._published_joules = self.now_ns, self._joules
 
-    def _opened(self, request: Request) -> None:
+    def _opened(self, request: SimulatedRequest) -> None:
         self._open.append(request)
         self.on_open(request)
 
-    def _closed(self, request: Request) -> None:
+    def _closed(self, request: SimulatedRequest) -> None:
         self._open.remove(request)
         self.on_close(request)
 

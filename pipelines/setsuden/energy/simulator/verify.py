@@ -16,13 +16,19 @@ from statistics import median
 from typing import NamedTuple
 
 from setsuden.energy.attribution.attribute import UNCALIBRATED_EXPONENT, Attributor, attribute
-from setsuden.energy.attribution.intervals import Spread
+from setsuden.energy.attribution.intervals import RelativeError
 from setsuden.energy.metering.baseline import CALIBRATED_FACTOR
 from setsuden.energy.metering.ledger import RunLedger, WorkKey
 from setsuden.energy.metering.settle import ClosedWindow, MeterFacts, settle
 from setsuden.energy.sensors.factors import FACTORS, ErrorClass
-from setsuden.energy.simulator import CounterFile, Machine, Neighbours, Pattern, Requests, Scene
-from setsuden.energy.simulator.observe import Observation, SensorName, Span, calibrate, observe
+from setsuden.energy.simulator import CounterFile, Neighbours, Pattern, PowerModel, Requests, Scene
+from setsuden.energy.simulator.observe import (
+    SensorName,
+    SettledRequest,
+    SimulatedRun,
+    calibrate,
+    observe,
+)
 from setsuden.schemas.energy import Boundary, Method, Quality, Source
 from setsuden.schemas.windows import Counts
 
@@ -38,7 +44,7 @@ _UNITS_UJ = (15.2587890625, 61.03515625)
 _NEAR_WRAP_JOULES = 50.0
 
 
-class Figure(NamedTuple):
+class VerifiedFigure(NamedTuple):
     """One figure and what it was to be."""
 
     name: str
@@ -65,7 +71,7 @@ class Figure(NamedTuple):
 class Verification:
     """All figures, and how much they stand on."""
 
-    figures: tuple[Figure, ...]
+    figures: tuple[VerifiedFigure, ...]
     seed: int
     seconds: float
     """Simulated time for each machine."""
@@ -107,7 +113,7 @@ def verify(
     verified.
     """
     jobs = list(_jobs(seed, seconds, machines, coverage_machines))
-    seen: dict[str, list[Observation]] = {}
+    seen: dict[str, list[SimulatedRun]] = {}
     for done, job in enumerate(jobs):
         progress(done, len(jobs))
         seen.setdefault(job.group, []).append(_measured(job, method))
@@ -143,7 +149,7 @@ def draw(random: Random, pattern: Pattern, seconds: float) -> Scene:
     """A machine with neighbours and requests."""
     bursty = pattern is Pattern.BURSTY
     return Scene(
-        Machine(exponent=random.uniform(0.3, 0.8), straight=random.uniform(0.0, 0.4)),
+        PowerModel(exponent=random.uniform(0.3, 0.8), straight=random.uniform(0.0, 0.4)),
         Neighbours(random.uniform(0.0, 1.25 if bursty else 2.5), pattern, random.uniform(0.5, 4.0)),
         Requests(
             random.uniform(2.0, 30.0),
@@ -166,47 +172,47 @@ def _counter(unit_uj: float, scale: float = 1.0) -> CounterFile:
 
 def _erring(random: Random, scene: Scene) -> Job:
     """The same scene with a sensor and a baseline as wrong as their factors say."""
-    scale = exp(random.gauss(0.0, Spread.of(SENSOR_FACTOR).sigma))
-    moved = exp(random.gauss(0.0, Spread.of(CALIBRATED_FACTOR).sigma))
+    scale = exp(random.gauss(0.0, RelativeError.of(SENSOR_FACTOR).sigma))
+    moved = exp(random.gauss(0.0, RelativeError.of(CALIBRATED_FACTOR).sigma))
     erring = replace(scene, counter=_counter(scene.counter.unit_uj, scale))
     machine = replace(scene.machine, idle_watts=scene.machine.idle_watts * moved)
     return Job("coverage", replace(erring, machine=machine), calibrated_on=erring)
 
 
-def _measured(job: Job, method: Attributor) -> Observation:
+def _measured(job: Job, method: Attributor) -> SimulatedRun:
     then = job.calibrated_on or job.scene
     stored = calibrate(then.machine, then.counter)
     return observe(job.scene, stored, job.window_seconds, method, job.sensor, exponent=job.exponent)
 
 
-def _figures(seen: dict[str, list[Observation]], method: Attributor) -> Iterator[Figure]:
+def _figures(seen: dict[str, list[SimulatedRun]], method: Attributor) -> Iterator[VerifiedFigure]:
     both = [found for pattern in Pattern for found in seen.get(pattern, [])]
     steady, bursty = (_spans(seen.get(pattern, [])) for pattern in Pattern)
     power, drawn = _spans(seen.get("power_file", [])), _spans(seen.get("coverage", []))
-    yield Figure("span_error_steady", span_error(steady), 0.05, _MAPE)
-    yield Figure("span_error_bursty", span_error(bursty), 0.10, _MAPE)
-    yield Figure("span_error_power_file", span_error(power), 0.10, _POWER)
-    yield Figure("window_error", window_error(both), 0.02, _WAPE)
-    yield Figure("coverage_95", coverage(drawn), 0.95, _COVERAGE, at_least=True)
-    yield Figure("conservation_error", conservation_error(seen), 1e-9, _CONSERVATION)
-    yield Figure("meter_core_share", core_share(both), 0.002, _CORE)
-    yield Figure("us_per_span", microseconds_per_span(method), 10.0, _MICROSECONDS)
+    yield VerifiedFigure("span_error_steady", span_error(steady), 0.05, _MAPE)
+    yield VerifiedFigure("span_error_bursty", span_error(bursty), 0.10, _MAPE)
+    yield VerifiedFigure("span_error_power_file", span_error(power), 0.10, _POWER)
+    yield VerifiedFigure("window_error", window_error(both), 0.02, _WAPE)
+    yield VerifiedFigure("coverage_95", coverage(drawn), 0.95, _COVERAGE, at_least=True)
+    yield VerifiedFigure("conservation_error", conservation_error(seen), 1e-9, _CONSERVATION)
+    yield VerifiedFigure("meter_core_share", core_share(both), 0.002, _CORE)
+    yield VerifiedFigure("us_per_span", microseconds_per_span(method), 10.0, _MICROSECONDS)
     yield from _without_target(seen)
 
 
-def _without_target(seen: dict[str, list[Observation]]) -> Iterator[Figure]:
+def _without_target(seen: dict[str, list[SimulatedRun]]) -> Iterator[VerifiedFigure]:
     """Figures without a target."""
     width = interval_factor(_spans(seen.get("coverage", [])))
-    yield Figure("interval_factor", width, None, _WIDTH)
+    yield VerifiedFigure("interval_factor", width, None, _WIDTH)
     for pattern in Pattern:
         found = seen.get(pattern, [])
         by_cpu = _spans(seen.get(f"{pattern}_by_cpu", []))
-        yield Figure(f"window_error_{pattern}", window_error(found), None, _WAPE)
+        yield VerifiedFigure(f"window_error_{pattern}", window_error(found), None, _WAPE)
         dynamic = span_error(_spans(found), dynamic=True)
-        yield Figure(f"dynamic_error_{pattern}", dynamic, None, _DYNAMIC)
-        yield Figure(f"by_cpu_error_{pattern}", span_error(by_cpu), None, _BY_CPU)
+        yield VerifiedFigure(f"dynamic_error_{pattern}", dynamic, None, _DYNAMIC)
+        yield VerifiedFigure(f"by_cpu_error_{pattern}", span_error(by_cpu), None, _BY_CPU)
         bent = _spans(seen.get(f"{pattern}_uncalibrated", []))
-        yield Figure(f"uncalibrated_error_{pattern}", span_error(bent), None, _BENT)
+        yield VerifiedFigure(f"uncalibrated_error_{pattern}", span_error(bent), None, _BENT)
 
 
 _MAPE = "mean over requests of |found - true| / true, of a request's joules"
@@ -222,7 +228,7 @@ _BENT = f"span_error with the exponent {UNCALIBRATED_EXPONENT} of a machine nobo
 _BY_CPU = "span_error without a calibrated curve: by CPU-seconds alone"
 
 
-def _spans(found: Iterable[Observation]) -> list[Span]:
+def _spans(found: Iterable[SimulatedRun]) -> list[SettledRequest]:
     return [span for observation in found for span in observation.spans]
 
 
@@ -231,7 +237,7 @@ def _worst(values: Iterable[float | None]) -> float | None:
     return max(known, default=None)
 
 
-def span_error(spans: Sequence[Span], *, dynamic: bool = False) -> float | None:
+def span_error(spans: Sequence[SettledRequest], *, dynamic: bool = False) -> float | None:
     """Mean absolute relative error over requests, of their joules or the dynamic part alone."""
     errors = []
     for span in spans:
@@ -241,7 +247,7 @@ def span_error(spans: Sequence[Span], *, dynamic: bool = False) -> float | None:
     return fsum(errors) / len(errors) if errors else None
 
 
-def window_error(observations: Iterable[Observation]) -> float | None:
+def window_error(observations: Iterable[SimulatedRun]) -> float | None:
     """Joules of requests that each window has too many or too few, as a part of the true ones."""
     windows = [window for observation in observations for window in observation.windows]
     true = fsum(window.true for window in windows)
@@ -250,7 +256,7 @@ def window_error(observations: Iterable[Observation]) -> float | None:
     )
 
 
-def coverage(spans: Sequence[Span]) -> float | None:
+def coverage(spans: Sequence[SettledRequest]) -> float | None:
     """Part of the requests whose interval holds their true joules."""
     held = [
         span.run.low <= span.request.dynamic + span.request.idle <= span.run.high for span in spans
@@ -258,20 +264,20 @@ def coverage(spans: Sequence[Span]) -> float | None:
     return sum(held) / len(held) if held else None
 
 
-def interval_factor(spans: Sequence[Span]) -> float | None:
+def interval_factor(spans: Sequence[SettledRequest]) -> float | None:
     """Median 95 % factor of the requests' joules."""
     runs = [span.run for span in spans if span.run.low > 0]
     wide = [(run.dynamic + run.idle) / run.low for run in runs]
     return median(wide) if wide else None
 
 
-def conservation_error(seen: dict[str, list[Observation]]) -> float | None:
+def conservation_error(seen: dict[str, list[SimulatedRun]]) -> float | None:
     """The worst window of all."""
     found = [observation for group in seen.values() for observation in group]
     return _worst(window.leak for observation in found for window in observation.windows)
 
 
-def core_share(observations: Sequence[Observation]) -> float | None:
+def core_share(observations: Sequence[SimulatedRun]) -> float | None:
     """Real CPU-seconds for each second of simulated time."""
     seconds = fsum(observation.seconds for observation in observations)
     return fsum(seen.cpu_seconds for seen in observations) / seconds if seconds > 0 else None

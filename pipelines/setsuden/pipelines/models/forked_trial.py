@@ -22,7 +22,7 @@ from setsuden.schemas.pipeline import Limits
 from . import confine, session, trial
 from .failure import FailureKind, TrialError
 from .native import first_line, ran_out_of_memory
-from .trial import Report
+from .trial import TrialReport
 
 _MOST_BYTES = 1 << 16
 
@@ -49,7 +49,7 @@ class ForkedTrial:
                 os._exit(1)
         os.close(end)
 
-    def result(self, deadline: float) -> Report | None:
+    def result(self, deadline: float) -> TrialReport | None:
         """What it measured, or None when it was not done by then (monotonic) and was killed.
 
         Raises what the trial raised: TrialError, BundleError, MissingExtraError.
@@ -121,9 +121,9 @@ def _tried(bundle: Bundle, model: str, content: bytes, limits: Limits) -> dict[s
     return {"report": report}
 
 
-def _report(answer: dict[str, Any]) -> Report:
+def _report(answer: dict[str, Any]) -> TrialReport:
     if "report" in answer:
-        return Report(*answer["report"])
+        return TrialReport(*answer["report"])
     message, remedy = answer["message"], answer["remedy"]
     if answer["extra"]:
         raise MissingExtraError(message, remedy=remedy)

@@ -74,7 +74,7 @@ class _NobodysAccount:
 
 def _tried(
     bundle: Bundle, model: str, process: ModelProcess, limits: Limits, *, bounded: bool
-) -> trial.Report:
+) -> trial.TrialReport:
     """Start the process and try the model there, under all limits; raises TrialError."""
     try:
         process.start()
@@ -162,7 +162,7 @@ class _Loading:
         finally:
             self._done.set()
 
-    def _adopt(self, report: trial.Report) -> None:
+    def _adopt(self, report: trial.TrialReport) -> None:
         runner = self._runner
         if runner.why_apart is None and self._late:
             runner.why_apart = "its trial took long, and this process has other work"

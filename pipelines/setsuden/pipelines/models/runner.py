@@ -26,8 +26,8 @@ from .model_process import order
 from .native import first_line, ran_out_of_memory
 from .preparation import Preparation, UnfitInputError
 from .session import Run, Session, is_row_per_item
-from .trial import Report
-from .watchdog import Watch, Watchdog
+from .trial import TrialReport
+from .watchdog import RunWatch, Watchdog
 
 log = get_logger(__name__)
 Array = NDArray[Any]
@@ -55,7 +55,7 @@ class RunOutcome(NamedTuple):
     """Has the settled joules once its window has closed; None where nothing came of it."""
 
 
-class Tier(NamedTuple):
+class ModelTier(NamedTuple):
     """How a tier wants its models run."""
 
     quick_seconds: float
@@ -75,7 +75,7 @@ class ModelRunner:
         *,
         limits: Limits,
         meter: Meter,
-        tier: Tier,
+        tier: ModelTier,
         watchdog: Watchdog,
     ) -> None:
         """Not usable before :mod:`loading` has tried it. Raises BundleError for its file."""
@@ -99,12 +99,12 @@ class ModelRunner:
         self._prepare = Preparation(self.spec)
         self._classes = len(bundle.manifest.classes)
         self._session: Session | None = None
-        self._watch: Watch | None = None
+        self._watch: RunWatch | None = None
         self._estimate = _Estimate(tier.quick_seconds, 0.0)
 
     # -- what loading decides -------------------------------------------------------------------
 
-    def adopt(self, report: Report, session: Session | None) -> None:
+    def adopt(self, report: TrialReport, session: Session | None) -> None:
         """The trial went well; with a session the model runs in this process."""
         self.max_batch = report.max_batch
         rest = report.seconds_in_batch - report.seconds_alone
@@ -200,7 +200,7 @@ class ModelRunner:
     def _run_here(  # one private call
         self,
         session: Session,
-        watch: Watch,
+        watch: RunWatch,
         batch: Array,
         began: int,
         cpu_limit: float | None,
@@ -224,7 +224,7 @@ class ModelRunner:
         self._leave(watch)
         return None if cpu_limit is not None else _late(began, self.limits)
 
-    def _leave(self, watch: Watch) -> None:
+    def _leave(self, watch: RunWatch) -> None:
         """It overran in here: from now on it runs in a process of its own."""
         self.why_apart = "a run in this process overran its limit"
         log.warning("model_moved_apart", pipeline=self.pipeline)

@@ -44,7 +44,7 @@ _NO_NUMPY_TYPE = "No corresponding Numpy type"
 """onnxruntime, of bfloat16 and the like."""
 
 
-class Ran(Protocol):
+class TrialRun(Protocol):
     """One run, as :class:`session.Run` has it."""
 
     @property
@@ -55,10 +55,10 @@ class Ran(Protocol):
     def wall_seconds(self) -> float: ...  # noqa: D102  # the field of that name
 
 
-Run = Callable[[Array], Ran]
+Run = Callable[[Array], TrialRun]
 
 
-class Report(NamedTuple):
+class TrialReport(NamedTuple):
     """What a trial measured."""
 
     seconds_alone: float
@@ -79,7 +79,7 @@ class _Inputs(NamedTuple):
 
 def check(
     bundle: Bundle, model: str, run: Run, *, run_seconds: float = 3600.0, invent: bool = True
-) -> Report:
+) -> TrialReport:
     """Try the named model; raises TrialError with what is wrong and what to do.
 
     A recorded ``sample`` must work. Invented input must work in one of several kinds: a model of
@@ -90,7 +90,7 @@ def check(
     if wrong is not None:
         raise TrialError(FailureKind.UNUSABLE, f"{spec.file}: {wrong[0]}", remedy=wrong[1])
     trial = _Trial(manifest, spec, run, run_seconds)
-    report: Report | None = None
+    report: TrialReport | None = None
     sample = bundle.sample()
     if sample is not None:
         recorded = codec.raw_array(sample, manifest.observation)
@@ -153,7 +153,7 @@ class _Trial:
         self._prepare = Preparation(spec)
         self._classes = len(manifest.classes)
 
-    def of(self, inputs: _Inputs) -> Report:
+    def of(self, inputs: _Inputs) -> TrialReport:
         """Each item alone that a batch begins with, then the batch; raises TrialError."""
         spec, observations = self._spec, inputs.observations
         alone = [self._run([observations[0]])]
@@ -172,9 +172,9 @@ class _Trial:
             self._check_label(singles[0])
         if inputs.varied and len(observations) > 1:
             self._check_variety(observations)
-        return Report(seconds, _seconds(spec, batch), items)
+        return TrialReport(seconds, _seconds(spec, batch), items)
 
-    def _run(self, observations: Sequence[Array]) -> Ran:
+    def _run(self, observations: Sequence[Array]) -> TrialRun:
         try:
             batch = self._prepare(observations)
         except ValueError as error:
@@ -267,7 +267,7 @@ def _spread(one: Array, other: Array) -> float:
     return min(_difference(rows, rows.mean(axis=0)) for rows in (one, other)) / 2
 
 
-def _run(spec: ModelSpec, run: Run, batch: Array) -> Ran:
+def _run(spec: ModelSpec, run: Run, batch: Array) -> TrialRun:
     try:
         return run(batch)
     except RunFailedError as error:
@@ -318,7 +318,7 @@ def _items(spec: ModelSpec, seconds_alone: float, run_seconds: float) -> int:
     return max(1, min(spec.max_batch, within))
 
 
-def _seconds(spec: ModelSpec, ran: Ran) -> float:
+def _seconds(spec: ModelSpec, ran: TrialRun) -> float:
     return ran.cpu_seconds if spec.threads == 1 else ran.wall_seconds
 
 

@@ -62,7 +62,7 @@ class _Timer:
             os.read(self.fd, 8)
 
 
-class Watch:
+class RunWatch:
     """One model's runs, one at a time, seen by the watchdog."""
 
     def __init__(
@@ -135,21 +135,21 @@ class Watchdog:
     ) -> None:
         """``on_stuck`` gets the pipeline's name in the watchdog's thread and need not return."""
         self._record, self._on_stuck = record, on_stuck
-        self._watches: dict[int, Watch] = {}
+        self._watches: dict[int, RunWatch] = {}
         self._timers = select.epoll()
         self._end = os.eventfd(0)
         self._timers.register(self._end, select.EPOLLIN)
         self._thread = threading.Thread(target=self._run, name="watchdog", daemon=True)
 
-    def watch(self, pipeline: str, digest: str, end: Callable[[], None]) -> Watch:
+    def watch(self, pipeline: str, digest: str, end: Callable[[], None]) -> RunWatch:
         """A model whose runs are to be watched; ``end`` makes its run raise."""
         place = None if self._record is None else self._record.place(key_of(pipeline, digest))
-        watch = Watch(self, pipeline, place, end)
+        watch = RunWatch(self, pipeline, place, end)
         self._watches[watch.timer.fd] = watch
         self._timers.register(watch.timer.fd, select.EPOLLIN)
         return watch
 
-    def forget(self, watch: Watch) -> None:
+    def forget(self, watch: RunWatch) -> None:
         """A model that is no longer run in this process."""
         self._timers.unregister(watch.timer.fd)
         del self._watches[watch.timer.fd]
@@ -185,7 +185,7 @@ class Watchdog:
                 if watch is not None and watch.look():
                     self._give_up(watch)
 
-    def _give_up(self, watch: Watch) -> None:
+    def _give_up(self, watch: RunWatch) -> None:
         log.critical("model_hangs", pipeline=watch.pipeline)
         if self._record is not None and watch.place is not None:
             self._record.suspect(watch.place)

@@ -20,7 +20,7 @@ _TIMEX_BYTES = 208
 _TIMEX_MAXERROR, _TIMEX_STATUS = 24, 40
 
 
-class Status(StrEnum):
+class CheckStatus(StrEnum):
     """How bad it is."""
 
     OK = "ok"
@@ -28,11 +28,11 @@ class Status(StrEnum):
     FAIL = "fail"
 
 
-class Finding(NamedTuple):
+class CheckResult(NamedTuple):
     """What one check saw, why that matters, and the one thing to do."""
 
     name: str
-    status: Status
+    status: CheckStatus
     seen: str
     cause: str = ""
     remedy: str = ""
@@ -97,7 +97,7 @@ def kernel_clock() -> KernelClock | None:
 
 
 @dataclass(frozen=True, slots=True)
-class Machine:
+class CheckedMachine:
     """Files under ``root``, commands, versions and clocks of one machine."""
 
     root: Path = Path("/")

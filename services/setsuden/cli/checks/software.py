@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from setsuden.process import quiet  # noqa: F401  # the probe below inherits it
 
-from .machine import Completed, Finding, Machine, Status
+from .machine import CheckedMachine, CheckResult, CheckStatus, Completed
 
 _ONE_NODE = (
     "CAcSADo3ChAKAXgSAXkiCElkZW50aXR5EgFnWg8KAXgSCgoICAESBAoCCAFiDwoBeRIKCggIARIECgIIAUIECgAQDQ=="
@@ -42,30 +42,32 @@ _SIGNALS = {
 _EXTRA = re.compile(r"^([A-Za-z0-9._-]+).*;.*extra == ['\"]([a-z]+)['\"]")
 
 
-def onnxruntime(machine: Machine, *, needed: bool) -> Finding:
+def onnxruntime(machine: CheckedMachine, *, needed: bool) -> CheckResult:
     """A model of one node runs, in a child process that may die of it."""
     ended = machine.run([sys.executable, "-c", PROBE])
     if ended is None:
         cause = f"{sys.executable} cannot be started"
-        return Finding("onnxruntime", Status.FAIL, "unknown", cause, "python3 -m venv .venv")
+        return CheckResult(
+            "onnxruntime", CheckStatus.FAIL, "unknown", cause, "python3 -m venv .venv"
+        )
     if ended.code == 0:
-        return Finding("onnxruntime", Status.OK, f"{ended.output.strip()}, runs a model")
+        return CheckResult("onnxruntime", CheckStatus.OK, f"{ended.output.strip()}, runs a model")
     if ended.code < 0:
         return _died(signal.Signals(-ended.code))
     if ended.errors.startswith("missing"):
-        status = Status.FAIL if needed else Status.WARN
+        status = CheckStatus.FAIL if needed else CheckStatus.WARN
         cause = "agent and worker cannot run a model; the client needs none"
         seen = ended.errors.strip().replace("missing", "not installed:", 1)
-        return Finding("onnxruntime", status, seen, cause, "pip install 'setsuden[edge]'")
+        return CheckResult("onnxruntime", status, seen, cause, "pip install 'setsuden[edge]'")
     cause = _last_line(ended)
     remedy = "pip install --force-reinstall onnxruntime"
-    return Finding("onnxruntime", Status.FAIL, "cannot run a model", cause, remedy)
+    return CheckResult("onnxruntime", CheckStatus.FAIL, "cannot run a model", cause, remedy)
 
 
-def _died(number: signal.Signals) -> Finding:
+def _died(number: signal.Signals) -> CheckResult:
     unknown = ("the wheel does not fit this machine", "pip install --force-reinstall onnxruntime")
     cause, remedy = _SIGNALS.get(number, unknown)
-    return Finding("onnxruntime", Status.FAIL, f"killed by {number.name}", cause, remedy)
+    return CheckResult("onnxruntime", CheckStatus.FAIL, f"killed by {number.name}", cause, remedy)
 
 
 def _last_line(ended: Completed) -> str:
@@ -73,18 +75,20 @@ def _last_line(ended: Completed) -> str:
     return lines[-1][:200] if lines else f"exit code {ended.code}"
 
 
-def ray(machine: Machine, *, needed: bool) -> Finding:
+def ray(machine: CheckedMachine, *, needed: bool) -> CheckResult:
     """Installed or not; it is not imported, which would take seconds."""
     version = machine.installed("ray")
     if version is not None:
-        return Finding("ray", Status.OK, version)
+        return CheckResult("ray", CheckStatus.OK, version)
     if not needed:
-        return Finding("ray", Status.OK, "not installed; devices need none")
+        return CheckResult("ray", CheckStatus.OK, "not installed; devices need none")
     cause = "`setsuden cloud run` needs it; `setsuden worker run` does not"
-    return Finding("ray", Status.WARN, "not installed", cause, "pip install 'setsuden[cloud]'")
+    return CheckResult(
+        "ray", CheckStatus.WARN, "not installed", cause, "pip install 'setsuden[cloud]'"
+    )
 
 
-def extras(machine: Machine, requirements: Sequence[str] | None = None) -> Finding:
+def extras(machine: CheckedMachine, requirements: Sequence[str] | None = None) -> CheckResult:
     """Which optional parts are complete, and what the others lack."""
     wanted = _by_extra(_requirements() if requirements is None else requirements)
     parts = []
@@ -94,7 +98,7 @@ def extras(machine: Machine, requirements: Sequence[str] | None = None) -> Findi
             parts.append(extra)
         elif len(missing) < len(names):
             parts.append(f"{extra} (without {', '.join(missing)})")
-    return Finding("extras", Status.OK, ", ".join(parts) or "none: the client alone")
+    return CheckResult("extras", CheckStatus.OK, ", ".join(parts) or "none: the client alone")
 
 
 def _requirements() -> Sequence[str]:

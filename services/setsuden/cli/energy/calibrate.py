@@ -17,7 +17,7 @@ from setsuden.cli.energy.options import energy_config_option, energy_of
 from setsuden.cli.lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.energy.calibration.calibrate import Meter
+    from setsuden.energy.calibration.calibrate import ReferenceMeter
     from setsuden.energy.calibration.measure import Mean, Running, Watts
     from setsuden.energy.host.system import Host
     from setsuden.energy.options import EnergyOptions
@@ -109,12 +109,12 @@ def chosen(
     meter: str, boundary: str, options: EnergyOptions, host: Host, ask: Ask
 ) -> Iterator[Watts]:
     """The meter, open; raises CalibrationError for one that is none."""
-    from setsuden.energy.calibration.calibrate import Meter  # noqa: PLC0415
+    from setsuden.energy.calibration.calibrate import ReferenceMeter  # noqa: PLC0415
     from setsuden.energy.calibration.measure import opened  # noqa: PLC0415
     from setsuden.schemas.energy import Boundary, Source  # noqa: PLC0415
 
     if meter == HUMAN:
-        label = Meter(HUMAN, Source.MEASURED, Boundary(boundary), PLUG_FACTOR)
+        label = ReferenceMeter(HUMAN, Source.MEASURED, Boundary(boundary), PLUG_FACTOR)
         yield HumanWatts(label, ask, host)
         return
     from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
@@ -128,7 +128,7 @@ def chosen(
 class HumanWatts:
     """Watts that a person reads from a plug."""
 
-    def __init__(self, meter: Meter, ask: Ask, host: Host) -> None:
+    def __init__(self, meter: ReferenceMeter, ask: Ask, host: Host) -> None:
         self.meter = meter
         self._ask, self._clock = ask, host.clock
 

@@ -13,7 +13,7 @@ from setsuden.cli.failure import FAILED
 from setsuden.cli.lazy import quiet_logs
 
 if TYPE_CHECKING:
-    from setsuden.energy.simulator.verify import Figure, Verification
+    from setsuden.energy.simulator.verify import Verification, VerifiedFigure
 
 _MARKS = {True: ("ok", "green"), False: ("missed", "red"), None: ("told", None)}
 _WIDTH = 98
@@ -87,7 +87,7 @@ def table(found: Verification) -> list[str]:
     return lines
 
 
-def _target(figure: Figure) -> str:
+def _target(figure: VerifiedFigure) -> str:
     if figure.target is None:
         return ""
     return f"{'>=' if figure.at_least else '<='} {figure.target:g}"

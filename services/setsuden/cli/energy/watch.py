@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from setsuden.energy import EnergyOptions, Meter
-    from setsuden.energy.sensors.relay import Server
+    from setsuden.energy.sensors.relay import RelayServer
     from setsuden.schemas.windows import WindowRow
 
 _HEAD = f"{'time':<10}{'power':>10}{'idle':>10}{'energy':>11}{'busy':>9}{'process':>10}  quality"
@@ -155,18 +155,18 @@ def _followed(wish: Wish) -> Callable[[], list[int]] | None:
     return None if wish.monitor_url is not None or wish.keep else list
 
 
-def _serving(options: EnergyOptions, path: Path) -> Server:
+def _serving(options: EnergyOptions, path: Path) -> RelayServer:
     """A relay of the best source that this process may read; raises ConfigError without one."""
     from setsuden.energy.host.system import Host  # noqa: PLC0415
     from setsuden.energy.sensors.detect import detect  # noqa: PLC0415
-    from setsuden.energy.sensors.relay import Server  # noqa: PLC0415
+    from setsuden.energy.sensors.relay import RelayServer  # noqa: PLC0415
     from setsuden.schemas.errors import ConfigError  # noqa: PLC0415
 
     host = Host()
     chosen = detect(options.model_copy(update={"relay": None}), host).chosen
     if chosen.open is None:
         raise ConfigError("there is no source to serve", remedy="setsuden energy doctor")
-    server = Server(chosen.open(), chosen.domains, chosen.primary, path, host.clock)
+    server = RelayServer(chosen.open(), chosen.domains, chosen.primary, path, host.clock)
     server.start()
     click.echo(f"serving {chosen.name} on {path}", err=True)
     return server

@@ -63,7 +63,7 @@ class Tick(NamedTuple):
     label: str
 
 
-class Part(NamedTuple):
+class BarPart(NamedTuple):
     """One part of a stacked bar, in the chart's unit."""
 
     size: float
@@ -79,7 +79,7 @@ class Bar(NamedTuple):
     middle: float = 0.0
     low: float | None = None
     high: float | None = None
-    parts: Sequence[Part] = ()
+    parts: Sequence[BarPart] = ()
     """It is drawn as one bar of these, or without any as a point."""
     breaks: Sequence[float] = ()
     """Where one component ends and the next begins."""
@@ -119,11 +119,11 @@ class BarChart(NamedTuple):
         ]
 
 
-def _length(parts: Sequence[Part]) -> float:
+def _length(parts: Sequence[BarPart]) -> float:
     return sum(part.size for part in parts)
 
 
-def _stacked(parts: Sequence[Part], scale: Scale) -> list[Box]:
+def _stacked(parts: Sequence[BarPart], scale: Scale) -> list[Box]:
     ends = [0.0, *accumulate(part.size for part in parts)]
     return [
         Box(scale.at(left), scale.at(right) - scale.at(left), part.style)
@@ -147,7 +147,7 @@ class DifferenceChart(NamedTuple):
         return Scale(min(values) - room, max(values) + room)
 
 
-class Share(NamedTuple):
+class LabelledShare(NamedTuple):
     """A part of 1 with its name."""
 
     name: str
@@ -167,12 +167,12 @@ class ShareChart(NamedTuple):
 
     name: str
     title: str
-    shares: Sequence[Share]
+    shares: Sequence[LabelledShare]
 
     @property
     def boxes(self) -> list[Box]:
         """The known parts, one after another."""
-        parts = [Part(share.share, share.style) for share in self.shares if share.share]
+        parts = [BarPart(share.share, share.style) for share in self.shares if share.share]
         return _stacked(parts, Scale(0.0, max(1.0, _length(parts))))
 
 
@@ -181,7 +181,7 @@ class NestedChart(NamedTuple):
 
     name: str
     title: str
-    rows: Sequence[tuple[str, Sequence[Share]]]
+    rows: Sequence[tuple[str, Sequence[LabelledShare]]]
 
     @property
     def bars(self) -> list[tuple[str, list[Box]]]:
@@ -191,7 +191,7 @@ class NestedChart(NamedTuple):
         ]
 
 
-def _from_zero(share: Share) -> Box:
+def _from_zero(share: LabelledShare) -> Box:
     return Box(0.0, 100 * min(share.share or 0.0, 1.0), share.style)
 
 

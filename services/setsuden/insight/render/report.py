@@ -12,11 +12,11 @@ from setsuden.insight.render import report_text as terms
 from setsuden.insight.render.charts import (
     Bar,
     BarChart,
+    BarPart,
     DifferenceChart,
+    LabelledShare,
     NestedChart,
     Panel,
-    Part,
-    Share,
     ShareChart,
     TimeChart,
 )
@@ -241,7 +241,7 @@ def _charts(report: Report, basis: Basis) -> dict[str, object]:
     }
 
 
-def _bar(name: str, amount: Amount | None, parts: Sequence[Part], basis: Basis) -> Bar:
+def _bar(name: str, amount: Amount | None, parts: Sequence[BarPart], basis: Basis) -> Bar:
     bar = Bar(name, basis.text(amount), basis.interval(amount), parts=parts)
     return bar if amount is None else bar._replace(low=amount.low, high=amount.high)
 
@@ -267,8 +267,8 @@ def _component_chart(report: Report, basis: Basis) -> BarChart:
     return BarChart("parts", title, bars, basis.unit)
 
 
-def _part(amount: Amount | None, style: str) -> list[Part]:
-    return [] if amount is None or amount.joules is None else [Part(amount.joules, style)]
+def _part(amount: Amount | None, style: str) -> list[BarPart]:
+    return [] if amount is None or amount.joules is None else [BarPart(amount.joules, style)]
 
 
 def _ways_chart(report: Report, basis: Basis) -> BarChart:
@@ -338,9 +338,9 @@ def _padded(values: Sequence[float | None], points: int) -> list[float | None]:
 def _coverage_chart(report: Report) -> ShareChart:
     coverage = report.coverage
     shares = (
-        Share("measured", coverage.measured, "s-dynamic"),
-        Share("modelled", coverage.modelled, "s-idle"),
-        Share("declared", coverage.declared, "s-overhead"),
+        LabelledShare("measured", coverage.measured, "s-dynamic"),
+        LabelledShare("modelled", coverage.modelled, "s-idle"),
+        LabelledShare("declared", coverage.declared, "s-overhead"),
     )
     return ShareChart("coverage", "Sources of the known joules", shares)
 
@@ -359,7 +359,7 @@ def _outcome_chart(report: Report) -> ShareChart:
     outcomes = _outcomes(report)
     total = sum(number for _, number, _ in outcomes)
     shares = [
-        Share(name, number / total if total else None, style, count(number))
+        LabelledShare(name, number / total if total else None, style, count(number))
         for name, number, style in outcomes
     ]
     return ShareChart("outcomes", "What became of the events", shares)
@@ -370,9 +370,9 @@ def _utilisation_chart(components: Iterable[ComponentReport]) -> NestedChart:
         (
             terms.COMPONENTS[one.component],
             (
-                Share("runs of models", one.utilisation.inference, "s-dynamic"),
-                Share("our processes", one.utilisation.ours, "s-idle"),
-                Share("machine, for anybody", one.utilisation.machine, "s-overhead"),
+                LabelledShare("runs of models", one.utilisation.inference, "s-dynamic"),
+                LabelledShare("our processes", one.utilisation.ours, "s-idle"),
+                LabelledShare("machine, for anybody", one.utilisation.machine, "s-overhead"),
             ),
         )
         for one in components

@@ -11,12 +11,12 @@ from setsuden.insight.render.charts import Stretch
 from setsuden.insight.render.environment import render
 from setsuden.insight.traces import figures
 from setsuden.insight.traces.critical_path import Section, critical_path
-from setsuden.insight.traces.figures import BATCH_TOTAL, Joules, Verdict
+from setsuden.insight.traces.figures import BATCH_TOTAL, TraceJoules, TraceSummary
 from setsuden.insight.traces.found import FoundSpan
-from setsuden.insight.traces.tree import Row, Trace
+from setsuden.insight.traces.tree import Trace, TreeRow
 from setsuden.insight.traces.units import UNKNOWN, between, clean, duration, energy, moment
 from setsuden.schemas import spans as names
-from setsuden.telemetry.span import Link
+from setsuden.telemetry.span import SpanLink
 
 MAX_TRACES = 50
 """Traces drawn in full on one page; the rest is counted in the index."""
@@ -94,7 +94,7 @@ def colour(service: str) -> str:
     return service if service in _SERVICES else "other"
 
 
-def energy_of(verdict: Verdict, unknown: str = UNKNOWN, least: str = "at least ") -> str:
+def energy_of(verdict: TraceSummary, unknown: str = UNKNOWN, least: str = "at least ") -> str:
     """The total of a trace; a lower bound where a part is unknown."""
     if verdict.joules is None:
         return unknown
@@ -142,7 +142,7 @@ def _about(trace: Trace) -> str:
     return ", ".join(filter(None, parts))
 
 
-def _cards(trace: Trace, verdict: Verdict) -> list[tuple[str, str, str]]:
+def _cards(trace: Trace, verdict: TraceSummary) -> list[tuple[str, str, str]]:
     is_batch = trace.entry.span.name == names.BATCH
     third = _size_card(trace) if is_batch else _gate_card(trace)
     cards = (_time_card(trace), _energy_card(verdict), third, _split_card(trace))
@@ -155,7 +155,7 @@ def _time_card(trace: Trace) -> tuple[str, str]:
     return duration(trace.entry.ms), f"start to end{waited}"
 
 
-def _energy_card(verdict: Verdict) -> tuple[str, str]:
+def _energy_card(verdict: TraceSummary) -> tuple[str, str]:
     joules = verdict.joules
     if joules is None:
         return UNKNOWN, "no span states any energy"
@@ -230,7 +230,7 @@ def axis_labels(whole_ms: float) -> list[str]:
     return [*labels[:-1], f"{labels[-1]} ms"]
 
 
-class Moment(NamedTuple):
+class SpanMoment(NamedTuple):
     """An event of a span."""
 
     at: float
@@ -255,17 +255,17 @@ class WaterfallRow(NamedTuple):
     """The time its message lay in the stream before the worker took it."""
     path: Sequence[Stretch] = ()
     """Its parts of the critical path."""
-    events: Sequence[Moment] = ()
+    events: Sequence[SpanMoment] = ()
 
 
-def _waterfall(rows: Iterable[Row], trace: Trace, axis: TimeAxis) -> list[WaterfallRow]:
+def _waterfall(rows: Iterable[TreeRow], trace: Trace, axis: TimeAxis) -> list[WaterfallRow]:
     path: defaultdict[int, list[Section]] = defaultdict(list)
     for section in critical_path(trace):
         path[id(section.found)].append(section)
     return [_waterfall_row(row, path.get(id(row.found), ()), axis) for row in rows]
 
 
-def _waterfall_row(row: Row, path: Sequence[Section], axis: TimeAxis) -> WaterfallRow:
+def _waterfall_row(row: TreeRow, path: Sequence[Section], axis: TimeAxis) -> WaterfallRow:
     found, span = row.found, row.found.span
     joules = figures.joules_of(found)
     queued = found.number(_QUEUE_MS) or 0.0
@@ -283,7 +283,7 @@ def _waterfall_row(row: Row, path: Sequence[Section], axis: TimeAxis) -> Waterfa
         axis.stretch(span.start_ns - queued * 1e6, span.start_ns) if queued > 0 else None,
         [axis.stretch(part.start_us * 1000, part.end_us * 1000) for part in path],
         [
-            Moment(min(max(axis.at(event.at_ns), 0), 0.998), event.name)
+            SpanMoment(min(max(axis.at(event.at_ns), 0), 0.998), event.name)
             for event in span.events[:50]
         ],
     )
@@ -323,7 +323,9 @@ def _hops(trace: Trace) -> list[HopBar]:
     return [_hop(found, joules, highest, total) for found, joules in known]
 
 
-def _hop(found: FoundSpan, joules: Joules, highest: float, total: Joules | None) -> HopBar:
+def _hop(
+    found: FoundSpan, joules: TraceJoules, highest: float, total: TraceJoules | None
+) -> HopBar:
     bounds = between(joules.low, joules.high)
     interval = None
     if joules.low is not None and joules.high is not None:
@@ -341,7 +343,7 @@ def _hop(found: FoundSpan, joules: Joules, highest: float, total: Joules | None)
     )
 
 
-def _share_of(joules: Joules, total: Joules | None) -> str:
+def _share_of(joules: TraceJoules, total: TraceJoules | None) -> str:
     if not joules.counted:
         return f"{energy(joules.value)}, {(joules.allocation or 'not counted').replace('_', ' ')}"
     part = f", {joules.value / total.value:.0%}" if total is not None and total.value > 0 else ""
@@ -370,7 +372,7 @@ class Way(NamedTuple):
     taken: bool = False
 
 
-def _ways(trace: Trace, verdict: Verdict, context: Context) -> list[Way]:
+def _ways(trace: Trace, verdict: TraceSummary, context: Context) -> list[Way]:
     """The event as it went, and as it would have gone on the device or in the cloud alone."""
     joules = verdict.joules
     bounds = between(joules.low, joules.high) if joules is not None else ""
@@ -427,7 +429,7 @@ def _batch(member: figures.Membership, context: Context) -> dict[str, object]:
     }
 
 
-def _member(link: Link, context: Context) -> dict[str, object]:
+def _member(link: SpanLink, context: Context) -> dict[str, object]:
     """A member of this batch."""
     trace = context.traces.get(link.trace_id)
     found = trace.by_id.get(link.span_id) if trace is not None else None

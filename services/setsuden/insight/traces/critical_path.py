@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from setsuden.telemetry.span import Kind, Span
+from setsuden.telemetry.span import Span, SpanKind
 
 from .found import FoundSpan
 from .tree import Trace
@@ -101,4 +101,4 @@ def _children(trace: Trace, node: _Node) -> Iterator[_Node]:
 
 
 def _waits_for_nobody(parent: Span, child: Span) -> bool:
-    return parent.kind is Kind.PRODUCER and child.kind is Kind.CONSUMER
+    return parent.kind is SpanKind.PRODUCER and child.kind is SpanKind.CONSUMER

@@ -1,14 +1,18 @@
-"""A trace as plain data: what ``setsuden trace show --json`` prints."""
+"""Traces as data: what ``setsuden trace show --json`` prints, and OTLP lines."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
+
+from setsuden.telemetry import otlp
+from setsuden.telemetry.span import Span, Value
 
 from . import figures
 from .critical_path import critical_path
-from .figures import Joules
+from .figures import TraceJoules
 from .found import FoundSpan
-from .tree import Row, Trace
+from .tree import Trace, TreeRow
 
 
 def document(trace: Trace) -> dict[str, Any]:
@@ -37,7 +41,7 @@ def document(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _span(row: Row, blamed_us: int, origin_ns: int) -> dict[str, Any]:
+def _span(row: TreeRow, blamed_us: int, origin_ns: int) -> dict[str, Any]:
     found: FoundSpan = row.found
     span = found.span
     return {
@@ -59,5 +63,18 @@ def _span(row: Row, blamed_us: int, origin_ns: int) -> dict[str, Any]:
     }
 
 
-def _joules(joules: Joules | None) -> dict[str, Any] | None:
+def _joules(joules: TraceJoules | None) -> dict[str, Any] | None:
     return None if joules is None else joules._asdict()
+
+
+def otlp_lines(spans: Iterable[FoundSpan]) -> Iterator[str]:
+    """``{"resourceSpans": …}`` documents, one a line, as Jaeger's upload tab takes them.
+
+    Each is one process's part of one trace.
+    """
+    groups: dict[tuple[object, ...], tuple[Mapping[str, Value], list[Span]]] = {}
+    for found in spans:
+        key = (found.span.trace_id, *sorted(found.resource.items(), key=repr))
+        groups.setdefault(key, (found.resource, []))[1].append(found.span)
+    for resource, group in groups.values():
+        yield otlp.line(resource, group)

@@ -21,7 +21,7 @@ _JOULES = "setsuden.energy.joules"
 _TOTAL = "setsuden.energy.trace_joules"
 
 
-class Joules(NamedTuple):
+class TraceJoules(NamedTuple):
     """An amount of energy with its bounds, J."""
 
     value: float
@@ -41,13 +41,13 @@ class Joules(NamedTuple):
         return ESTIMATED in self.source
 
 
-class Verdict(NamedTuple):
+class TraceSummary(NamedTuple):
     """A trace in one line."""
 
     words: str
     """Who answered."""
     ms: float
-    joules: Joules | None
+    joules: TraceJoules | None
     complete: bool
     """False when the joules are a lower bound."""
     escalated: bool
@@ -55,12 +55,12 @@ class Verdict(NamedTuple):
     energy_class: str
 
 
-def joules_of(found: FoundSpan) -> Joules | None:
+def joules_of(found: FoundSpan) -> TraceJoules | None:
     """The energy of this span alone; None when it states none."""
     value = found.number(_JOULES)
     if value is None:
         return None
-    return Joules(
+    return TraceJoules(
         value,
         found.number(f"{_JOULES}_low"),
         found.number(f"{_JOULES}_high"),
@@ -69,7 +69,7 @@ def joules_of(found: FoundSpan) -> Joules | None:
     )
 
 
-def counted(spans: Iterable[FoundSpan]) -> Iterator[Joules]:
+def counted(spans: Iterable[FoundSpan]) -> Iterator[TraceJoules]:
     """Every figure that is part of a trace's total."""
     for found in spans:
         joules = joules_of(found)
@@ -77,13 +77,13 @@ def counted(spans: Iterable[FoundSpan]) -> Iterator[Joules]:
             yield joules
 
 
-def added(parts: Iterable[Joules]) -> Joules | None:
+def added(parts: Iterable[TraceJoules]) -> TraceJoules | None:
     """Their sum, bounds added linearly as one model's errors are; None without any."""
     parts = list(parts)
     if not parts:
         return None
     low, high = [part.low for part in parts], [part.high for part in parts]
-    return Joules(
+    return TraceJoules(
         fsum(part.value for part in parts),
         None if None in low else fsum(one for one in low if one is not None),
         None if None in high else fsum(one for one in high if one is not None),
@@ -92,7 +92,7 @@ def added(parts: Iterable[Joules]) -> Joules | None:
     )
 
 
-def total(trace: Trace) -> Joules | None:
+def total(trace: Trace) -> TraceJoules | None:
     """The trace's total as its root states it, else the sum of its parts."""
     entry = trace.entry
     own = joules_of(entry)
@@ -103,7 +103,7 @@ def total(trace: Trace) -> Joules | None:
     if value is None:
         return own if parts is None else parts
     source = entry.text("setsuden.energy.source") or (parts.source if parts else "")
-    return Joules(value, entry.number(f"{_TOTAL}_low"), entry.number(f"{_TOTAL}_high"), source)
+    return TraceJoules(value, entry.number(f"{_TOTAL}_low"), entry.number(f"{_TOTAL}_high"), source)
 
 
 def complete(trace: Trace) -> bool:
@@ -111,10 +111,10 @@ def complete(trace: Trace) -> bool:
     return trace.entry.flag("setsuden.energy.complete") is not False
 
 
-def verdict(trace: Trace) -> Verdict:
+def verdict(trace: Trace) -> TraceSummary:
     """Who answered, in how long and for how much."""
     entry = trace.entry
-    return Verdict(
+    return TraceSummary(
         _who(trace),
         entry.ms,
         total(trace),
@@ -168,7 +168,7 @@ def gate(trace: Trace) -> dict[str, Value]:
     }
 
 
-class Clock(NamedTuple):
+class DeviceClock(NamedTuple):
     """How the device's clock stood to the cloud's."""
 
     offset_ms: float | None
@@ -186,14 +186,14 @@ class Clock(NamedTuple):
         return f"device clock was {abs(self.offset_ms):.4g} ms {side}, {done}{known}"
 
 
-def clock(trace: Trace) -> Clock | None:
+def clock(trace: Trace) -> DeviceClock | None:
     """What the root says of the device's clock; None when it says nothing."""
     entry = trace.entry
     corrected = entry.flag("setsuden.clock.corrected")
     offset = entry.number("setsuden.clock.offset_ms")
     if corrected is None and offset is None:
         return None
-    return Clock(offset, entry.number("setsuden.clock.offset_error_ms"), corrected is True)
+    return DeviceClock(offset, entry.number("setsuden.clock.offset_error_ms"), corrected is True)
 
 
 class Membership(NamedTuple):

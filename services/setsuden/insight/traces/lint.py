@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     check: Callable[[Trace, Traces], Faults]
 
 
-class Finding(NamedTuple):
+class LintFinding(NamedTuple):
     """One broken rule at one span."""
 
     rule: str
@@ -127,13 +127,13 @@ RULES: Final[tuple[Rule, ...]] = (
 """In the order in which findings of one trace are told."""
 
 
-def lint(traces: Traces) -> Iterator[Finding]:
+def lint(traces: Traces) -> Iterator[LintFinding]:
     """Every broken rule of every trace, in their order."""
     for trace in traces.values():
         for rule in RULES:
             for fault in rule.check(trace, traces):
                 span = fault.found.span
-                yield Finding(
+                yield LintFinding(
                     rule.name,
                     span.trace_id,
                     span.span_id,

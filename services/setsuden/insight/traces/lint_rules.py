@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from setsuden.schemas import spans as table
 from setsuden.schemas.energy import Quality
-from setsuden.telemetry.span import Kind, Link, Value
+from setsuden.telemetry.span import SpanKind, SpanLink, Value
 
 from . import figures
 from .critical_path import end_us, start_us
@@ -66,7 +66,10 @@ def producer_consumer(trace: Trace, _: Traces) -> Faults:
     """A CONSUMER under a PRODUCER although something above waits for it."""
     for found in trace.spans:
         parent = trace.parent(found)
-        if parent is None or (parent.span.kind, found.span.kind) != (Kind.PRODUCER, Kind.CONSUMER):
+        if parent is None or (parent.span.kind, found.span.kind) != (
+            SpanKind.PRODUCER,
+            SpanKind.CONSUMER,
+        ):
             continue
         waiting = [a for a in trace.ancestors(parent) if a.span.end_ns >= found.span.end_ns]
         if waiting:
@@ -203,7 +206,7 @@ def _member(member: figures.Membership, traces: Traces) -> Faults:
     if all(link.trace_id != member.trace_id for link in member.found.span.links):
         yield Fault(member.found, f"has no link to its batch {member.trace_id}")
     batch = traces.get(member.trace_id)
-    back = Link(*member.found.key)
+    back = SpanLink(*member.found.key)
     if batch is not None and back not in batch.entry.span.links:
         yield Fault(member.found, f"its batch {member.trace_id} has no link back to it")
 
@@ -230,7 +233,7 @@ def _shareless(found: FoundSpan) -> bool:
     return found.number("setsuden.batch.share") is None
 
 
-def _linked(link: Link, traces: Traces) -> FoundSpan | None:
+def _linked(link: SpanLink, traces: Traces) -> FoundSpan | None:
     trace = traces.get(link.trace_id)
     return None if trace is None else trace.by_id.get(link.span_id)
 

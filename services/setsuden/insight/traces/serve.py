@@ -35,7 +35,7 @@ _SAFE = (
 )
 
 
-class Answer(NamedTuple):
+class HttpAnswer(NamedTuple):
     """What goes back."""
 
     status: int
@@ -64,15 +64,15 @@ class TracePages:
             {"type": "http.response.body", "body": b"" if scope["method"] == "HEAD" else body}
         )
 
-    async def _answer(self, scope: Scope) -> Answer:
+    async def _answer(self, scope: Scope) -> HttpAnswer:
         if scope["method"] not in {"GET", "HEAD"}:
             return _refused(scope, 405, "method_not_allowed", "only GET is answered")
         path = scope["path"]
         if path == "/livez":
-            return Answer(200, '{"status":"ok"}', JSON)
+            return HttpAnswer(200, '{"status":"ok"}', JSON)
         if path == "/":
             text = f"One trace's page is at {TRACE_PATH}<id>."
-            return Answer(200, pages.notice("Setsuden traces", text))
+            return HttpAnswer(200, pages.notice("Setsuden traces", text))
         match = _TRACE.fullmatch(path)
         if match is not None:
             return await self._trace(scope, match[1].lower())
@@ -80,7 +80,7 @@ class TracePages:
             return _refused(scope, 400, "trace_id_invalid", "a trace id has 32 hexadecimal digits")
         return _refused(scope, 404, "not_found", f"a trace's page is at {TRACE_PATH}<id>")
 
-    async def _trace(self, scope: Scope, trace_id: str) -> Answer:
+    async def _trace(self, scope: Scope, trace_id: str) -> HttpAnswer:
         damage = Damage()
         async with self._reading:
             try:
@@ -91,7 +91,7 @@ class TracePages:
         if page is None:
             why = f"no trace {trace_id} in {self._source}" + (f"; {damage}" if damage.count else "")
             return _refused(scope, 404, "trace_not_found", why)
-        return Answer(200, page)
+        return HttpAnswer(200, page)
 
 
 def _page(source: str, trace_id: str, damage: Damage) -> str | None:
@@ -100,12 +100,12 @@ def _page(source: str, trace_id: str, damage: Damage) -> str | None:
     return None if found is None else pages.page(traces, found, base=TRACE_PATH)
 
 
-def _refused(scope: Scope, status: int, code: str, message: str) -> Answer:
+def _refused(scope: Scope, status: int, code: str, message: str) -> HttpAnswer:
     """A typed error: a page for a browser, JSON for everybody else."""
     accepts = dict(scope["headers"]).get(b"accept", b"")
     if b"text/html" in accepts:
-        return Answer(status, pages.notice(code.replace("_", " "), message))
-    return Answer(status, json.dumps({"error": {"code": code, "message": message}}), JSON)
+        return HttpAnswer(status, pages.notice(code.replace("_", " "), message))
+    return HttpAnswer(status, json.dumps({"error": {"code": code, "message": message}}), JSON)
 
 
 def serve(source: str, host: str, port: int, told: Callable[[str], None]) -> None:

@@ -11,7 +11,7 @@ from setsuden.schemas import spans as table
 from .found import FoundSpan
 
 
-class Row(NamedTuple):
+class TreeRow(NamedTuple):
     """One span in depth-first order."""
 
     depth: int
@@ -57,11 +57,11 @@ class Trace:
             seen.add(above.span.span_id)
             above = self.parent(above)
 
-    def walk(self) -> Iterator[Row]:
+    def walk(self) -> Iterator[TreeRow]:
         """Every span once, depth first, children by start; what hangs in a circle comes last."""
         seen: set[int] = set()
         for first in (*self.entries, *self.spans):
-            stack = [Row(0, first)]
+            stack = [TreeRow(0, first)]
             while stack:
                 row = stack.pop()
                 if id(row.found) in seen:
@@ -69,7 +69,7 @@ class Trace:
                 seen.add(id(row.found))
                 yield row
                 below = self.children.get(row.found.span.span_id, ())
-                stack += [Row(row.depth + 1, child) for child in reversed(below)]
+                stack += [TreeRow(row.depth + 1, child) for child in reversed(below)]
 
     def named(self, name: str, service: str | None = None) -> list[FoundSpan]:
         """Its spans of this name, of one service or of any."""

@@ -9,7 +9,7 @@ import click
 from . import figures
 from .critical_path import Section, critical_path
 from .found import FoundSpan
-from .tree import Row, Trace, trace_of
+from .tree import Trace, TreeRow, trace_of
 from .units import between, clean, duration, energy
 
 BAR_WIDTH = 34
@@ -40,7 +40,7 @@ def _head(trace: Trace) -> list[str]:
     return [f"trace {trace.trace_id}", click.style(", ".join(said), bold=True)]
 
 
-def _cost(found: figures.Verdict) -> list[str]:
+def _cost(found: figures.TraceSummary) -> list[str]:
     joules = found.joules
     if joules is None:
         return ["energy unknown"]
@@ -79,7 +79,7 @@ class _Scale:
         return range(first, min(max(last, first + 1), self.width))
 
 
-def _row(row: Row, path: Sequence[Section], scale: _Scale) -> str:
+def _row(row: TreeRow, path: Sequence[Section], scale: _Scale) -> str:
     found = row.found
     colour = _COLOURS.get(found.service)
     name = clean("  " * min(row.depth, 8) + found.span.name, _NAME_WIDTH)

@@ -17,8 +17,8 @@ from setsuden.schemas.log import get_logger
 from setsuden.services.pull import Puller
 
 from .payload import Payload, Signal
-from .rules import Reason
-from .sinks import Outcome, Sink
+from .rules import RefusalReason
+from .sinks import Sink, SinkOutcome
 
 log = get_logger(__name__)
 _FIRST_PAUSE_SECONDS = 0.5
@@ -54,7 +54,7 @@ class Warnings:
 
 
 @dataclass(slots=True)
-class Counters:
+class ForwarderCounters:
     """Of one signal; they only ever grow."""
 
     messages: int = 0
@@ -76,7 +76,7 @@ class Counters:
     later: int = 0
     """Times a sink could not take any."""
 
-    def refuse(self, refused: Mapping[Reason, int]) -> None:
+    def refuse(self, refused: Mapping[RefusalReason, int]) -> None:
         """Count what is not passed on."""
         self.refused.update({reason.value: count for reason, count in refused.items()})
 
@@ -93,7 +93,7 @@ class Forwarder:
         repair: Callable[[], Awaitable[None]],
     ) -> None:
         self.signal = signal
-        self.counters = Counters()
+        self.counters = ForwarderCounters()
         self._sinks, self._link = sinks, link
         self._problem = ""
         self._warnings = Warnings()
@@ -189,35 +189,35 @@ class Forwarder:
         """Together, and one by one when that is refused: one bad message must not take others."""
         # Serialised messages of repeated fields may simply stand behind each other.
         outcome = await self._put(b"".join(payload.data for payload in payloads))
-        if outcome is Outcome.REFUSED and len(payloads) > 1:
+        if outcome is SinkOutcome.REFUSED and len(payloads) > 1:
             return all([await self._pass_on([payload]) for payload in payloads])
         for payload in payloads:
             await self._reply(payload.message, self._settle(payload, outcome))
-        return outcome is not Outcome.LATER
+        return outcome is not SinkOutcome.LATER
 
-    async def _put(self, data: bytes) -> Outcome:
+    async def _put(self, data: bytes) -> SinkOutcome:
         for sink in self._sinks:
             outcome = await asyncio.to_thread(sink.put, data)
-            if outcome is not Outcome.TAKEN:
+            if outcome is not SinkOutcome.TAKEN:
                 self._complain(sink, outcome)
                 return outcome
         self.counters.rejected = sum(sink.rejected for sink in self._sinks)
         self._problem = ""
-        return Outcome.TAKEN
+        return SinkOutcome.TAKEN
 
-    def _complain(self, sink: Sink, outcome: Outcome) -> None:
+    def _complain(self, sink: Sink, outcome: SinkOutcome) -> None:
         """Once for each new reason, not for each try."""
         if sink.problem != self._problem:
             self._problem = sink.problem
             log.warning("sink_did_not_take", outcome=outcome.value, detail=sink.problem)
 
-    def _settle(self, payload: Payload, outcome: Outcome) -> bytes:
+    def _settle(self, payload: Payload, outcome: SinkOutcome) -> bytes:
         """Count what became of a payload; the reply to its delivery."""
-        if outcome is Outcome.LATER:
+        if outcome is SinkOutcome.LATER:
             self.counters.later += 1
             return nak(self.signal.retry_seconds)
         self.counters.refuse(payload.refused)
-        if outcome is Outcome.TAKEN:
+        if outcome is SinkOutcome.TAKEN:
             self.counters.forwarded += payload.items
             self.counters.hops += payload.items if payload.hop else 0
             return ACK

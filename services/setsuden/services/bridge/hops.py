@@ -26,10 +26,10 @@ from setsuden.schemas.errors import TraceDataError
 from setsuden.schemas.subjects import HOPS, hop_fits
 from setsuden.schemas.trace_context import parse_traceparent
 from setsuden.telemetry import (
-    Kind,
-    Link,
     ResourceSpans,
     Span,
+    SpanKind,
+    SpanLink,
     TraceContext,
     derived_span_id,
     derived_trace_id,
@@ -153,7 +153,7 @@ def _span(
         derived_span_id(trace_id, f"hop/{context.span_id}/{_identity(event, arrived)}"),
         parent,
         spans.hop(stored is not None, stream),
-        Kind.INTERNAL,
+        SpanKind.INTERNAL,
         start,
         end,
         attributes,
@@ -163,14 +163,14 @@ def _span(
 
 def _place(
     event: _TraceEvent, context: TraceContext, arrived: _Step, problem: str | None
-) -> tuple[str, str | None, tuple[Link, ...]]:
+) -> tuple[str, str | None, tuple[SpanLink, ...]]:
     """Trace, parent and links. Whoever waited for a result waits no longer when it is the second.
 
     So a store that lost the compare-and-set is shown in a trace of its own.
     """
     if problem != _ALREADY_STORED:
         return context.trace_id, context.span_id, ()
-    waited = Link(context.trace_id, context.span_id)
+    waited = SpanLink(context.trace_id, context.span_id)
     return derived_trace_id(f"hop/{context.trace_id}/{_identity(event, arrived)}"), None, (waited,)
 
 

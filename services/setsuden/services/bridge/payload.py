@@ -13,7 +13,7 @@ from setsuden.schemas.errors import TraceDataError
 from setsuden.telemetry import protobuf
 
 from . import hops, rules
-from .rules import Reason
+from .rules import RefusalReason
 
 
 class Payload(NamedTuple):
@@ -23,7 +23,7 @@ class Payload(NamedTuple):
     data: bytes
     items: int
     """Spans or points in it."""
-    refused: Mapping[Reason, int] = {}
+    refused: Mapping[RefusalReason, int] = {}
     """Spans or points that were taken out of it; counted once, when it is gone."""
     hop: bool = False
     """True for a broker's trace event."""

@@ -18,7 +18,7 @@ from setsuden.services.platform_meter import side_meter
 from setsuden.telemetry import metrics_protobuf
 
 from .bridge import Bridge
-from .sinks import METRICS_PATH, Endpoint, LinesFile, Sink, read_headers
+from .sinks import METRICS_PATH, LinesFile, OtlpEndpoint, Sink, read_headers
 
 log = get_logger(__name__)
 NAME = "bridge"
@@ -42,7 +42,7 @@ def sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     sinks: list[Sink] = []
     if options.endpoint is not None:
         headers = _headers(base, options.headers_file)
-        sinks.append(Endpoint(options.endpoint, headers, options.timeout_seconds))
+        sinks.append(OtlpEndpoint(options.endpoint, headers, options.timeout_seconds))
     if options.file is not None:
         sinks.append(LinesFile(base / options.file))
     if not sinks:
@@ -60,7 +60,7 @@ def metrics_sinks_of(config: CloudConfig, base: Path) -> list[Sink]:
     if options.metrics_endpoint is not None:
         headers = _headers(base, options.metrics_headers_file)
         endpoint = options.metrics_endpoint
-        sinks.append(Endpoint(endpoint, headers, options.timeout_seconds, METRICS_PATH))
+        sinks.append(OtlpEndpoint(endpoint, headers, options.timeout_seconds, METRICS_PATH))
     if options.metrics_file is not None:
         sinks.append(LinesFile(base / options.metrics_file, metrics_protobuf.line))
     return sinks

@@ -28,7 +28,7 @@ SPANS_PATH, METRICS_PATH = "/v1/traces", "/v1/metrics"
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-class Outcome(Enum):
+class SinkOutcome(Enum):
     """What a sink said of some spans or metrics."""
 
     TAKEN = "taken"
@@ -45,12 +45,12 @@ class Sink(Protocol):
     problem: str
     """Why it did not take the last ones it did not take."""
 
-    def put(self, data: bytes) -> Outcome:
+    def put(self, data: bytes) -> SinkOutcome:
         """Hand over; the same data may come twice."""
         ...
 
 
-class Endpoint:
+class OtlpEndpoint:
     """Any OTLP/HTTP receiver: Jaeger, a Collector, Prometheus, a vendor."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Endpoint:
         self.rejected = 0
         self.problem = ""
 
-    def put(self, data: bytes) -> Outcome:
+    def put(self, data: bytes) -> SinkOutcome:
         """Post once."""
         try:
             answer = web.post(
@@ -80,12 +80,12 @@ class Endpoint:
                 headers=self._headers,
             )
         except web.AnswerTooLongError:  # it took them, and says more than we care to read
-            return Outcome.TAKEN
+            return SinkOutcome.TAKEN
         except web.WebError as error:
             self.problem = f"status {error.status}" if error.status else str(error)
-            return Outcome.REFUSED if error.status in _REFUSED else Outcome.LATER
+            return SinkOutcome.REFUSED if error.status in _REFUSED else SinkOutcome.LATER
         self._count_rejected(answer)
-        return Outcome.TAKEN
+        return SinkOutcome.TAKEN
 
     def _count_rejected(self, body: bytes) -> None:
         """Partial success (OTLP specification): 200, and some spans were thrown away.
@@ -117,19 +117,19 @@ class LinesFile:
         self.rejected = 0
         self.problem = ""
 
-    def put(self, data: bytes) -> Outcome:
+    def put(self, data: bytes) -> SinkOutcome:
         """Append its lines: all of them, or none."""
         try:
             lines = self._lines(data).encode()
         except ValueError as error:  # NaN is no JSON
             self.problem = str(error)
-            return Outcome.REFUSED
+            return SinkOutcome.REFUSED
         try:
             append(self._path, lines)
         except OSError as error:
             self.problem = str(error)
-            return Outcome.LATER
-        return Outcome.TAKEN
+            return SinkOutcome.LATER
+        return SinkOutcome.TAKEN
 
 
 def append(path: Path, lines: bytes) -> None:

@@ -105,7 +105,7 @@ async def _keep_up(
 ) -> None:
     pauses = Backoff(_RETRY_SECONDS, _LONGEST_RETRY_SECONDS)
     while not stop.done():
-        session = Session(config, base, address)
+        session = RaySession(config, base, address)
         was_ready = await session.run(stop)
         if stop.done():
             break
@@ -114,7 +114,7 @@ async def _keep_up(
         await asyncio.wait([stop], timeout=pauses.next())
 
 
-class Session:
+class RaySession:
     """One life of a driver, and of the local Ray below it."""
 
     def __init__(self, config: CloudConfig, base: Path, address: str | None) -> None:

@@ -17,7 +17,7 @@ from setsuden.link import JetStream, Link
 from setsuden.pipelines.models import forked_trial
 from setsuden.pipelines.models.apart import RestartPolicy
 from setsuden.pipelines.models.run_record import RunRecord
-from setsuden.pipelines.models.runner import Tier as ModelTier
+from setsuden.pipelines.models.runner import ModelTier
 from setsuden.pipelines.models.watchdog import Watchdog
 from setsuden.pipelines.registry import Opener, PipelineReload, Registry
 from setsuden.schemas import spans, subjects
@@ -117,7 +117,7 @@ async def assembled(
         raise
     link = Link(config.nats, f"worker-{pipeline.name}")
     recorder = Recorder(config.traces, state / slot.name, spans.SERVICE_WORKER, {})
-    sender = subjects.Sender(Tier.CLOUD, slot.name)
+    sender = subjects.TelemetrySource(Tier.CLOUD, slot.name)
     shipper = Shipper(link, recorder, sender)
     meter.start()
     seconds = config.traces.metrics_seconds

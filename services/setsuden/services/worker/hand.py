@@ -9,8 +9,8 @@ from setsuden.link import Incoming, Link
 from setsuden.link.messages import IN_PROGRESS, nak
 from setsuden.schemas.errors import LinkError
 from setsuden.schemas.log import get_logger
+from setsuden.telemetry.clock import WallClock
 
-from .clock import Clock
 from .counters import Counters
 from .work import Work, received
 
@@ -20,7 +20,7 @@ log = get_logger(__name__)
 class Hand:
     """Deliveries by their place in the stream, their order of work, and their acknowledgements."""
 
-    def __init__(self, link: Link, counters: Counters, clock: Clock) -> None:
+    def __init__(self, link: Link, counters: Counters, clock: WallClock) -> None:
         self._link = link
         self._clock = clock
         self._counters = counters

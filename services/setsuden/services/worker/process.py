@@ -10,7 +10,7 @@ from typing import Any
 
 from setsuden.link import Link
 from setsuden.process import logs
-from setsuden.process.reload import Change, Reloader
+from setsuden.process.reload import PreparedChange, Reloader
 from setsuden.process.service import notifying, stop_signal
 from setsuden.schemas.log import get_logger
 from setsuden.schemas.pipeline import PipelineSpec
@@ -55,7 +55,7 @@ async def run(
     ):
         worker, link = parts.worker, parts.link
 
-        async def reload_pipelines(changed: CloudConfig) -> Change:
+        async def reload_pipelines(changed: CloudConfig) -> PreparedChange:
             return await parts.pipelines.prepare(changed.pipelines)
 
         Reloader(config, load, link, manager, pipelines=reload_pipelines).install()

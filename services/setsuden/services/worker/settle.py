@@ -30,7 +30,7 @@ LONGEST_PAUSE_SECONDS = 10.0
 """Pauses between two tries double from the first to the longest."""
 
 
-class Step(StrEnum):
+class SettleStep(StrEnum):
     """What follows an outcome."""
 
     ACK = "ack"
@@ -58,26 +58,28 @@ def is_late(age_ns: int, ttl_ms: int | None) -> bool:
     return ttl_ms is not None and age_ns > ttl_ms * 1_000_000
 
 
-def after_store(outcome: object, *, late: bool) -> Step:
+def after_store(outcome: object, *, late: bool) -> SettleStep:
     """The step after a compare-and-set; never an ack without a stored record."""
     if isinstance(outcome, AlreadyStoredError):
         # On late.* only a worker's answer to the same event can be first: a duplicate delivery.
-        return Step.ACK if late else Step.LOOK
+        return SettleStep.ACK if late else SettleStep.LOOK
     if isinstance(outcome, MessageTooLargeError):  # no later try is smaller
-        return Step.DEAD
-    return Step.STORE_AGAIN if isinstance(outcome, Exception) else Step.ACK
+        return SettleStep.DEAD
+    return SettleStep.STORE_AGAIN if isinstance(outcome, Exception) else SettleStep.ACK
 
 
-def after_look(final: Status | None, *, late_is_stored: bool = False) -> Step:
+def after_look(final: Status | None, *, late_is_stored: bool = False) -> SettleStep:
     """The step once the event's records are known; ``None``: there is no final one."""
     if final is None:
-        return Step.RUN
+        return SettleStep.RUN
     if final is Status.EXPIRED and not late_is_stored:
-        return Step.STORE_LATE
-    return Step.ACK
+        return SettleStep.STORE_LATE
+    return SettleStep.ACK
 
 
-def after_failures(problems: list[Problem], max_attempts: int, *, apart: bool = False) -> Step:
+def after_failures(
+    problems: list[Problem], max_attempts: int, *, apart: bool = False
+) -> SettleStep:
     """The step after these failed runs of one event. Only runs count, never deliveries.
 
     A run alone, ``apart`` in a child process, that did not end in time would not end the next
@@ -85,8 +87,8 @@ def after_failures(problems: list[Problem], max_attempts: int, *, apart: bool = 
     """
     timed_out = [problem.code == TEACHER_TIMED_OUT for problem in problems]
     if len(problems) >= max_attempts or sum(timed_out) > 1 or (apart and timed_out[-1]):
-        return Step.DEAD
-    return Step.RUN
+        return SettleStep.DEAD
+    return SettleStep.RUN
 
 
 def pause_seconds(tries: int) -> float:

@@ -18,15 +18,15 @@ from setsuden.schemas.log import Throttle, get_logger
 from setsuden.schemas.result import Problem, Result, Status
 from setsuden.schemas.streams import RESULTS
 from setsuden.telemetry import Recorder, Span
+from setsuden.telemetry.clock import WallClock
 
 from . import settle
-from .clock import Clock
 from .counters import Counters
 from .hand import Hand
 from .records import CAS, problem
-from .settle import Step
+from .settle import SettleStep
 from .teacher import Choice, Teacher
-from .work import Ran, Work
+from .work import BatchRun, Work
 
 log = get_logger(__name__)
 
@@ -45,7 +45,7 @@ class Settler:
         jetstream: JetStream,
         hand: Hand,
         recorder: Recorder | None,
-        clock: Clock,
+        clock: WallClock,
         counters: Counters,
     ) -> None:
         self._link, self._jetstream, self._hand = link, jetstream, hand
@@ -73,12 +73,12 @@ class Settler:
             return False
         final = self._status(records.get(work.place.result))
         step = settle.after_look(final, late_is_stored=work.place.late in records)
-        work.late = work.late or step is Step.STORE_LATE
-        if step is Step.ACK:
+        work.late = work.late or step is SettleStep.STORE_LATE
+        if step is SettleStep.ACK:
             self._counters.already += 1
             work.overtaken = True
             self._finish(work, final or Status.FINAL)
-        return step is Step.ACK
+        return step is SettleStep.ACK
 
     async def answer(self, work: Work, choice: Choice) -> None:
         """Send the teacher's answer on its way to the results stream."""
@@ -104,11 +104,11 @@ class Settler:
         if isinstance(outcome, AlreadyStoredError):
             self._counters.already += 1
             work.overtaken = True
-        if step is Step.LOOK:
+        if step is SettleStep.LOOK:
             self._spawn(work, self._look(work, answer))
-        elif step is Step.DEAD:
+        elif step is SettleStep.DEAD:
             self.bury(work, problem(settle.RESULT_TOO_LARGE, str(outcome)))
-        elif step is Step.STORE_AGAIN:
+        elif step is SettleStep.STORE_AGAIN:
             self._spawn(work, self._store_again(work, answer, str(outcome)))
         else:
             if work.late:
@@ -144,7 +144,7 @@ class Settler:
             await self._store_again(work, answer, str(error))
             return
         final = self._status(record)
-        if settle.after_look(final) is Step.STORE_LATE:
+        if settle.after_look(final) is SettleStep.STORE_LATE:
             work.late = True
             await self._store(work, answer)
         elif final is None:
@@ -213,7 +213,7 @@ class Settler:
         self._hand.settle(work, ACK)
         self._record(work, status)
 
-    def runs_in(self, work: Work, ran: Ran, teacher: Teacher) -> None:
+    def runs_in(self, work: Work, ran: BatchRun, teacher: Teacher) -> None:
         """The delivery's run; a batch that it was in before goes without it."""
         before, ran_before = work.teacher, work.ran
         work.teacher, work.ran = teacher, ran

@@ -36,7 +36,7 @@ class Choice(NamedTuple):
 Row = Choice | Problem
 
 
-class Answers(NamedTuple):
+class TeacherAnswers(NamedTuple):
     """What one inference gave."""
 
     rows: list[Row]
@@ -70,12 +70,12 @@ class Teacher:
             self.spec.name, streams.consumer_name(region, self.spec.name), runner.ref
         )
 
-    async def run(self, observations: Observations) -> Answers:
+    async def run(self, observations: Observations) -> TeacherAnswers:
         """One inference; raises TeacherRaisedError. One at a time, the caller sees to it."""
         with self.pipeline.held():
             return self._answers(await self._runner.run(observations))
 
-    async def run_alone(self, observation: NDArray[Any]) -> Answers:
+    async def run_alone(self, observation: NDArray[Any]) -> TeacherAnswers:
         """One inference in a process of the model's own, which it may crash; raises as ``run``."""
         with self.pipeline.held():
             return self._answers(await self._runner.run_alone(observation))
@@ -85,11 +85,13 @@ class Teacher:
         """True while every run happens in a process of the model's own."""
         return self._runner.why_apart is not None
 
-    def _answers(self, outcome: RunOutcome) -> Answers:
+    def _answers(self, outcome: RunOutcome) -> TeacherAnswers:
         failure = outcome.failure
         if failure is not None or outcome.output is None or outcome.metered is None:
             raise TeacherRaisedError(_problem(failure))
-        return Answers(_rows(outcome.output, self._runner.spec.kind), outcome, outcome.metered)
+        return TeacherAnswers(
+            _rows(outcome.output, self._runner.spec.kind), outcome, outcome.metered
+        )
 
 
 def _problem(failure: Failure | None) -> Problem:

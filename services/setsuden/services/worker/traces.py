@@ -12,17 +12,17 @@ from setsuden.schemas.errors import AlreadyStoredError
 from setsuden.schemas.result import ModelRef
 from setsuden.schemas.streams import ESCALATIONS
 from setsuden.telemetry import (
-    Kind,
-    Link,
     Span,
     SpanEvent,
+    SpanKind,
+    SpanLink,
     derived_span_id,
     derived_trace_id,
     traceparent,
 )
 from setsuden.telemetry.span import Value, energy_attributes
 
-from .work import Ran, Work
+from .work import BatchRun, Work
 
 _STEP_NS = 1_000
 """Siblings follow each other by a microsecond: Jaeger leaves equal ones off the critical path."""
@@ -73,14 +73,14 @@ class SpanMaker:
         error = None if work.problem is None else work.problem.code
         found.append(
             Span(
-                trace_id, process, parent, spans.PROCESS, Kind.CONSUMER, work.arrived_ns,
+                trace_id, process, parent, spans.PROCESS, SpanKind.CONSUMER, work.arrived_ns,
                 max(end, work.arrived_ns + _STEP_NS), self._attributes(work, status, error),
                 links=links, error=error,
             )
         )  # fmt: skip
         return found
 
-    def settled(self, ran: Ran, work: Work | None = None) -> list[Span]:
+    def settled(self, ran: BatchRun, work: Work | None = None) -> list[Span]:
         """The batch's spans, when this was the last of its deliveries that was not settled.
 
         The batch is a trace of its own, linked to its members as they are to it. Without ``work``
@@ -89,10 +89,10 @@ class SpanMaker:
         """
         ran.unsettled -= 1
         if work is not None and work.sampled:
-            ran.members.append(Link(_own(work)[0], _infer_id(work)))
+            ran.members.append(SpanLink(_own(work)[0], _infer_id(work)))
         return [] if ran.unsettled or not ran.members else self._batch_spans(ran)
 
-    def _batch_spans(self, ran: Ran) -> list[Span]:
+    def _batch_spans(self, ran: BatchRun) -> list[Span]:
         trace_id, root, start = ran.trace_id, _batch_root(ran), ran.start_ns
         count: dict[str, Value] = {
             "setsuden.batch.size": ran.items,
@@ -102,17 +102,17 @@ class SpanMaker:
         began = max(end - int(ran.infer_ms * 1e6) - _STEP_NS, start + _STEP_NS)
         return [
             Span(
-                trace_id, root, None, spans.BATCH, Kind.INTERNAL, start, end,
+                trace_id, root, None, spans.BATCH, SpanKind.INTERNAL, start, end,
                 self._batch | _whole(ran.whole) | count, links=tuple(ran.members),
                 later=partial(_settled_whole, ran.metered),
             ),
             Span(
-                trace_id, derived_span_id(trace_id, "run"), root, spans.RUN, Kind.INTERNAL, began,
-                end - _STEP_NS, {"setsuden.batch.size": ran.items},
+                trace_id, derived_span_id(trace_id, "run"), root, spans.RUN, SpanKind.INTERNAL,
+                began, end - _STEP_NS, {"setsuden.batch.size": ran.items},
             ),
         ]  # fmt: skip
 
-    def _infer_span(self, work: Work, ran: Ran, status: str | None, process: str) -> Span:
+    def _infer_span(self, work: Work, ran: BatchRun, status: str | None, process: str) -> Span:
         attributes = self._infer | ran.energy_attributes
         attributes["setsuden.batch.wait_ms"] = max(0, ran.start_ns - work.arrived_ns) / 1e6
         attributes["setsuden.batch.trace_id"] = ran.trace_id
@@ -126,12 +126,12 @@ class SpanMaker:
             _infer_id(work),
             process,
             spans.INFER,
-            Kind.INTERNAL,
+            SpanKind.INTERNAL,
             start,
             max(ran.end_ns, start + _STEP_NS),
             attributes,
             events=(joined,),
-            links=(Link(ran.trace_id, _batch_root(ran)),),
+            links=(SpanLink(ran.trace_id, _batch_root(ran)),),
             error=None if work.problem is None else work.problem.code,
             later=partial(_settled, ran, allocation),
         )
@@ -158,7 +158,7 @@ class SpanMaker:
         return found
 
 
-def _settled(ran: Ran, allocation: str | None) -> dict[str, Value] | None:
+def _settled(ran: BatchRun, allocation: str | None) -> dict[str, Value] | None:
     """One event's share, put into words once for the whole batch."""
     if allocation not in ran.settled:
         reading = ran.metered.settled
@@ -186,7 +186,7 @@ def batch_trace_id(works: Sequence[Work]) -> str:
     return derived_trace_id(f"batch/{works[0].trace_id}/{_key(works[0])}/{len(works)}")
 
 
-def _batch_root(ran: Ran) -> str:
+def _batch_root(ran: BatchRun) -> str:
     return derived_span_id(ran.trace_id, "batch")
 
 
@@ -219,14 +219,14 @@ def _is_past(work: Work, at_ns: int) -> bool:
     return work.late or (deadline is not None and at_ns > deadline)
 
 
-def _own(work: Work, end_ns: int = 0) -> tuple[str, str | None, tuple[Link, ...]]:
+def _own(work: Work, end_ns: int = 0) -> tuple[str, str | None, tuple[SpanLink, ...]]:
     """Trace, parent and links of a delivery, settled when its spans are made."""
     if work.span_context is None:
         work.span_context = _context(work, end_ns)
     return work.span_context
 
 
-def _context(work: Work, end_ns: int) -> tuple[str, str | None, tuple[Link, ...]]:
+def _context(work: Work, end_ns: int) -> tuple[str, str | None, tuple[SpanLink, ...]]:
     """The device's wait is the parent, unless it was over before the work was.
 
     Late work, and work on an event that another attempt or the device itself has ended, starts a
@@ -234,7 +234,7 @@ def _context(work: Work, end_ns: int) -> tuple[str, str | None, tuple[Link, ...]
     """
     if work.parent_id is None:
         return work.trace_id, None, ()
-    waits = Link(work.trace_id, work.parent_id)
+    waits = SpanLink(work.trace_id, work.parent_id)
     if work.overtaken or _is_past(work, _answered_ns(work, end_ns)):
         return _apart(work), None, (waits,)
     return work.trace_id, work.parent_id, (waits,)

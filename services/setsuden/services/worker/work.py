@@ -15,8 +15,7 @@ from setsuden.schemas.bundle import Observation
 from setsuden.schemas.energy import EnergyReading
 from setsuden.schemas.result import Problem
 from setsuden.schemas.subjects import Place
-from setsuden.telemetry import Link as SpanLink
-from setsuden.telemetry import derived_trace_id, parse_traceparent
+from setsuden.telemetry import SpanLink, derived_trace_id, parse_traceparent
 from setsuden.telemetry.span import Value
 
 from .settle import is_suspect
@@ -55,7 +54,7 @@ class Work:
     tries: int = 0
     """Times that its result could not be stored."""
     problem: Problem | None = None
-    ran: Ran | None = None
+    ran: BatchRun | None = None
     teacher: Teacher = field(init=False)
     """Whose answer it is: of its newest run, or in force when it was taken up."""
     stored_ns: int = 0
@@ -98,7 +97,7 @@ class Work:
 
 
 @dataclass(slots=True)
-class Ran:
+class BatchRun:
     """One executed batch, as each of its events sees it."""
 
     start_ns: int

@@ -20,19 +20,19 @@ from setsuden.services import topology
 from setsuden.services.config import CloudConfig
 from setsuden.services.pull import Puller
 from setsuden.telemetry import Recorder
+from setsuden.telemetry.clock import WallClock
 from setsuden.telemetry.span import energy_attributes
 from setsuden.telemetry.supervise import Supervisor
 
 from . import settle
-from .clock import Clock
 from .counters import Counters
 from .hand import Hand
 from .records import problem
-from .settle import Step
+from .settle import SettleStep
 from .settler import Settler
-from .teacher import Answers, Choice, Teacher, TeacherRaisedError
+from .teacher import Choice, Teacher, TeacherAnswers, TeacherRaisedError
 from .traces import batch_trace_id
-from .work import Ran, Work, read
+from .work import BatchRun, Work, read
 
 log = get_logger(__name__)
 _PREFETCHED_BATCHES = 2
@@ -67,7 +67,7 @@ class Worker:
         self._config, self._options, self._pipeline = config, config.worker, pipeline
         self._pipelines, self._meter, self._link = pipelines, meter, link
         self._newest = self._teacher_of(pipelines[pipeline])
-        self._clock = Clock()
+        self._clock = WallClock()
         self.jetstream = jetstream
         self._hand = Hand(link, self.counters, self._clock)
         self._recorder = recorder if config.traces.enabled else None
@@ -305,7 +305,7 @@ class Worker:
         self.counters.failed_runs += 1
         work.failures.append(failure)
         attempts = teacher.spec.max_attempts
-        if settle.after_failures(work.failures, attempts, apart=apart) is Step.DEAD:
+        if settle.after_failures(work.failures, attempts, apart=apart) is SettleStep.DEAD:
             self._settler.bury(work, failure)
             return
         log.info("event_failed", event_id=work.event_id, trace_id=work.trace_id, code=failure.code)
@@ -325,7 +325,7 @@ class Worker:
         asyncio.get_running_loop().call_later(pause, self._hand.run_alone, work)
 
     async def _settle_batch(
-        self, batch: list[Work], answers: Answers, start_ns: int, teacher: Teacher
+        self, batch: list[Work], answers: TeacherAnswers, start_ns: int, teacher: Teacher
     ) -> None:
         ran = self._ran(answers, batch, start_ns)
         self.counters.cpu_seconds += answers.run.cpu_seconds
@@ -337,14 +337,14 @@ class Worker:
             else:
                 self._failed(work, row, teacher)
 
-    def _ran(self, answers: Answers, batch: list[Work], start_ns: int) -> Ran:
+    def _ran(self, answers: TeacherAnswers, batch: list[Work], start_ns: int) -> BatchRun:
         items = len(batch)
         metered = answers.metered
         reading = self._meter.provisional(metered)
         whole = reading if self._recorder is None else self._meter.provisional(metered, 1)
         attributes = energy_attributes(reading)
         attributes |= {"setsuden.batch.size": items, "setsuden.batch.share": 1 / items}
-        return Ran(
+        return BatchRun(
             start_ns,
             self._clock.now_ns(),
             items,

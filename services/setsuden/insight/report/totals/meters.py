@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from setsuden.energy.attribution.intervals import (
     WINDOW_FACTOR,
-    Spread,
+    RelativeError,
     combine,
     dynamic_factor,
     idle_part_factor,
@@ -69,9 +69,9 @@ class ErrorFactors(NamedTuple):
         moved = abs(part_idle - part_dynamic) * self.idle / ours
         shared = max(0.0, 1 - part_dynamic) * dynamic / ours
         return combine(
-            Spread.of(self.sensor),
-            Spread(Spread.of(self.baseline).sigma * moved),
-            Spread(Spread.of(WINDOW_FACTOR).sigma * shared),
+            RelativeError.of(self.sensor),
+            RelativeError(RelativeError.of(self.baseline).sigma * moved),
+            RelativeError(RelativeError.of(WINDOW_FACTOR).sigma * shared),
         ).factor
 
 
