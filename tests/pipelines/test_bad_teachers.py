@@ -200,7 +200,9 @@ async def test_a_teacher_replaced_on_the_disk_answers_from_the_workers_next_life
     try:
         await workers.until("worker_ready", times=2)
         (tmp_path / "evil" / "teacher.onnx").write_bytes(bad.linear())
-        for model in processes.below(workers.popen.pid, "pipelines.model_child"):
+        models = list(processes.below(workers.popen.pid, "models.model_child"))
+        assert models
+        for model in models:
             model.kill()
         result = await asker.ask("evil", FINE)
         assert result.status is Status.FINAL
