@@ -496,7 +496,7 @@ def test_a_load_that_died_fails_the_step() -> None:
 def test_the_load_ends_when_whoever_began_it_is_killed() -> None:
     code = (
         "from setsuden.energy.calibration import load\n"
-        "with load.running(load.Work((load.allowed()[0],), 0.1)) as pids:\n"
+        "with load.running(load.LoadLevel((load.allowed()[0],), 0.1)) as pids:\n"
         "    print(*pids, flush=True)\n"
         "    input()\n"
     )

@@ -24,11 +24,13 @@ DAY = 86_400.0
 WRITER = """
 import sys
 from pathlib import Path
-from setsuden.telemetry import Kind, Span, protobuf
+from setsuden.telemetry import Span, SpanKind, protobuf
 from setsuden.telemetry.spool import Spool
 spool = Spool(Path(sys.argv[1]), max_bytes=1 << 30, max_age_seconds=1e6)
 for number in range(1, 1_000_000):
-    span = Span("ab" * 16, f"{number:016x}", None, "event", Kind.SERVER, 1, 2, {"pad": "x" * 900})
+    span = Span(
+        "ab" * 16, f"{number:016x}", None, "event", SpanKind.SERVER, 1, 2, {"pad": "x" * 900}
+    )
     spool.add(protobuf.compress(protobuf.encode({}, [span])), 1, keep=True)
     print(number, flush=True)
 """
