@@ -754,7 +754,6 @@ async def test_an_api_answer_of_any_kind_is_a_link_error(body: bytes) -> None:
         for call in (
             jetstream.apply_stream({"name": "EVT", "retention": "limits"}),
             jetstream.apply_consumer("EVT", {"durable_name": "d"}),
-            jetstream.server_time_ns("EVT"),
         ):
             with pytest.raises(LinkError) as caught:
                 async with asyncio.timeout(8):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -113,3 +114,11 @@ def test_error_shows_nothing_of_the_address() -> None:
         web.get("http://127.0.0.1:9/?password=secret", limit=9, timeout=5)
     assert "secret" not in str(refused.value)
     assert refused.value.status == 0
+
+
+@pytest.mark.parametrize("scheme", ["file", "ftp", "data"])
+def test_nothing_but_http_is_spoken(scheme: str, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("key", encoding="ascii")
+    with pytest.raises(web.WebError, match="neither http:// nor https://"):
+        web.get(f"{scheme}://{secret}", limit=100, timeout=1)

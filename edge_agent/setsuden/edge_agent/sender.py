@@ -10,6 +10,7 @@ from functools import partial
 from setsuden.link import Incoming, JetStream, Link, LinkState, Stored
 from setsuden.link.jetstream import SUBJECT
 from setsuden.link.messages import Outcome
+from setsuden.link.tasks import Backoff
 from setsuden.pipelines.pipeline import Pipeline
 from setsuden.schemas import escalation, subjects
 from setsuden.schemas.errors import (
@@ -66,7 +67,7 @@ class Sender:
         self._lookups_waiting = asyncio.Event()
         self._publishing: set[int] = set()
         self._republish: asyncio.TimerHandle | None = None
-        self._republish_pause = REPUBLISH_SECONDS
+        self._republish_pauses = Backoff(REPUBLISH_SECONDS, LONGEST_REPUBLISH_SECONDS)
         self._more_unpublished = False
         self._disbelief, self._unstorable = Throttle(), Throttle()
         self.refused: dict[str, str] = {}
@@ -234,7 +235,7 @@ class Sender:
         self._tracer.published(send.result, outcome)
         self._durable.apply(self._core.published(send, error))
         if error is None:
-            self._republish_pause = REPUBLISH_SECONDS
+            self._republish_pauses.reset()
         if isinstance(error, MessageTooLargeError):
             self._give_up(send.result, error)
         elif error is not None and not isinstance(error, AlreadyStoredError):
@@ -258,8 +259,7 @@ class Sender:
     def _republish_later(self) -> None:
         if self._republish is None and self._link.state is LinkState.UP:
             loop = asyncio.get_running_loop()
-            self._republish = loop.call_later(self._republish_pause, self.republish)
-            self._republish_pause = min(2 * self._republish_pause, LONGEST_REPUBLISH_SECONDS)
+            self._republish = loop.call_later(self._republish_pauses.next(), self.republish)
 
     def republish(self) -> None:
         """Store every final that the results stream may not have, some at a time."""

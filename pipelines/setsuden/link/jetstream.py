@@ -6,7 +6,6 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any, NamedTuple
 
 from setsuden.schemas.errors import ForbiddenError, LinkError, UnavailableError
@@ -140,14 +139,6 @@ class JetStream:
             raise UnavailableError(f"{name}: the answer cannot be read ({error})") from error
         details = reply.get("error")
         return reply, _api_error(name, details) if details else None
-
-    async def server_time_ns(self, stream: str) -> int:
-        """The broker's clock, nanoseconds since 1970, as it answers for a stream we may see."""
-        info = await self.api(f"STREAM.INFO.{stream}")
-        try:
-            return round(datetime.fromisoformat(info["ts"]).timestamp() * 1e6) * 1000
-        except (LookupError, TypeError, ValueError, OverflowError) as error:
-            raise UnavailableError(f"the description of {stream} has no time") from error
 
     async def apply_stream(self, wanted: dict[str, object]) -> bool:
         """Make the stream as declared; True when something changed.

@@ -46,7 +46,7 @@ def get(
     tls: ssl.SSLContext | None = None,
 ) -> bytes:
     """The body; raises WebError. ``direct``: no proxy, whatever the environment says."""
-    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310  # callers check the scheme
+    request = urllib.request.Request(url, headers=dict(headers or {}))  # noqa: S310  # checked below
     proxies = {} if direct else urllib.request.getproxies()
     return _ask(request, _opener(tuple(proxies.items()), tls), limit, timeout)
 
@@ -55,7 +55,7 @@ def post(
     url: str, body: bytes, *, limit: int, timeout: float, headers: Mapping[str, str] | None = None
 ) -> bytes:
     """The answer's body; raises WebError."""
-    request = urllib.request.Request(url, body, dict(headers or {}))  # noqa: S310  # callers check the scheme
+    request = urllib.request.Request(url, body, dict(headers or {}))  # noqa: S310  # checked below
     opener = _opener(tuple(urllib.request.getproxies().items()), None)
     return _ask(request, opener, limit, timeout)
 
@@ -66,6 +66,8 @@ def _ask(
     limit: int,
     timeout: float,
 ) -> bytes:
+    if request.type not in {"http", "https"}:  # urllib would read files, and speak FTP
+        raise WebError("the address begins with neither http:// nor https://")
     deadline = time.monotonic() + timeout
     try:
         with opener.open(request, timeout=timeout) as answer:

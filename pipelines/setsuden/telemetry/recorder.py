@@ -38,7 +38,7 @@ class Timeline(NamedTuple):
     """Set while the link is up and the cloud was asked for its time, whatever came of it."""
 
 
-class _Waiting(NamedTuple):
+class _UnsettledSpans(NamedTuple):
     """Spans of one event until they are sealed."""
 
     keep: bool
@@ -72,8 +72,8 @@ class Recorder:
         self.on_sealed: Callable[[], None] = lambda: None
         """Called in the recorder's thread when the spool has something new."""
         self._options, self._timeline = options, timeline
-        self._queue: deque[_Waiting] = deque()
-        self._held: deque[_Waiting] = deque()
+        self._queue: deque[_UnsettledSpans] = deque()
+        self._held: deque[_UnsettledSpans] = deque()
         """The recorder thread's own: their joules are not settled yet."""
         self._looked = 0.0
         """When it last asked whether they are."""
@@ -93,7 +93,7 @@ class Recorder:
         with self._lock:
             room = self._waiting + len(spans) <= self._options.queue_max_spans
             if room:
-                self._queue.append(_Waiting(keep, spans, time.monotonic()))
+                self._queue.append(_UnsettledSpans(keep, spans, time.monotonic()))
                 self._waiting += len(spans)
                 self._fresh += len(spans)
         if not room:
@@ -139,7 +139,7 @@ class Recorder:
         if self._held:
             self._some.set()
 
-    def _candidates(self, *, last: bool) -> list[_Waiting]:
+    def _candidates(self, *, last: bool) -> list[_UnsettledSpans]:
         """What is new, and once in a while what was held: windows close once a second."""
         with self._lock:
             new = list(self._queue)
@@ -170,7 +170,7 @@ class Recorder:
                 ready[keep] = []
         self.on_sealed()
 
-    def _settled(self, waiting: _Waiting, *, last: bool) -> Sequence[Span] | None:
+    def _settled(self, waiting: _UnsettledSpans, *, last: bool) -> Sequence[Span] | None:
         """The spans with their settled attributes; None while they may still get some."""
         if all(span.later is None for span in waiting.spans):
             return waiting.spans

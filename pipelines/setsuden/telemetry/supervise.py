@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 
 from setsuden.link.tasks import Backoff, end
@@ -41,6 +42,7 @@ class Supervisor:
     async def _supervise(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
         backoff = Backoff(*self._pauses)
         while True:
+            began = time.monotonic()
             try:
                 await run()
             except Exception as error:  # whatever it is: events come before telemetry
@@ -49,4 +51,6 @@ class Supervisor:
                 if kind not in self._logged:
                     self._logged.add(kind)
                     log.exception("telemetry_failed", part=name, detail=repr(error))
+            if time.monotonic() - began > self._pauses[1]:  # it had run well since the last failure
+                backoff.reset()
             await asyncio.sleep(backoff.next())

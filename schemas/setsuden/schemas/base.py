@@ -58,7 +58,7 @@ class Word(StrEnum):
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 _PARTS = ("__dict__", "__pydantic_fields_set__", "__pydantic_extra__", "__pydantic_private__")
-# Half of the time of object.__setattr__, which looks each of them up along the whole MRO.
+# A quarter less time than with object.__setattr__, which looks each of them up along the MRO.
 _set_fields, _set_given, _set_extra, _set_private = (vars(BaseModel)[n].__set__ for n in _PARTS)
 
 

@@ -61,7 +61,7 @@ FILLING = 0.8
 SAY_AGAIN_SECONDS = 3600.0
 
 
-class _Request(NamedTuple):
+class _StreamRequest(NamedTuple):
     """As much of one as is needed for its answer."""
 
     name: str
@@ -71,7 +71,7 @@ class _Request(NamedTuple):
     data: bytes
 
 
-Answer = Callable[[_Request], Awaitable[None]]
+Answer = Callable[[_StreamRequest], Awaitable[None]]
 
 
 class StreamService:
@@ -79,7 +79,7 @@ class StreamService:
 
     def __init__(self, config: CloudConfig, link: Link, jetstream: JetStream) -> None:
         self._config, self._link, self._jetstream = config, link, jetstream
-        self._requests: asyncio.Queue[_Request] = asyncio.Queue(MAX_WAITING)
+        self._requests: asyncio.Queue[_StreamRequest] = asyncio.Queue(MAX_WAITING)
         self._waiting: Counter[str] = Counter()
         self._answers: dict[str, Answer] = {
             INFO: self._info,
@@ -119,7 +119,7 @@ class StreamService:
             self.counts["dropped"] += 1
         else:
             self._waiting[name] += 1
-            self._requests.put_nowait(_Request(name, request, message.reply, message.data))
+            self._requests.put_nowait(_StreamRequest(name, request, message.reply, message.data))
 
     def _taken(self, name: str) -> None:
         self._waiting[name] -= 1
@@ -139,7 +139,7 @@ class StreamService:
                 self.counts["failed"] += 1
                 log.exception("request_failed")
 
-    async def _answer(self, request: _Request) -> None:
+    async def _answer(self, request: _StreamRequest) -> None:
         try:
             await self._answers[request.request](request)
         except (ValidationError, RejectedError) as error:
@@ -156,7 +156,7 @@ class StreamService:
             return
         self.counts["answered"] += 1
 
-    async def _info(self, request: _Request) -> None:
+    async def _info(self, request: _StreamRequest) -> None:
         mine: dict[str, object] = {"subjects_filter": subjects.events_of(request.name)}
         info = stream_info(await self._jetstream.api(f"STREAM.INFO.{streams.EVENTS}", mine))
         more = {
@@ -166,7 +166,7 @@ class StreamService:
         answer = info.model_copy(update=more)
         await self._link.send(request.reply, answer.model_dump_json().encode())
 
-    async def _read(self, request: _Request) -> None:
+    async def _read(self, request: _StreamRequest) -> None:
         """The device's events, one message each as it is stored, then an empty one."""
         wanted = ReadRequest.model_validate_json(request.data)
         stored = await self._jetstream.read(streams.EVENTS, read_request(wanted, request.name))
@@ -184,12 +184,12 @@ class StreamService:
             stamps[OVERSIZED_HEADER] = str(len(event.data))
             await self._link.send(reply, b"", headers=stamps)
 
-    async def _release(self, request: _Request) -> None:
+    async def _release(self, request: _StreamRequest) -> None:
         gone = purge_request(ReleaseRequest.model_validate_json(request.data), request.name)
         await self._jetstream.api(f"STREAM.PURGE.{streams.EVENTS}", gone)
         await self._link.send(request.reply, b"{}")
 
-    async def _proof(self, request: _Request) -> None:
+    async def _proof(self, request: _StreamRequest) -> None:
         """Our own link is up: what it demands of the server has been proven to us."""
         proof = Proof(
             version=self._link.server_version,
@@ -197,7 +197,7 @@ class StreamService:
         )
         await self._link.send(request.reply, proof.model_dump_json().encode())
 
-    async def _lag(self, request: _Request) -> None:
+    async def _lag(self, request: _StreamRequest) -> None:
         wanted = LagRequest.model_validate_json(request.data)
         lag = await read_lag(self._jetstream, wanted)
         await self._link.send(request.reply, lag.model_dump_json().encode())

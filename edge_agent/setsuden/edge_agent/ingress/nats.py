@@ -22,7 +22,7 @@ from setsuden.edge_agent.core import StreamPlace, encode
 from setsuden.edge_agent.record_checks import readable
 from setsuden.link import Incoming, JetStream, Link, LinkState
 from setsuden.link.jetstream import SEQUENCE, STORED_AT, SUBJECT
-from setsuden.link.tasks import wait
+from setsuden.link.tasks import Backoff, wait
 from setsuden.schemas import subjects
 from setsuden.schemas.errors import (
     LinkError,
@@ -90,7 +90,7 @@ class NatsIngress:
         self._earlier: int | None = None
         """Events up to this sequence may have been accepted by an earlier start of this device;
         None until the stream was first met."""
-        self._retry = RETRY_SECONDS
+        self._pauses = Backoff(RETRY_SECONDS, LONGEST_RETRY_SECONDS)
         self.problem: str | None = None
         """Why events cannot be read now."""
 
@@ -137,10 +137,11 @@ class NatsIngress:
                 log.warning("events_not_read", detail=str(error))
             self.problem = str(error)
             if self._link.state is LinkState.UP:
-                asyncio.get_running_loop().call_later(self._retry, self._something.set)
-            self._retry = min(2 * self._retry, LONGEST_RETRY_SECONDS)
+                pause = self._pauses.next()
+                asyncio.get_running_loop().call_later(pause, self._something.set)
         else:
-            self.problem, self._retry = None, RETRY_SECONDS
+            self.problem = None
+            self._pauses.reset()
 
     async def _advance(self) -> None:
         if self._ingress.deferring:

@@ -8,8 +8,7 @@ numbers of which any two differ in four bits, so a flipped bit makes none of the
 from __future__ import annotations
 
 import json
-import sqlite3
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zlib import crc32
 
 from pydantic_core import to_json
@@ -220,11 +219,6 @@ def repaired_state(raw: Raw) -> int | None:
 def as_text(raw: Raw) -> str:
     """A damaged row, kept for a person."""
     return json.dumps(raw._asdict(), default=lambda value: repr(value)[:200_000])
-
-
-def raw_row(_cursor: sqlite3.Cursor, values: tuple[Any, ...]) -> Raw:
-    """A sqlite3 row factory for :data:`COLUMNS`."""
-    return Raw(*values)
 
 
 def text_sum(text: str) -> int:

@@ -47,7 +47,7 @@ class SiteProfile(SiteEntry):
     name: Token
 
 
-class _Table(Model):
+class _SiteTable(Model):
     profiles: Mapping[Token, SiteEntry]
 
 
@@ -64,7 +64,7 @@ def profiles(own: Mapping[str, SiteEntry] | None = None) -> dict[str, SiteProfil
 
 @cache
 def _shipped() -> Mapping[str, SiteEntry]:
-    return shipped_table("profiles.toml", _Table).profiles
+    return shipped_table("profiles.toml", _SiteTable).profiles
 
 
 # -- embodied carbon -------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class ForwarderCounters:
     dropped: int = 0
     """Given up on: damaged, over a bound, too old, or refused by a sink for good."""
     refused: Counter[str] = field(default_factory=Counter)
-    """Spans and points not passed on because of what they claim, by reason (``rules.Reason``)."""
+    """Spans and points not passed on because of what they claim, by ``rules.RefusalReason``."""
     rejected: int = 0
     """Spans or points that a sink took and threw away; ``forwarded`` counts them too."""
     later: int = 0
